@@ -1,0 +1,337 @@
+"""Second moments of interventional pairs, streamed.
+
+An interventional pair is the embedding ``f`` of an observation and the embedding ``f_do`` of the same
+observation after an intervention that re-draws its variant factors and keeps its invariant ones. The
+invariant subspace depends on such pairs through two D x D matrices only,
+
+    C = E[f fᵀ]                          what the embedding expresses,
+    S = E[(f - f_do) (f - f_do)ᵀ]        what the intervention changes.
+
+:class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs need O(D²) memory,
+and moments of shards add up: ``a.merge(b)`` equals one pass over both. :func:`combine` mixes kinds of
+pairs, such as image and text interventions, whatever the number of pairs behind each. A
+:class:`PairMoments` is saved as plain arrays (``.npz``, never pickled objects) and is all that
+:class:`icm_core.projection.InvariantProjection` needs to be fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_FORMAT_VERSION = 1
+_SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened")
+_BLOCK_ROWS = 4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
+
+
+class PairMoments:
+    """Streaming first and second moments of interventional pairs.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension D of the embedding.
+
+    Attributes
+    ----------
+    n_pairs : int
+        Number of pairs seen.
+    C : ndarray of shape (n_features, n_features)
+        ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
+    S : ndarray of shape (n_features, n_features)
+        ``E[(f - f_do) (f - f_do)ᵀ]``.
+    mean, mean_do : ndarray of shape (n_features,)
+        ``E[f]`` and ``E[f_do]``.
+
+    Raises
+    ------
+    ValueError
+        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean`` and ``mean_do``, if no
+        pair has been seen.
+
+    Notes
+    -----
+    C and S are the matrices of the reconstruction and of the consistency term of CLIP-ICM, arXiv
+    2405.15289.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> X_do = np.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> moments = PairMoments(2).update(X, X_do)
+    >>> moments.S
+    array([[0., 0.],
+           [0., 4.]])
+    """
+
+    def __init__(self, n_features: int) -> None:
+        is_integer = isinstance(n_features, (int, np.integer)) and not isinstance(n_features, bool)
+        if not is_integer or n_features < 1:
+            raise ValueError(
+                f"n_features is {n_features!r}; expected a positive integer, the dimension of the embedding."
+            )
+        d = int(n_features)
+        self.n_features = d
+        self.n_pairs = 0
+        self._sum_outer = np.zeros((d, d))
+        self._sum_difference_outer = np.zeros((d, d))
+        self._sum_original = np.zeros(d)
+        self._sum_intervened = np.zeros(d)
+
+    def __repr__(self) -> str:
+        return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
+
+    def update(self, X: ArrayLike, X_do: ArrayLike) -> PairMoments:
+        """Add a batch of pairs.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, n_features)
+            Embeddings of the observations.
+        X_do : array-like of shape (n_pairs, n_features)
+            Row i is the embedding of observation i after the intervention.
+
+        Returns
+        -------
+        PairMoments
+            This object.
+
+        Raises
+        ------
+        ValueError
+            If an array is not two-dimensional, has no rows, has the wrong number of columns or holds NaN or
+            infinity, or if the two shapes differ. The moments are then left as they were.
+        """
+        original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
+        if original.shape != intervened.shape:
+            raise ValueError(
+                f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must be aligned: "
+                "row i of X_do is row i of X after the intervention. Pass two arrays of the same shape."
+            )
+        for start in range(0, len(original), _BLOCK_ROWS):
+            block = original[start : start + _BLOCK_ROWS].astype(np.float64)
+            block_do = intervened[start : start + _BLOCK_ROWS].astype(np.float64)
+            difference = block - block_do
+            self._sum_outer += block.T @ block
+            self._sum_difference_outer += difference.T @ difference
+            self._sum_original += block.sum(axis=0)
+            self._sum_intervened += block_do.sum(axis=0)
+        self.n_pairs += len(original)
+        return self
+
+    def merge(self, other: PairMoments) -> PairMoments:
+        """Moments of the pairs of this object and of another one, as if both had been seen in one pass.
+
+        Parameters
+        ----------
+        other : PairMoments
+            Moments of other pairs in the same embedding space.
+
+        Returns
+        -------
+        PairMoments
+            A new object; the two that are merged stay as they are.
+
+        Raises
+        ------
+        TypeError
+            If ``other`` is not a :class:`PairMoments`.
+        ValueError
+            If the dimensions differ.
+        """
+        _check_same_space([self, other])
+        return _weighted_sum([self, other], [1.0, 1.0])
+
+    @property
+    def C(self) -> NDArray[np.float64]:
+        """Second moment of the original embeddings, shape (n_features, n_features)."""
+        return self._average(self._sum_outer)
+
+    @property
+    def S(self) -> NDArray[np.float64]:
+        """Second moment of the differences, shape (n_features, n_features)."""
+        return self._average(self._sum_difference_outer)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of the original embeddings, shape (n_features,)."""
+        return self._average(self._sum_original)
+
+    @property
+    def mean_do(self) -> NDArray[np.float64]:
+        """Mean of the intervened embeddings, shape (n_features,)."""
+        return self._average(self._sum_intervened)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the moments to a ``.npz`` file of plain arrays.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to write; the name is used as given.
+        """
+        arrays = {name: getattr(self, f"_{name}") for name in _SUMS}
+        with open(path, "wb") as file:
+            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **arrays)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> PairMoments:
+        """Read moments that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The ``.npz`` file.
+
+        Returns
+        -------
+        PairMoments
+
+        Raises
+        ------
+        ValueError
+            If the file does not hold moments, is damaged, or has another format version. Pickled
+            objects are refused.
+        """
+        advice = f"Write the file again with PairMoments.save (format version {_FORMAT_VERSION})."
+        # the file is opened here: np.load leaks its handle when the content is not an archive
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = dict(archive)
+            except Exception as error:
+                raise ValueError(
+                    f"{path} is not a readable .npz file of pair moments ({error}). {advice}"
+                ) from error
+        missing = {"format_version", "n_pairs", *_SUMS} - arrays.keys()
+        if missing:
+            raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
+        if arrays["format_version"] != _FORMAT_VERSION:
+            raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
+        return cls._from_sums(int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}")
+
+    @classmethod
+    def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
+        """Build moments from their sums, checking that the shapes belong together."""
+        moments = cls(max(len(np.atleast_1d(sums[0])), 1))
+        for name, values in zip(_SUMS, sums, strict=True):
+            expected = getattr(moments, f"_{name}").shape
+            if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
+                raise ValueError(
+                    f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; expected "
+                    f"finite values of shape {expected}. Compute the moments again."
+                )
+            setattr(moments, f"_{name}", values.astype(np.float64))
+        moments.n_pairs = n_pairs
+        return moments
+
+    def _validated(self, array: ArrayLike, name: str) -> NDArray[np.floating]:
+        values = np.asarray(array)
+        if values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of shape "
+                f"(n_pairs, {self.n_features})."
+            )
+        if values.ndim != 2 or values.shape[1] != self.n_features:
+            raise ValueError(
+                f"{name} has shape {values.shape}; expected (n_pairs, {self.n_features}): one embedding "
+                "a row."
+            )
+        if len(values) == 0:
+            raise ValueError(f"{name} has no rows; expected at least one pair. Pass a non-empty batch.")
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{name} contains NaN or infinity in {np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
+                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do together."
+            )
+        return values
+
+    def _average(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.n_pairs == 0:
+            raise ValueError(
+                "The moments of zero pairs are undefined; expected at least one. Call update(X, X_do) first."
+            )
+        return total / self.n_pairs
+
+
+def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMoments:
+    """Mix several kinds of pairs in given proportions, whatever the number of pairs behind each.
+
+    The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to sum to one: the
+    moments of pairs of which a share ``w_i`` is of kind i. (:meth:`PairMoments.merge`, in contrast,
+    counts every pair once.)
+
+    Parameters
+    ----------
+    moments : sequence of PairMoments
+        One for each kind of pair, for example image-based and text-based.
+    weights : sequence of float
+        One non-negative weight for each; only their ratios matter.
+
+    Returns
+    -------
+    PairMoments
+        New moments; ``n_pairs`` is the total over the kinds with a positive weight.
+
+    Raises
+    ------
+    TypeError
+        If an entry is not a :class:`PairMoments`.
+    ValueError
+        If there is nothing to combine, the lengths or dimensions differ, a weight is negative or not
+        finite, all weights are zero, or an entry with a positive weight has no pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> few = PairMoments(1).update([[1.0]], [[3.0]])
+    >>> many = PairMoments(1).update(np.ones((99, 1)), np.ones((99, 1)))
+    >>> combine([few, many], [1, 1]).S
+    array([[2.]])
+    """
+    if len(moments) == 0 or len(moments) != len(weights):
+        raise ValueError(
+            f"Got {len(moments)} moments and {len(weights)} weights; expected one weight for "
+            "each of at least one PairMoments."
+        )
+    _check_same_space(moments)
+    shares = np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() == 0:
+        raise ValueError(
+            f"weights are {list(weights)}; expected finite, non-negative numbers, at least one "
+            "of them positive."
+        )
+    used = [(item, share) for item, share in zip(moments, shares, strict=True) if share > 0]
+    if any(item.n_pairs == 0 for item, _ in used):
+        raise ValueError(
+            "An entry with a positive weight has zero pairs; expected at least one. Call update(X, X_do) on it "
+            "first, or give it weight 0."
+        )
+    total = sum(item.n_pairs for item, _ in used)
+    factors = [total * share / shares.sum() / item.n_pairs for item, share in used]
+    return _weighted_sum([item for item, _ in used], factors)
+
+
+def _check_same_space(moments: Sequence[PairMoments]) -> None:
+    for item in moments:
+        if not isinstance(item, PairMoments):
+            raise TypeError(f"Got {type(item).__name__}; expected PairMoments.")
+    dimensions = sorted({item.n_features for item in moments})
+    if len(dimensions) > 1:
+        raise ValueError(
+            f"The moments have dimensions {dimensions}; expected one. Only pairs from the same embedding "
+            "space can be added."
+        )
+
+
+def _weighted_sum(moments: Sequence[PairMoments], factors: Sequence[float]) -> PairMoments:
+    result = PairMoments(moments[0].n_features)
+    result.n_pairs = sum(item.n_pairs for item in moments)
+    for name in _SUMS:
+        terms = (factor * getattr(item, f"_{name}") for item, factor in zip(moments, factors, strict=True))
+        setattr(result, f"_{name}", sum(terms))
+    return result

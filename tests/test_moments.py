@@ -1,0 +1,242 @@
+"""Moments: streaming equals one pass, shards add up, bad input is refused, files hold no pickles."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from icm_core.moments import PairMoments, combine
+
+STATISTICS = ("C", "S", "mean", "mean_do")
+D = 3
+
+
+def pairs(n, d=D, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) + 1.0, rng.normal(size=(n, d))
+
+
+def assert_same(left, right, rtol=1e-10):
+    assert left.n_pairs == right.n_pairs
+    for name in STATISTICS:
+        np.testing.assert_allclose(getattr(left, name), getattr(right, name), rtol=rtol, atol=1e-12)
+
+
+values = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 12), st.just(2 * D)),
+    elements=st.floats(-1e3, 1e3, allow_subnormal=False),
+)
+
+
+@given(values)
+def test_moments_are_the_expectations_of_their_definition(both):
+    X, X_do = both[:, :D], both[:, D:]
+    moments = PairMoments(D).update(X, X_do)
+    outer = np.mean([np.outer(f, f) for f in X], axis=0)
+    difference = np.mean([np.outer(a - b, a - b) for a, b in zip(X, X_do, strict=True)], axis=0)
+    np.testing.assert_allclose(moments.C, outer, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moments.S, difference, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moments.mean, np.mean(list(X), axis=0), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moments.mean_do, np.mean(list(X_do), axis=0), rtol=1e-9, atol=1e-9)
+
+
+@given(values, st.lists(st.integers(0, 12), max_size=4), st.randoms(use_true_random=False))
+def test_shards_merged_in_any_order_equal_one_pass(both, cuts, random):
+    whole = PairMoments(D).update(both[:, :D], both[:, D:])
+    shards = [
+        PairMoments(D).update(part[:, :D], part[:, D:]) for part in np.split(both, sorted(cuts)) if len(part)
+    ]
+    random.shuffle(shards)
+    merged = PairMoments(D)  # empty moments are neutral
+    for shard in shards:
+        merged = merged.merge(shard)
+    assert merged.n_pairs == whole.n_pairs
+    for name in STATISTICS:
+        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
+
+
+def test_streaming_batches_equal_one_pass_beyond_the_block_size():
+    X, X_do = pairs(10_000)
+    streamed = PairMoments(D)
+    for start in range(0, len(X), 777):
+        assert streamed.update(X[start : start + 777], X_do[start : start + 777]) is streamed
+    whole = PairMoments(D).update(X, X_do)
+    assert_same(streamed, whole)
+    np.testing.assert_allclose(whole.C, X.T @ X / len(X), rtol=1e-12)
+    assert repr(streamed) == "PairMoments(n_features=3, n_pairs=10000)"
+
+
+def test_merge_leaves_its_operands_unchanged():
+    a, b = PairMoments(D).update(*pairs(5)), PairMoments(D).update(*pairs(7, seed=1))
+    before = a.C.copy()
+    merged = a.merge(b)
+    merged.update(*pairs(3, seed=2))
+    np.testing.assert_array_equal(a.C, before)
+    assert (a.n_pairs, b.n_pairs, merged.n_pairs) == (5, 7, 15)
+
+
+def test_float32_is_accumulated_in_float64():
+    X = np.full((100_000, 1), 0.1, dtype=np.float32)
+    moments = PairMoments(1).update(X, X)
+    np.testing.assert_allclose(moments.C, float(np.float32(0.1)) ** 2, rtol=1e-12)
+    assert moments.C.dtype == np.float64
+    np.testing.assert_array_equal(moments.S, 0.0)
+
+
+def test_input_is_neither_kept_nor_changed():
+    X, X_do = pairs(4)
+    copies = X.copy(), X_do.copy()
+    moments = PairMoments(D).update(X, X_do)
+    np.testing.assert_array_equal(X, copies[0])
+    np.testing.assert_array_equal(X_do, copies[1])
+    before = moments.C.copy()
+    X[:] = 0
+    np.testing.assert_array_equal(moments.C, before)
+
+
+@pytest.mark.parametrize(
+    ("X", "X_do", "message"),
+    [
+        (np.ones((4, 3)), np.ones((5, 3)), r"X has shape \(4, 3\) but X_do has shape \(5, 3\)"),
+        (np.ones((4, 2)), np.ones((4, 3)), r"X has shape \(4, 2\); expected \(n_pairs, 3\)"),
+        (np.ones((4, 3)), np.ones(4), r"X_do has shape \(4,\); expected \(n_pairs, 3\)"),
+        (np.ones((0, 3)), np.ones((0, 3)), "X has no rows; expected at least one pair"),
+        (np.array([[1, np.nan, 0], [0, 0, 0]]), np.ones((2, 3)), "X contains NaN or infinity in 1 of 2 rows"),
+        (np.ones((2, 3)), np.full((2, 3), np.inf), "X_do contains NaN or infinity in 2 of 2 rows"),
+        (np.ones((2, 3), dtype=complex), np.ones((2, 3)), "X has dtype complex128; expected real numbers"),
+        (np.array([["a", "b", "c"]]), np.ones((1, 3)), "X has dtype <U1; expected real numbers"),
+    ],
+)
+def test_bad_pairs_are_refused_and_change_nothing(X, X_do, message):
+    moments = PairMoments(D).update(*pairs(2))
+    before = moments.C.copy()
+    with pytest.raises(ValueError, match=message):
+        moments.update(X, X_do)
+    assert moments.n_pairs == 2
+    np.testing.assert_array_equal(moments.C, before)
+
+
+@pytest.mark.parametrize("n_features", [0, -1, 2.0, "3", True, None])
+def test_bad_dimension_is_refused(n_features):
+    with pytest.raises(ValueError, match=r"n_features is .*; expected a positive integer"):
+        PairMoments(n_features)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_moments_of_zero_pairs_are_undefined(name):
+    with pytest.raises(ValueError, match="zero pairs"):
+        getattr(PairMoments(D), name)
+
+
+def test_merge_refuses_other_spaces_and_other_types():
+    with pytest.raises(ValueError, match=r"dimensions \[3, 4\]; expected one"):
+        PairMoments(3).merge(PairMoments(4))
+    with pytest.raises(TypeError, match="Got ndarray; expected PairMoments"):
+        PairMoments(3).merge(np.eye(3))
+
+
+@given(weight=st.floats(0.01, 100), scale=st.floats(0.01, 100))
+def test_combine_mixes_normalised_moments_whatever_the_counts(weight, scale):
+    image, text = PairMoments(D).update(*pairs(50)), PairMoments(D).update(*pairs(3, seed=1))
+    mixed = combine([image, text], [scale, scale * weight])
+    share = 1 / (1 + weight)
+    for name in STATISTICS:
+        expected = share * getattr(image, name) + (1 - share) * getattr(text, name)
+        np.testing.assert_allclose(getattr(mixed, name), expected, rtol=1e-9, atol=1e-12)
+    assert mixed.n_pairs == 53
+
+
+def test_combine_with_weights_equal_to_the_counts_is_merge():
+    a, b = PairMoments(D).update(*pairs(50)), PairMoments(D).update(*pairs(3, seed=1))
+    assert_same(combine([a, b], [50, 3]), a.merge(b))
+
+
+def test_combine_ignores_kinds_of_weight_zero():
+    image, empty = PairMoments(D).update(*pairs(5)), PairMoments(D)
+    assert_same(combine([image, empty], [2.0, 0.0]), image)
+
+
+@pytest.mark.parametrize(
+    ("n_moments", "weights", "message"),
+    [
+        (0, [], "Got 0 moments and 0 weights"),
+        (2, [1.0], "Got 2 moments and 1 weights"),
+        (2, [1.0, -1.0], "weights are .*; expected finite, non-negative"),
+        (2, [1.0, np.nan], "weights are .*; expected finite, non-negative"),
+        (2, [0.0, 0.0], "at least one of them positive"),
+    ],
+)
+def test_combine_refuses_bad_weights(n_moments, weights, message):
+    moments = [PairMoments(D).update(*pairs(2)) for _ in range(n_moments)]
+    with pytest.raises(ValueError, match=message):
+        combine(moments, weights)
+
+
+def test_combine_refuses_empty_moments_and_other_types():
+    with pytest.raises(ValueError, match="zero pairs"):
+        combine([PairMoments(D)], [1.0])
+    with pytest.raises(TypeError, match="expected PairMoments"):
+        combine([np.eye(D)], [1.0])
+
+
+@settings(max_examples=20)
+@given(values)
+def test_saved_moments_are_loaded_bit_for_bit(tmp_path_factory, both):
+    path = tmp_path_factory.mktemp("moments") / "pairs.npz"
+    moments = PairMoments(D).update(both[:, :D], both[:, D:])
+    moments.save(path)
+    loaded = PairMoments.load(path)
+    assert loaded.n_pairs == moments.n_pairs
+    for name in STATISTICS:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(moments, name))
+    assert loaded.merge(moments).n_pairs == 2 * moments.n_pairs
+
+
+def test_save_writes_the_given_name_and_overwrites(tmp_path):
+    path = tmp_path / "moments.bin"
+    PairMoments(D).save(path)
+    PairMoments(D).update(*pairs(2)).save(path)
+    assert PairMoments.load(path).n_pairs == 2
+    assert [item.name for item in tmp_path.iterdir()] == ["moments.bin"]
+
+
+def rewrite(path, **changes):
+    with np.load(path) as archive:
+        arrays_ = dict(archive)
+    arrays_.update(changes)
+    np.savez(path, **{name: value for name, value in arrays_.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": np.array(99)}, "has format version 99"),
+        ({"sum_outer": None}, r"\['sum_outer'\] missing"),
+        ({"sum_original": np.zeros(7)}, r"damaged: sum_original has shape \(7,\)"),
+        ({"sum_outer": np.array(1.0)}, "damaged: sum_outer"),
+        ({"sum_outer": np.full((D, D), np.nan)}, "damaged: sum_outer"),
+        ({"n_pairs": np.array(-1)}, "n_pairs=-1"),
+        ({"sum_outer": np.array([{"an": "object"}])}, "not a readable .npz file"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, changes, message):
+    path = tmp_path / "moments.npz"
+    PairMoments(D).update(*pairs(2)).save(path)
+    rewrite(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        PairMoments.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 truncated"])
+def test_files_of_another_kind_are_refused(tmp_path, content):
+    path = tmp_path / "moments.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"not a readable .npz file"):
+        PairMoments.load(path)
+
+
+def test_missing_file_is_reported_as_such(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        PairMoments.load(tmp_path / "absent.npz")
