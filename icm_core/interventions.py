@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 
 # The paper names the seven augmentations and leaves their parameters open; the values below are ours. Each is
 # strong enough to change what it is about, and weak enough for a human to still name the class. The exception
-# is solarize on line drawings: it turns white paper as black as the lines. Such a pair leaks, z_inv moves too.
+# is solarize on line drawings: it turns white paper as black as the lines. Such a pair leaks: z_inv moves.
 JITTER = 0.5  # factor of brightness, contrast and saturation: uniform in [1 - JITTER, 1 + JITTER]
 JITTER_HUE = 0.5  # half a turn either way: the hue is re-drawn uniformly from the whole colour circle
 BLUR_KERNEL = 7  # pixels; three standard deviations each way at sigma = 1, for images of 64 pixels or more
