@@ -308,8 +308,8 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     used = [(item, share) for item, share in zip(moments, shares, strict=True) if share > 0]
     if any(item.n_pairs == 0 for item, _ in used):
         raise ValueError(
-            "An entry with a positive weight has zero pairs; expected at least one. Call update(X, X_do) on it "
-            "first, or give it weight 0."
+            "An entry with a positive weight has zero pairs; expected at least one. Call update(X, X_do) on "
+            "it first, or give it weight 0."
         )
     total = sum(item.n_pairs for item, _ in used)
     factors = [total * share / shares.sum() / item.n_pairs for item, share in used]

@@ -1,0 +1,449 @@
+"""Estimate the invariant subspace of an embedding from interventional pairs.
+
+An intervention re-draws the variant factors of an observation and keeps the invariant ones. The
+directions of the embedding that it leaves alone therefore carry the invariant factors, and
+:class:`InvariantProjection` keeps these directions. Two matrices hold all it needs (see
+:mod:`icm_core.moments`): ``C = E[f fᵀ]``, what the embedding expresses, and ``S = E[(f - f_do) (f -
+f_do)ᵀ]``, what the intervention changes.
+
+The paper's objective trades reconstruction against consistency under an orthonormal constraint,
+
+    min over A of  E‖f - AᵀA f‖² + λ E‖A (f - f_do)‖²   with  A Aᵀ = I,
+
+which equals ``tr C`` minus ``tr A (C - λS) Aᵀ``. Its minimisers span the eigenvectors of ``C - λS``
+with the largest eigenvalues, so the closed form is exact and the subspaces for growing K are nested.
+The generalised objective ``S v = μ C v`` needs no λ: μ is the share of a direction's second moment that
+the intervention re-draws.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import subspace_angles
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from icm_core.moments import PairMoments
+from icm_core.spectrum import (
+    OBJECTIVES,
+    auto_n_components,
+    generalized_spectrum,
+    intervention_share,
+    trace_spectrum,
+)
+from icm_core.stiefel import minimize_on_stiefel
+
+__all__ = ["InvariantProjection", "auto_n_components", "subspace_angles"]
+
+SOLVERS = ("closed_form", "gradient")
+_MAX_STEPS = 1000
+_GRADIENT_TOLERANCE = 1e-7  # relative to the largest eigenvalue of C - λS in absolute value
+
+
+class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Project embeddings onto the subspace that interventions leave invariant.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Dimension K of the subspace; "auto" applies :func:`~icm_core.spectrum.auto_n_components` to the
+        spectrum.
+    objective : {"trace", "generalized", "released_code"}, default="trace"
+        ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``. ``"generalized"``
+        solves ``S v = μ C v``, smallest μ first; it ignores ``consistency_weight`` and, up to
+        ``shrinkage``, its subspace follows any invertible linear map of the embedding.
+        ``"released_code"`` exists for the audit only: the *smallest* eigenvalues of ``C - λS``, as in
+        the code released with the paper.
+    consistency_weight : float, default=1.0
+        λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an uncentred principal
+        component analysis of the original embeddings.
+    solver : {"closed_form", "gradient"}, default="closed_form"
+        Exact eigendecomposition, or (for the trace objective) gradient descent on the Stiefel manifold,
+        as in the paper.
+    shrinkage : float, default=1e-4
+        For the generalised objective: the variance, as a fraction of ``tr(C) / D``, of independent
+        isotropic noise assumed in f and in f_do. With variance σ² it solves ``(S + 2σ²I) v = μ (C +
+        σ²I) v``. A direction in which nothing varies then has μ = 2, as noise has, and does not count
+        as invariant for free.
+    random_state : int, Generator or None, default=None
+        Seed for the start of the gradient solver; nothing else is random.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components_, n_features_in_)
+        Rows of A, the best first, of unit length, with the largest entry in absolute value positive.
+        Orthonormal for the trace objective and the released code. For the generalised objective they
+        are orthogonal in ``C + σ²I`` instead: the components are uncorrelated, not at right angles.
+    n_components_ : int
+        K.
+    eigenvalues_ : ndarray of shape (n_features_in_,)
+        The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest
+        (released code: from the smallest), or μ from the smallest.
+    intervention_share_ : ndarray of shape (n_components_,)
+        ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention, 2 means re-drawn
+        entirely. It lies in [0, 2] when f_do is an exchangeable re-draw of f and can exceed 2 otherwise. NaN
+        where the component has no second moment at all.
+    moments_ : PairMoments
+        The moments of all pairs seen.
+    n_features_in_ : int
+        D. ``feature_names_in_`` is also set when X has string column names.
+    n_iter_ : int
+        Gradient solver only: the number of descent steps.
+    objective_path_ : ndarray of shape (n_iter_ + 1,)
+        Gradient solver only: the paper's objective at the start and after each step.
+
+    Notes
+    -----
+    Source: the objective of CLIP-ICM, arXiv 2405.15289. Directions with nothing in them have eigenvalue 0 of
+    ``C - λS``: "auto" leaves them out, and a K above the number of positive eigenvalues fills up with them.
+
+    **In a pipeline** the second argument of ``fit`` is the label, not X_do. Pairs need no labels and
+    are mostly another set of observations, so the recommended way is to fit the projection on pairs and
+    to freeze it (first example). To search over its parameters, route the pairs of the training rows as
+    metadata: ``InvariantProjection().set_fit_request(X_do=True)`` with
+    ``sklearn.set_config(enable_metadata_routing=True)``, then ``pipeline.fit(X, y, X_do=X_do)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 4))
+    >>> X_do = X.copy()
+    >>> X_do[:, 2:] = rng.normal(size=(500, 2))  # the intervention re-draws the last two
+    >>> projection = InvariantProjection().fit(X, X_do)
+    >>> projection.n_components_
+    2
+    >>> y = (X[:, 0] > 0).astype(int)
+    >>> pipeline = make_pipeline(FrozenEstimator(projection), LogisticRegression()).fit(X, y)
+    >>> bool(pipeline.score(X_do, y) > 0.95)
+    True
+
+    Pairs that do not fit in memory are streamed through their moments:
+
+    >>> moments = PairMoments(4).update(X[:250], X_do[:250]).update(X[250:], X_do[250:])
+    >>> InvariantProjection().fit_moments(moments).truncate(1).components_.shape
+    (1, 4)
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "auto",
+        *,
+        objective: str = "trace",
+        consistency_weight: float = 1.0,
+        solver: str = "closed_form",
+        shrinkage: float = 1e-4,
+        random_state: int | np.random.Generator | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.objective = objective
+        self.consistency_weight = consistency_weight
+        self.solver = solver
+        self.shrinkage = shrinkage
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, X_do: ArrayLike | None = None) -> Self:
+        """Estimate the projection from pairs.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, n_features)
+            Embeddings of the observations.
+        X_do : array-like of shape (n_pairs, n_features)
+            Row i is the embedding of observation i after the intervention. (It has a default only because
+            scikit-learn calls ``fit(X)``; without it, an error tells what to do.)
+
+        Returns
+        -------
+        InvariantProjection
+            This estimator, fitted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X_do is missing or one-dimensional (labels), the shapes
+            differ, an array is empty or holds NaN or infinity, n_components exceeds n_features, or
+            every embedding is zero.
+        """
+        return self._fit_pairs(X, X_do, earlier=None)
+
+    def partial_fit(self, X: ArrayLike, X_do: ArrayLike | None = None) -> Self:
+        """Add a batch of pairs to those seen so far and estimate the projection from all of them.
+
+        Each call solves anew, in O(D³). To stream many batches and solve once, update a
+        :class:`~icm_core.moments.PairMoments` and call :meth:`fit_moments`.
+
+        Parameters
+        ----------
+        X, X_do : array-like of shape (n_pairs, n_features)
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        InvariantProjection
+            This estimator, fitted.
+
+        Raises
+        ------
+        ValueError
+            As for :meth:`fit`, or if the number of features differs from that of earlier batches.
+        """
+        return self._fit_pairs(X, X_do, earlier=getattr(self, "moments_", None))
+
+    def fit_moments(self, moments: PairMoments) -> Self:
+        """Estimate the projection from moments instead of pairs.
+
+        Parameters
+        ----------
+        moments : PairMoments
+            Moments of at least one pair; they are kept as ``moments_`` and never changed.
+
+        Returns
+        -------
+        InvariantProjection
+            This estimator, fitted.
+
+        Raises
+        ------
+        TypeError
+            If ``moments`` is not a :class:`~icm_core.moments.PairMoments`.
+        ValueError
+            If a parameter is out of range, the moments are of zero pairs, n_components exceeds n_features, or
+            every embedding is zero.
+        """
+        if not isinstance(moments, PairMoments):
+            raise TypeError(
+                f"moments is a {type(moments).__name__}; expected PairMoments. Use fit(X, X_do) for arrays."
+            )
+        self.n_features_in_ = moments.n_features
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        return self._solve(moments)
+
+    def fit_transform(
+        self, X: ArrayLike, y: ArrayLike | None = None, X_do: ArrayLike | None = None
+    ) -> NDArray[np.floating]:
+        """Fit on pairs and project the originals.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, n_features)
+            Embeddings of the observations.
+        y, X_do : array-like
+            ``fit_transform(X, X_do)`` by position. In a pipeline with metadata routing y is the label,
+            which is ignored, and X_do comes by name.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs, n_components_)
+        """
+        return self.fit(X, y if X_do is None else X_do).transform(X)
+
+    def transform(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Project embeddings: ``X @ components_.T``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, of images or of text.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components_)
+            In the precision of X (float32 or float64).
+
+        Raises
+        ------
+        NotFittedError
+            If the projection is not fitted.
+        ValueError
+            If X has another number of features, or holds NaN or infinity.
+        """
+        check_is_fitted(self)
+        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return embeddings @ self.components_.T.astype(embeddings.dtype)
+
+    def truncate(self, k: int) -> InvariantProjection:
+        """Keep the first k components: the projection that a fit with ``n_components=k`` gives.
+
+        The subspaces are nested, so one fit with a large K serves every smaller one. (For the gradient
+        solver this holds up to its convergence.)
+
+        Parameters
+        ----------
+        k : int
+            Between 1 and ``n_components_``.
+
+        Returns
+        -------
+        InvariantProjection
+            A fitted copy.
+
+        Raises
+        ------
+        NotFittedError
+            If the projection is not fitted.
+        ValueError
+            If k is out of range.
+        """
+        check_is_fitted(self)
+        if not _is_count(k) or k > self.n_components_:
+            raise ValueError(
+                f"k is {k!r}; expected an integer from 1 to the {self.n_components_} fitted components. Fit "
+                "with a larger n_components to truncate at more."
+            )
+        result = copy.deepcopy(self)
+        result.n_components = result.n_components_ = int(k)
+        result.components_ = result.components_[:k]
+        result.intervention_share_ = result.intervention_share_[:k]
+        return result
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def _fit_pairs(self, X: ArrayLike, X_do: ArrayLike | None, earlier: PairMoments | None) -> Self:
+        self._check_parameters()
+        originals = validate_data(self, X, dtype=[np.float64, np.float32], reset=earlier is None)
+        shape = np.asarray(X_do).shape
+        if len(shape) < 2:
+            got = "no X_do" if X_do is None else f"X_do of shape {shape}, like labels,"
+            raise ValueError(
+                f"InvariantProjection got {got} and expected interventional pairs, X_do of shape "
+                f"{originals.shape}. Call fit(X, X_do). In a pipeline, fit the projection on pairs first and put "
+                "sklearn.frozen.FrozenEstimator(projection) into the pipeline."
+            )
+        intervened = check_array(
+            X_do, dtype=[np.float64, np.float32], input_name="X_do", ensure_min_samples=0
+        )
+        moments = PairMoments(originals.shape[1]).update(originals, intervened)
+        return self._solve(moments if earlier is None else earlier.merge(moments))
+
+    def _solve(self, moments: PairMoments) -> Self:
+        self._check_parameters()
+        C, S = moments.C, moments.S
+        if isinstance(self.n_components, (int, np.integer)) and self.n_components > len(C):
+            raise ValueError(
+                f"n_components is {self.n_components}; expected at most n_features, {len(C)}. The subspace "
+                "cannot be larger than the embedding."
+            )
+        if not np.trace(C) > 0:
+            raise ValueError(
+                "Every embedding in X is zero; expected embeddings that vary. Check the encoder."
+            )
+        if not S.any():
+            _warn(
+                "X_do equals X in every pair: the intervention changed nothing, so nothing tells which "
+                "directions are invariant."
+            )
+        eigenvalues, directions = self._spectrum(C, S)
+        k = self._choose_k(eigenvalues)
+        if self.solver == "gradient":
+            components = self._descend(C, S, k, tolerance=_GRADIENT_TOLERANCE * np.abs(eigenvalues).max())
+        else:
+            components = directions[:k]
+        self.components_ = _with_fixed_signs(components)
+        self.n_components_ = k
+        self.eigenvalues_ = eigenvalues
+        self.intervention_share_ = intervention_share(self.components_, C, S)
+        self.moments_ = moments
+        return self
+
+    def _spectrum(self, C: NDArray[np.float64], S: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+        """All eigenvalues and directions (rows), the best first."""
+        if self.objective == "generalized":
+            return generalized_spectrum(C, S, self.shrinkage)
+        eigenvalues, directions = trace_spectrum(C, S, self.consistency_weight)
+        if self.objective == "released_code":
+            return eigenvalues[::-1], directions[::-1]
+        return eigenvalues, directions
+
+    def _choose_k(self, eigenvalues: NDArray[np.float64]) -> int:
+        if isinstance(self.n_components, (int, np.integer)):
+            return int(self.n_components)
+        if self.objective != "generalized" and eigenvalues.max() <= 0:
+            _warn(
+                f"No eigenvalue of C - λS is positive at consistency_weight={self.consistency_weight}: "
+                "every component raises the objective. One is kept. Lower consistency_weight."
+            )
+        return auto_n_components(eigenvalues, self.objective)
+
+    def _descend(
+        self, C: NDArray[np.float64], S: NDArray[np.float64], k: int, tolerance: float
+    ) -> NDArray[np.float64]:
+        """Minimise the paper's objective by gradient descent; rows in order of their eigenvalue."""
+        import torch
+
+        weight = float(self.consistency_weight)
+        second, change = torch.from_numpy(C), torch.from_numpy(S)
+
+        def objective(A: torch.Tensor) -> torch.Tensor:
+            # E‖f - AᵀA f‖² = tr C - tr A C Aᵀ, because A Aᵀ = I
+            reconstruction = torch.trace(second) - torch.trace(A @ second @ A.T)
+            return reconstruction + weight * torch.trace(A @ change @ A.T)
+
+        start = np.random.default_rng(self.random_state).normal(size=(k, len(C)))
+        descent = minimize_on_stiefel(objective, start, gradient_tolerance=tolerance, max_steps=_MAX_STEPS)
+        self.objective_path_ = descent.objective_path
+        self.n_iter_ = len(descent.objective_path) - 1
+        if not descent.converged:
+            _warn(
+                f"Gradient descent did not converge in {self.n_iter_} steps. Use solver='closed_form', which "
+                "is exact.",
+                ConvergenceWarning,
+            )
+        _, rotation = np.linalg.eigh(descent.point @ (C - weight * S) @ descent.point.T)
+        return rotation.T[::-1] @ descent.point
+
+    def _check_parameters(self) -> None:
+        _check_choice("objective", self.objective, OBJECTIVES)
+        _check_choice("solver", self.solver, SOLVERS)
+        if self.solver == "gradient" and self.objective != "trace":
+            raise ValueError(
+                f"solver='gradient' minimises objective='trace', got objective={self.objective!r}. Use "
+                "solver='closed_form'."
+            )
+        if self.n_components != "auto" and not _is_count(self.n_components):
+            raise ValueError(
+                f"n_components is {self.n_components!r}; expected 'auto' or an integer from 1 to n_features."
+            )
+        for name in ("consistency_weight", "shrinkage"):
+            value = getattr(self, name)
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < np.inf:
+                raise ValueError(f"{name} is {value!r}; expected a finite number, at least 0.")
+
+
+def _with_fixed_signs(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Flip rows so that the entry that is largest in absolute value is positive."""
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return np.where(largest < 0, -rows, rows)
+
+
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
+    warnings.warn(message, category, stacklevel=2)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1

@@ -1,0 +1,146 @@
+"""Rank the directions of an embedding by what an intervention does to them.
+
+Both rankings are eigenproblems in ``C = E[f fᵀ]`` and ``S = E[(f - f_do) (f - f_do)ᵀ]`` (see
+:mod:`icm_core.moments`). The trace objective of the paper takes the eigenvectors of ``C - λS``: a
+direction is good when the embedding expresses much in it and the intervention changes little. The
+generalised one solves ``S v = μ C v``: a direction is good when the intervention re-draws a small share μ
+of what is expressed in it. :func:`auto_n_components` reads the number of good directions off either
+spectrum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+OBJECTIVES = ("trace", "generalized", "released_code")
+
+
+def trace_spectrum(
+    C: NDArray[np.float64], S: NDArray[np.float64], consistency_weight: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve ``(C - λS) v = κ v``, largest κ first.
+
+    Parameters
+    ----------
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences.
+    consistency_weight : float
+        λ.
+
+    Returns
+    -------
+    eigenvalues : ndarray of shape (D,)
+        Descending.
+    directions : ndarray of shape (D, D)
+        Orthonormal rows.
+    """
+    ascending, columns = np.linalg.eigh(C - consistency_weight * S)
+    return ascending[::-1], columns.T[::-1]
+
+
+def generalized_spectrum(
+    C: NDArray[np.float64], S: NDArray[np.float64], shrinkage: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve ``(S + 2σ²I) v = μ (C + σ²I) v`` with ``σ² = shrinkage · tr(C) / D``, smallest μ first.
+
+    The two terms are what independent isotropic noise of variance σ² in f and in f_do adds to C and S. A
+    direction in which the embedding varies less than that has μ near 2, as noise has; without it, a
+    direction in which nothing varies would be 0/0, or invariant for free.
+
+    Parameters
+    ----------
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences.
+    shrinkage : float
+        The noise, as a fraction of the mean second moment of a direction.
+
+    Returns
+    -------
+    shares : ndarray of shape (D,)
+        μ, ascending.
+    directions : ndarray of shape (D, D)
+        Rows of unit length, orthogonal in ``C + σ²I``.
+
+    Raises
+    ------
+    ValueError
+        If ``C + σ²I`` is singular.
+    """
+    noise = shrinkage * np.trace(C) / len(C)
+    identity = np.eye(len(C))
+    variances, axes = np.linalg.eigh(C + noise * identity)
+    if variances[0] <= len(C) * np.finfo(np.float64).eps * variances[-1]:
+        raise ValueError(
+            f"C is singular at shrinkage={shrinkage}: the embedding does not use all of its {len(C)} "
+            "directions. Expected a larger shrinkage; the default is 1e-4."
+        )
+    whiten = axes / np.sqrt(variances)
+    shares, directions = np.linalg.eigh(whiten.T @ (S + 2 * noise * identity) @ whiten)
+    rows = (whiten @ directions).T
+    return shares, rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def auto_n_components(eigenvalues: ArrayLike, objective: str = "trace") -> int:
+    """Choose the dimension of the invariant subspace from the spectrum alone.
+
+    For the trace objective it is the number of positive eigenvalues of ``C - λS``, since a component with
+    a negative one raises the paper's own objective. For the generalised objective it is the number of
+    shares μ below the largest gap between neighbours. At least one component is kept.
+
+    Parameters
+    ----------
+    eigenvalues : array-like of shape (n_features,)
+        All eigenvalues, in any order.
+    objective : {"trace", "generalized", "released_code"}
+        ``"released_code"`` takes as many as ``"trace"``, from the other end of the spectrum.
+
+    Returns
+    -------
+    int
+        A number between 1 and ``n_features``.
+
+    Raises
+    ------
+    ValueError
+        If the objective is unknown or there are no finite eigenvalues.
+
+    Examples
+    --------
+    >>> auto_n_components([3.0, 0.5, 0.0, -7.0], "trace")
+    2
+    >>> auto_n_components([0.0, 0.1, 0.2, 1.7, 2.0], "generalized")
+    3
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}.")
+    values = np.sort(np.asarray(eigenvalues, dtype=np.float64).ravel())
+    if len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"eigenvalues are {eigenvalues!r}; expected at least one, all of them finite.")
+    if objective == "generalized":
+        return int(np.argmax(np.diff(values))) + 1 if len(values) > 1 else 1
+    rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
+    return max(1, int(np.count_nonzero(values > rounding)))
+
+
+def intervention_share(
+    components: NDArray[np.float64], C: NDArray[np.float64], S: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of the second moment of each component that the intervention re-draws, ``a S aᵀ / a C aᵀ``.
+
+    Parameters
+    ----------
+    components : ndarray of shape (K, D)
+        One direction a row.
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        NaN for a component without second moment.
+    """
+    changed = np.einsum("kd,de,ke->k", components, S, components)
+    expressed = np.einsum("kd,de,ke->k", components, C, components)
+    live = expressed > len(C) * np.finfo(np.float64).eps * np.trace(C)
+    return np.divide(changed, expressed, out=np.full(len(components), np.nan), where=live)
