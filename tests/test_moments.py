@@ -30,6 +30,7 @@ values = arrays(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_moments_are_the_expectations_of_their_definition(both):
     X, X_do = both[:, :D], both[:, D:]
@@ -42,6 +43,7 @@ def test_moments_are_the_expectations_of_their_definition(both):
     np.testing.assert_allclose(moments.mean_do, np.mean(list(X_do), axis=0), rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(values, st.lists(st.integers(0, 12), max_size=4), st.randoms(use_true_random=False))
 def test_shards_merged_in_any_order_equal_one_pass(both, cuts, random):
     whole = PairMoments(D).update(both[:, :D], both[:, D:])
@@ -137,6 +139,7 @@ def test_merge_refuses_other_spaces_and_other_types():
         PairMoments(3).merge(np.eye(3))
 
 
+@settings(deadline=None)
 @given(weight=st.floats(0.01, 100), scale=st.floats(0.01, 100))
 def test_combine_mixes_normalised_moments_whatever_the_counts(weight, scale):
     image, text = PairMoments(D).update(*pairs(50)), PairMoments(D).update(*pairs(3, seed=1))
@@ -181,7 +184,7 @@ def test_combine_refuses_empty_moments_and_other_types():
         combine([np.eye(D)], [1.0])
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(values)
 def test_saved_moments_are_loaded_bit_for_bit(tmp_path_factory, both):
     path = tmp_path_factory.mktemp("moments") / "pairs.npz"
