@@ -290,6 +290,12 @@ def test_whole_words_and_case(caption, expected):
     assert intervene_captions([caption], {"coat": ("red", "dark blue")}) == [expected]
 
 
+def test_the_longest_value_wins():
+    lexicon = {"coat": ("dark", "dark blue"), "scene": ("in snow", "in snow and ice")}
+    assert intervene_captions(["dark blue dog in snow and ice"], lexicon) == ["dark dog in snow"]
+    assert intervene_captions(["dark dog in snow"], lexicon) == ["dark blue dog in snow and ice"]
+
+
 def test_a_value_written_as_in_the_lexicon_gives_one_written_as_in_the_lexicon():
     assert intervene_captions(["a 3D dog"], {"style": ("3D", "photo")}) == ["a photo dog"]
 
