@@ -1,0 +1,56 @@
+# The study from a clean clone: `make study`. Everything it needs goes into .venv, nothing into the system.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+LOCKED ?=
+constraints := $(if $(LOCKED),-c requirements.lock)
+pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install study report test lab encoder quarto lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Make .venv with all that is needed (LOCKED=1: the exact versions of requirements.lock)
+
+# An interrupted installation leaves no stamp and starts afresh; a changed pyproject.toml updates in place.
+.venv/installed: pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: Python 3.11 or newer is needed, and was not found on the PATH."; \
+	  echo "      Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into .venv (a few minutes the first time)"
+	@"$(PYTHON)" -m venv $(if $(wildcard $@),,--clear) .venv
+	@$(pip) install $(constraints) -e '.[test]'
+	@$(pip) install --no-deps animal-mnist==0.4  # only its data is used, none of its dependencies
+	@touch $@
+
+study: .venv/installed ## Run the whole study; goes on where it was stopped, then writes _site/index.html
+	@exec python workflow/study.py
+
+report: .venv/installed ## Render the report again from the results at hand
+	@exec python workflow/render_report.py
+
+test: .venv/installed ## Lint, type-check and test
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+lab: .venv/installed ## Open the notebooks in JupyterLab
+	@exec jupyter lab notebooks
+
+encoder: .venv/installed ## Train the two animal-world encoders again and report how close they come
+	@for name in animal-world animal-world-biased; do python -m icm_core.pretraining $$name || exit 1; done
+
+quarto: .venv/installed ## Install Quarto into .venv: the report is then rendered by Quarto instead of smalldocs
+	@$(pip) install $(constraints) -e '.[quarto]' || { \
+	  echo "make: Quarto was not installed (its package downloads the program while it is built)."; \
+	  echo "      The report works without it; other ways to get it: https://quarto.org/docs/get-started"; exit 1; }
+
+lock: .venv/installed ## Write the versions in .venv to requirements.lock
+	@{ echo "# Exact versions for Python 3.11: make install LOCKED=1"; \
+	   $(pip) freeze --exclude-editable | sed -E -e '/@/d' -e 's/\+[a-z0-9.]+$$//'; } > requirements.lock
+
+clean: ## Remove results, caches and the report; keep .venv
+	rm -rf results cache _site index.ipynb .snakemake .quarto

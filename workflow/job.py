@@ -1,0 +1,44 @@
+"""Run a command, and end it when the process that started it is gone.
+
+A study that is killed must leave nothing behind that still computes or writes: the next run would do the same
+work beside it. A killed process cannot clean up, so each process of the workflow watches its parent instead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+POLL_SECONDS = 0.2
+
+
+def watch_parent(when_gone: Callable[[], None]) -> None:
+    """Call `when_gone` once the parent of this process has ended; return at once."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        when_gone()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run(command: list[str]) -> int:
+    """Run `command` to its end and return its exit code; kill it when this process is told to end."""
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    watch_parent(child.kill)
+    try:
+        return child.wait()
+    finally:
+        child.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

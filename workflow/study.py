@@ -1,0 +1,56 @@
+"""Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable after any kind of end.
+
+Arguments are passed on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs 20``. Snakemake's
+own lock outlives a killed run, so this script takes one that the operating system drops with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from job import watch_parent
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT_SECONDS = 5.0
+
+
+def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
+    """Lock `path` until this process ends; return None when another one keeps it for `wait` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                return None
+            time.sleep(0.2)
+
+
+def main(arguments: list[str]) -> None:
+    """Run Snakemake in this process with the settings of the study."""
+    lock = take_lock(ROOT / ".snakemake" / "study.lock")
+    if lock is None:
+        sys.exit("study: another run is active in this folder; wait for it, or stop it and run again")
+    watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    from snakemake.cli import main as snakemake
+
+    settings = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(ROOT)]
+    settings += ["--nolock", "--rerun-incomplete", "--show-failed-logs", "--quiet", "host", "reason"]
+    if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
+        settings += ["--cores", "all"]
+    snakemake([*settings, *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

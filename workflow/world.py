@@ -1,0 +1,8 @@
+"""Read the silhouettes of the animal world, split them into parts, and keep them in one file."""
+
+import sys
+
+from icm_core.animal_world import load_silhouettes
+
+if __name__ == "__main__":
+    load_silhouettes().save(sys.argv[1])
