@@ -8,8 +8,10 @@ numpy; nothing after this module needs torch.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,14 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
 from torchvision.transforms import v2
 
 from icm_core.animal_world import CLASSES, LEXICON
+from icm_core.embeddings import fingerprint
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = ("animal-world", "animal-world-biased")
 
 
 class AnimalTokenizer:
@@ -77,39 +84,186 @@ class Encoder:
     ----------
     name : str
     model : open_clip.CLIP
+        In evaluation mode.
     tokenizer : callable
         List of str to a tensor of token ids.
     preprocess : dict
-        ``size``, ``interpolation``, ``resize_mode``, ``mean`` and ``std``, as in open_clip's model configs.
+        The model's own preprocessing: ``size``, ``interpolation``, ``resize_mode``, ``mean`` and ``std``, as in
+        open_clip's model configs.
+
+    Attributes
+    ----------
+    embedding_dim : int
+        D.
+    fingerprint : str
+        SHA-256 of the weights and the preprocessing; two encoders that share it give the same embeddings.
     """
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Callable[[Sequence[str]], torch.Tensor], preprocess: dict[str, Any]
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Callable[[Sequence[str]], torch.Tensor],
+        preprocess: dict[str, Any],
     ):
         self.name = name
         self.model = model
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
+        self.resize = _resizer(preprocess)
         self._mean = torch.tensor(preprocess["mean"]).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
-        self._resize = v2.Resize(preprocess["size"], v2.InterpolationMode(preprocess["interpolation"]), antialias=True)
 
-    def resize(self, images: torch.Tensor) -> torch.Tensor:
-        return self._resize(images)
+    @cached_property
+    def embedding_dim(self) -> int:
+        """Dimension D of the embeddings."""
+        return self.encode_text([f"a {CLASSES[0]}"]).shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of weights and preprocessing."""
+        parts: list[Any] = [json.dumps(self.preprocess, sort_keys=True)]
+        for key, value in sorted(self.model.state_dict().items()):
+            parts += [key, value.float()]
+        return fingerprint(*parts)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Scale uint8 images of shape (n, 3, H, W) to the range that the model was trained on."""
         return (images.float().div_(255) - self._mean) / self._std
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
-        self.model.eval()
+        """Embed images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, 3, H, W), uint8
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32
+            Rows of unit length.
+
+        Raises
+        ------
+        ValueError
+            If the images have another shape or type.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images has shape {tuple(images.shape)} and type {images.dtype}; expected (n, 3, H, W), uint8 RGB."
+            )
         out = []
         for batch in images.split(256):
             pixels = self.normalize(self.resize(batch)).contiguous(memory_format=torch.channels_last)
             out.append(self.model.encode_image(pixels, normalize=True).float().numpy())
-        return np.concatenate(out)
+        return np.concatenate(out) if out else np.empty((0, self.embedding_dim), dtype=np.float32)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        self.model.eval()
-        return self.model.encode_text(self.tokenizer(list(texts)), normalize=True).float().numpy()
+        """Embed texts; equal texts are embedded once.
+
+        Parameters
+        ----------
+        texts : sequence of n str
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32
+            Rows of unit length.
+        """
+        distinct, position = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+        out = [
+            self.model.encode_text(self.tokenizer(distinct[i : i + 512].tolist()), normalize=True).float().numpy()
+            for i in range(0, len(distinct), 512)
+        ]
+        return np.concatenate(out)[position]
+
+
+def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
+    """Resize a batch of uint8 images as open_clip does one image at a time."""
+    size, mode = preprocess["size"], preprocess["resize_mode"]
+    size = [size, size] if isinstance(size, int) else list(size)
+    interpolation = v2.InterpolationMode(preprocess["interpolation"])
+    if mode == "squash":
+        return v2.Resize(size, interpolation, antialias=True)
+    if mode == "shortest" and size[0] == size[1]:
+        return v2.Compose([v2.Resize(size[0], interpolation, antialias=True), v2.CenterCrop(size)])
+    raise ValueError(
+        f"The model resizes by {mode!r} to {size}; only 'squash' and, to a square, 'shortest' are supported."
+    )
+
+
+def load_encoder(name: str) -> Encoder:
+    """Load a frozen encoder by name.
+
+    Parameters
+    ----------
+    name : str
+        ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project); ``"model/pretrained"`` of
+        open_clip, for example ``"ViT-B-16/openai"`` or ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint:
+        a folder with ``open_clip_config.json`` and the weights, or a weights file in such a folder.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists close names.
+    FileNotFoundError
+        If a local checkpoint has no config, so that its preprocessing would have to be guessed.
+    RuntimeError
+        If the weights cannot be had; the message names the model, the cause and the ways out.
+    """
+    if name in SHIPPED:
+        return _load_shipped(name)
+    if Path(name).expanduser().exists():
+        return _load_local(name, Path(name).expanduser())
+    model_name, _, pretrained = name.partition("/")
+    if (model_name, pretrained) not in open_clip.list_pretrained():
+        known = [*SHIPPED, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
+        close = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+        raise ValueError(
+            f"Unknown encoder {name!r}: it is not shipped, no file or folder has this path, and open_clip has no such "
+            f"model/pretrained pair. Close names: {', '.join(close) or 'none'}. "
+            "open_clip.list_pretrained() lists all pairs."
+        )
+    return _load_open_clip(name, model_name, pretrained=pretrained)
+
+
+def _load_shipped(name: str) -> Encoder:
+    config = json.loads((WEIGHTS / f"{name}.json").read_text())
+    tokenizer = AnimalTokenizer(config["vocabulary"], config["model"]["text_cfg"]["context_length"])
+    model = build_clip(config["model"], tokenizer.vocab_size)
+    model.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / f"{name}.safetensors").items()})
+    model.eval().to(memory_format=torch.channels_last)
+    return Encoder(name, model, tokenizer, config["preprocess"])
+
+
+def _load_local(name: str, path: Path) -> Encoder:
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "open_clip_config.json").exists():
+        raise FileNotFoundError(
+            f"The local checkpoint {name!r} has no open_clip_config.json beside it. Its architecture and preprocessing "
+            "are unknown and are not guessed. Save the model with open_clip's `save_for_hf`/`push_to_hf_hub`, or write "
+            "the config with 'model_cfg' and 'preprocess_cfg'."
+        )
+    options = {} if path.is_dir() else {"pretrained": str(path)}
+    return _load_open_clip(name, f"local-dir:{folder}", **options)
+
+
+def _load_open_clip(name: str, model_name: str, **options: Any) -> Encoder:
+    try:
+        model = open_clip.create_model(model_name, weights_only=True, **options)
+    except Exception as error:
+        raise RuntimeError(
+            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {error}. Ways out: connect to the "
+            "internet once, so that they are cached; copy a Hugging Face cache and set HF_HOME; or give the path "
+            "of a local folder with open_clip_config.json and the weights."
+        ) from error
+    keys = ("size", "interpolation", "resize_mode", "mean", "std")
+    config = open_clip.get_model_preprocess_cfg(model)
+    preprocess = {key: list(value) if isinstance(value := config[key], tuple) else value for key in keys}
+    return Encoder(name, model.eval(), open_clip.get_tokenizer(model_name), preprocess)

@@ -1,0 +1,206 @@
+"""The environments of a study, embedded: sources with their interventional pairs, tests, and prompts.
+
+This is where data set, interventions and encoder meet. What comes out is all that evaluation needs, as
+labelled arrays, and is kept in an :class:`~icm_core.embeddings.EmbeddingStore`, so it is computed once.
+
+The parts of the *source* table are aligned row by row: an image, the image after an image intervention,
+the image rendered anew (the oracle intervention), its caption and the edited caption. The *test* table holds
+other animals under three conditions: the shortcut as in the sources ("aligned"), absent ("none"), and
+pointing to another class ("reversed").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from icm_core.animal_world import (
+    CLASSES,
+    LEXICON,
+    SHORTCUTS,
+    STYLES,
+    Silhouettes,
+    captions,
+    redraw_variant,
+    render,
+    sample_latents,
+)
+from icm_core.embeddings import EmbeddingStore, embed, fingerprint
+from icm_core.encoders import Encoder
+from icm_core.interventions import intervene_captions, intervene_images
+from icm_core.prediction import class_prompts
+
+#: Pairs of the source table: kind of intervention -> (original, intervened) variables.
+PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
+TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Embedded environments of one data set and one encoder.
+
+    Attributes
+    ----------
+    source : Dataset
+        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``, ``oracle``, ``caption``,
+        ``edit``; coordinates ``label``, ``domain``, ``oracle_domain`` and the latent factors.
+    test : Dataset
+        Variable ``original``; coordinates ``label``, ``domain``, ``shortcut`` and the latent factors.
+    prompts : Dataset
+        Variable ``prompt`` of shape (n_prompts, feature), coordinate ``label``.
+    provenance : dict
+        Names, seeds and fingerprints of all that went in.
+    """
+
+    source: xr.Dataset
+    test: xr.Dataset
+    prompts: xr.Dataset
+    provenance: dict[str, Any]
+
+
+def animal_world(
+    encoder: Encoder,
+    silhouettes: Silhouettes,
+    store: EmbeddingStore,
+    *,
+    coat_strength: float = 0.9,
+    scene_strength: float = 0.9,
+    seed: int = 0,
+    n: int | None = None,
+) -> Environments:
+    """Embed the animal world's environments.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    silhouettes : Silhouettes
+    store : EmbeddingStore
+    coat_strength, scene_strength : float in [0, 1]
+        Strength of the shortcut in the sources.
+    seed : int
+        Seed of the latents, the interventions and the captions.
+    n : int, optional
+        Images in each table, drawn with replacement; by default every silhouette of the part once.
+
+    Returns
+    -------
+    Environments
+
+    Raises
+    ------
+    ValueError
+        If a strength is outside [0, 1], or an embedding is not finite.
+    OSError
+        If the store's directory cannot be written.
+    """
+    strengths = {"coat_strength": coat_strength, "scene_strength": scene_strength}
+    common = {
+        "encoder": encoder.name,
+        "weights": encoder.fingerprint,
+        "dataset": "animal-world",
+        "pixels": _pixel_fingerprint(silhouettes),
+        "seed": seed,
+        "n": n,
+    }
+
+    def latents_of(part: str, shortcut: str) -> pd.DataFrame:
+        return sample_latents(silhouettes, part, shortcut=shortcut, seed=seed, n=n, **strengths)
+
+    source = store.get(
+        common | {"part": "source", **strengths},
+        lambda: _embed_source(encoder, silhouettes, latents_of("source", "aligned"), seed),
+    )
+    tests = []
+    for shortcut in SHORTCUTS:
+        # without a shortcut the strengths are irrelevant: one stored table serves all
+        relevant = {} if shortcut == "none" else strengths
+        tests.append(
+            store.get(
+                common | {"part": "test", "shortcut": shortcut, **relevant},
+                lambda shortcut=shortcut: _embed_test(  # type: ignore[misc]
+                    encoder, silhouettes, latents_of("test", shortcut), shortcut
+                ),
+            )
+        )
+    prompts, names = class_prompts(CLASSES, TEMPLATES)
+    labels = [CLASSES.index(name) for name in names]
+    return Environments(
+        source=source,
+        test=xr.concat(tests, "row"),
+        prompts=xr.Dataset(
+            {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
+        ),
+        provenance=common | strengths,
+    )
+
+
+def _embed_source(
+    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int
+) -> xr.Dataset:
+    redrawn = redraw_variant(latents, seed=seed)
+    words = captions(latents, left_out=0.0, seed=seed)
+    edits = intervene_captions(words, LEXICON, seed=seed, keep=CLASSES)
+    original, image = _embed_rendered(encoder, silhouettes, latents, seed, intervened=True)
+    (oracle,) = _embed_rendered(encoder, silhouettes, redrawn, seed)
+    variables = {
+        "original": original,
+        "image": image,
+        "oracle": oracle,
+        "caption": encoder.encode_text(words),
+        "edit": encoder.encode_text(edits),
+    }
+    coordinates = _coordinates(latents) | {"oracle_domain": ("row", redrawn["style"].to_numpy())}
+    return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
+
+
+def _embed_test(
+    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
+) -> xr.Dataset:
+    (original,) = _embed_rendered(encoder, silhouettes, latents, seed=0)
+    coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
+    return xr.Dataset({"original": (("row", "feature"), original)}, coordinates)
+
+
+def _embed_rendered(
+    encoder: Encoder,
+    silhouettes: Silhouettes,
+    latents: pd.DataFrame,
+    seed: int,
+    intervened: bool = False,
+) -> tuple[np.ndarray, ...]:
+    """Render once, batch by batch; embed the images and, if asked, their intervened copies."""
+    kinds = 2 if intervened else 1
+
+    def batches() -> Any:
+        for start in range(0, len(latents), _BATCH):
+            images = render(latents.iloc[start : start + _BATCH], silhouettes)
+            yield torch.cat([images, intervene_images(images, seed=seed)]) if intervened else images
+
+    rows = embed(encoder, batches(), total=kinds * len(latents))
+    sizes = [min(_BATCH, len(latents) - s) for s in range(0, len(latents), _BATCH) for _ in range(kinds)]
+    blocks = np.split(rows, np.cumsum(sizes)[:-1])
+    return tuple(np.concatenate(blocks[kind::kinds]) for kind in range(kinds))
+
+
+def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
+    renamed = latents.rename(columns={"style": "domain"})
+    keep = ["silhouette", "label", "domain", "coat", "scene", "light", "blur"]
+    return {name: ("row", renamed[name].to_numpy()) for name in keep}
+
+
+def _pixel_fingerprint(silhouettes: Silhouettes) -> str:
+    """Changes whenever the silhouettes, the renderer, the interventions or the captions change."""
+    latents = sample_latents(silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99)
+    images = render(latents, silhouettes)
+    words = captions(latents, left_out=0.5, seed=99)
+    edits = intervene_captions(words, LEXICON, seed=99, keep=CLASSES)
+    return fingerprint(
+        silhouettes.images, silhouettes.label, silhouettes.part, images, intervene_images(images), *words, *edits,
+        render(redraw_variant(latents, seed=99), silhouettes),
+    )  # fmt: skip

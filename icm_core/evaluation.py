@@ -1,0 +1,425 @@
+"""Leave-one-domain-out evaluation, selected without peeking, reported with intervals.
+
+One domain is the target; the others are the sources. Probes and projections are fitted on sources only, and K
+and λ are chosen on held-out source images only. The default choice looks at the held-out images *after an
+intervention*: plain held-out source images still carry the shortcut, so they prefer a predictor that
+uses it. The result is a tidy table, one row for each method and condition.
+
+Three conditions are measured on images of other animals:
+
+- ``in_distribution``: source domains, with the shortcut of the sources;
+- ``unseen``: the target domain, without the shortcut;
+- ``reversed``: the target domain, with the shortcut pointing to another class.
+
+Every accuracy has a 95 % bootstrap interval over test images, and the paired difference to the plain
+predictor of the same kind has one too. :func:`aggregate` pools targets and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
+
+from icm_core.environments import PAIRS, Environments
+from icm_core.moments import PairMoments, combine
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
+from icm_core.projection import InvariantProjection
+
+INTERVENTIONS = ("image", "text", "image+text", "oracle")
+VALIDATIONS = ("intervened", "plain", "target")
+CONDITIONS = ("in_distribution", "unseen", "reversed")
+N_COMPONENTS = (4, 8, 16, 32)
+CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
+BASELINE = "plain"
+
+
+@dataclass(frozen=True)
+class Split:
+    """What leave-one-domain-out sees for one target.
+
+    Attributes
+    ----------
+    train, held_out : Dataset
+        Rows of the source table whose domain is not the target.
+    tests : dict of str to Dataset
+        A test set for each condition.
+    prompts : Dataset
+    """
+
+    train: xr.Dataset
+    held_out: xr.Dataset
+    tests: dict[str, xr.Dataset]
+    prompts: xr.Dataset
+
+
+def split(environments: Environments, target: int, *, held_out: float = 0.2, seed: int = 0) -> Split:
+    """Set one domain aside and divide the sources.
+
+    Source rows whose oracle re-rendering falls into the target domain are left out, so that no method sees
+    an image of the target.
+
+    Parameters
+    ----------
+    environments : Environments
+    target : int
+        The domain to set aside.
+    held_out : float
+        Share of the source rows kept for selection.
+    seed : int
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    ValueError
+        If the target is not a domain, no source domain is left, a class is absent from a domain of the
+        sources or the test, or embeddings are not finite.
+    """
+    source, test = environments.source, environments.test
+    domains = np.unique(test["domain"])
+    if target not in domains:
+        raise ValueError(f"target={target!r} is not among the domains {domains.tolist()}.")
+    for name, table in {"source": source, "test": test}.items():
+        _check_table(name, table)
+    usable = source.isel(row=((source["domain"] != target) & (source["oracle_domain"] != target)).to_numpy())
+    if usable.sizes["row"] == 0:
+        raise ValueError("No source domain is left beside the target; leave-one-domain-out needs two domains.")
+    strata = usable["label"].to_numpy()
+    train, rest = train_test_split(np.arange(len(strata)), test_size=held_out, stratify=strata, random_state=seed)
+    is_target = test["domain"] == target
+    rows = {
+        "in_distribution": ~is_target & (test["shortcut"] == "aligned"),
+        "unseen": is_target & (test["shortcut"] == "none"),
+        "reversed": is_target & (test["shortcut"] == "reversed"),
+    }
+    return Split(
+        train=usable.isel(row=np.sort(train)),
+        held_out=usable.isel(row=np.sort(rest)),
+        tests={name: test.isel(row=mask.to_numpy()) for name, mask in rows.items()},
+        prompts=environments.prompts,
+    )
+
+
+def _check_table(name: str, table: xr.Dataset) -> None:
+    for variable in table.data_vars:
+        if not np.isfinite(table[variable].to_numpy()).all():
+            raise ValueError(
+                f"The {name} table has NaN or infinite values in {variable!r}; expected finite embeddings. "
+                "Embed the data again, and look for corrupt images."
+            )
+    present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
+    for domain, counts in present.iterrows():
+        absent = counts.index[counts == 0].tolist()
+        if absent:
+            raise ValueError(
+                f"The {name} table has no image of class {absent} in domain {domain}; every class must be in every "
+                "domain. Add images, or drop the class from all domains."
+            )
+
+
+def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
+    """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
+
+    Parameters
+    ----------
+    table : Dataset
+        A source table, see :mod:`icm_core.environments`.
+    intervention : str
+        ``"image"``, ``"text"``, ``"oracle"``, or for example ``"image+text"``.
+
+    Returns
+    -------
+    PairMoments
+
+    Raises
+    ------
+    ValueError
+        If the intervention is unknown.
+    """
+    kinds = intervention.split("+")
+    unknown = [kind for kind in kinds if kind not in PAIRS]
+    if unknown:
+        raise ValueError(f"Unknown intervention {intervention!r}; join any of {tuple(PAIRS)} with '+'.")
+    each = []
+    for kind in kinds:
+        before, after = (table[name].to_numpy() for name in PAIRS[kind])
+        each.append(PairMoments(before.shape[1]).update(before, after))
+    return combine(each, [1.0] * len(each))
+
+
+def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and labels that hyperparameters are chosen on.
+
+    ``"intervened"``: held-out source images after an intervention (the oracle's own for the oracle, the image
+    interventions for all others); ``"plain"``: the same images untouched; ``"target"``: the unseen target
+    itself, which is peeking, and serves only as a labelled upper bound.
+
+    Parameters
+    ----------
+    data : Split
+    validation : {"intervened", "plain", "target"}
+    intervention : str
+        The intervention that the method is fitted on.
+
+    Returns
+    -------
+    X : ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+    """
+    if validation not in VALIDATIONS:
+        raise ValueError(f"validation={validation!r} is unknown; choose one of {VALIDATIONS}.")
+    if validation == "target":
+        return data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy()
+    variable = "original" if validation == "plain" else "oracle" if intervention == "oracle" else "image"
+    return data.held_out[variable].to_numpy(), data.held_out["label"].to_numpy()
+
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+
+
+def grid_accuracy(
+    data: Split,
+    intervention: str,
+    *,
+    n_components: Sequence[int] = N_COMPONENTS,
+    consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
+    objective: str = "trace",
+    probe_C: float = 0.316,
+    evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> pd.DataFrame:
+    """Accuracy of CLIP-ICM at every K and λ, for both predictors.
+
+    The moments are computed once, and one eigendecomposition for each λ serves every K.
+
+    Parameters
+    ----------
+    data : Split
+    intervention : str
+    n_components : sequence of int
+        Values of K; those above the dimension of the embedding are left out.
+    consistency_weights : sequence of float
+        Values of λ.
+    objective : {"trace", "generalized", "released_code"}
+    probe_C : float
+    evaluate_on : mapping of str to (X, y)
+        Named sets to measure accuracy on.
+
+    Returns
+    -------
+    DataFrame
+        Columns predictor, K, consistency_weight, and one for each named set. Rows go from the
+        smallest change of the embedding to the largest: λ up, and K down.
+    """
+    moments = pair_moments(data.train, intervention)
+    dimension = moments.n_features
+    sizes = sorted({k for k in n_components if k <= dimension}, reverse=True)
+    if not sizes or not len(consistency_weights):
+        raise ValueError(
+            f"Nothing to try: n_components={tuple(n_components)} for {dimension} features, "
+            f"consistency_weights={tuple(consistency_weights)}."
+        )
+    rows = []
+    for weight in sorted(consistency_weights):
+        fitted = InvariantProjection(sizes[0], objective=objective, consistency_weight=weight).fit_moments(moments)
+        for k in sizes:
+            for name, predict in _predictors(data, fitted.truncate(k), probe_C).items():
+                accuracy = {key: float(np.mean(predict(X) == y)) for key, (X, y) in evaluate_on.items()}
+                rows.append({"predictor": name, "K": k, "consistency_weight": weight, **accuracy})
+    return pd.DataFrame(rows)
+
+
+def _predictors(data: Split, projection: InvariantProjection | None, probe_C: float) -> dict[str, Predictor]:
+    """Zero-shot and linear probe behind a projection (or none)."""
+    project: Callable[[np.ndarray], np.ndarray] = (lambda X: X) if projection is None else projection.transform
+    train = project(data.train["original"].to_numpy())
+    prompts = project(data.prompts["prompt"].to_numpy())
+    zero_shot = ZeroShotClassifier().fit(prompts, data.prompts["label"].to_numpy())
+    probe = LinearProbe(C=probe_C).fit(train, data.train["label"].to_numpy())
+    return {
+        "zero-shot": lambda X: zero_shot.predict(project(X)),
+        "linear probe": lambda X: probe.predict(project(X)),
+    }
+
+
+def _augmented_probe(data: Split, variable: str, probe_C: float) -> Predictor:
+    """Linear probe trained on the source images and their intervened copies."""
+    X = np.concatenate([data.train["original"].to_numpy(), data.train[variable].to_numpy()])
+    y = np.tile(data.train["label"].to_numpy(), 2)
+    return LinearProbe(C=probe_C).fit(X, y).predict
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
+def leave_one_domain_out(
+    environments: Environments,
+    target: int,
+    *,
+    interventions: Iterable[str] = INTERVENTIONS,
+    n_components: Sequence[int] = N_COMPONENTS,
+    consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
+    objective: str = "trace",
+    validation: str = "intervened",
+    probe_C: float = 0.316,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Evaluate every method on one target domain.
+
+    Methods: ``plain`` (zero-shot, linear probe), ``augmentation`` (the probe trained on the intervened images
+    too), and ``ICM`` with each intervention (zero-shot, linear probe), with K and λ chosen by `validation`.
+
+    Parameters
+    ----------
+    environments : Environments
+    target : int
+    interventions : iterable of str
+    n_components, consistency_weights, objective, probe_C
+        As for :func:`grid_accuracy`.
+    validation : {"intervened", "plain", "target"}
+        See :func:`validation_set`.
+    seed : int
+        Seed of the split and of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, method, predictor, intervention, K, consistency_weight, validation, seed, metric,
+        condition, value, low, high, n, difference, difference_low, difference_high. The difference is to the
+        plain predictor of the same kind, in percentage points like the accuracies.
+    """
+    data = split(environments, target, seed=seed)
+    plain = _predictors(data, None, probe_C)
+    fitted: list[tuple[dict[str, Any], Predictor]] = [
+        ({"method": BASELINE, "predictor": name, "intervention": "none"}, predict)
+        for name, predict in plain.items()
+    ]
+    for variable in ("image", "oracle"):
+        row = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
+        fitted.append((row, _augmented_probe(data, variable, probe_C)))
+    for intervention in interventions:
+        grid = grid_accuracy(
+            data, intervention, n_components=n_components, consistency_weights=consistency_weights,
+            objective=objective, probe_C=probe_C,
+            evaluate_on={"validation": validation_set(data, validation, intervention)},
+        )  # fmt: skip
+        moments = pair_moments(data.train, intervention)
+        for name, block in grid.groupby("predictor", sort=False):
+            best = block.loc[block["validation"].idxmax()]  # of equals, the first: the smallest change
+            k, weight = int(best["K"]), float(best["consistency_weight"])
+            projection = InvariantProjection(k, objective=objective, consistency_weight=weight)
+            predict = _predictors(data, projection.fit_moments(moments), probe_C)[str(name)]
+            row = {"method": "ICM", "predictor": name, "intervention": intervention}
+            fitted.append((row | {"K": k, "consistency_weight": weight, "validation": validation}, predict))
+    return _measure(data, fitted, plain).assign(target=target, seed=seed, metric="accuracy")
+
+
+def _measure(
+    data: Split, fitted: list[tuple[dict[str, Any], Predictor]], plain: dict[str, Predictor]
+) -> pd.DataFrame:
+    """Accuracy of each predictor under each condition, with paired bootstrap intervals."""
+    rows = []
+    for condition, test in data.tests.items():
+        X, y = test["original"].to_numpy(), test["label"].to_numpy()
+        baseline = {name: (predict(X) == y).astype(float) for name, predict in plain.items()}
+        for row, predict in fitted:
+            correct = (predict(X) == y).astype(float)
+            gain = correct - baseline[row["predictor"]]
+            low, high = bootstrap_interval(correct)
+            gain_low, gain_high = bootstrap_interval(gain)
+            measured = {
+                "condition": condition, "value": correct.mean(), "low": low, "high": high,
+                "difference": gain.mean(), "difference_low": gain_low, "difference_high": gain_high,
+            }  # fmt: skip
+            percent = {k: v if isinstance(v, str) else 100 * float(v) for k, v in measured.items()}
+            rows.append(row | percent | {"n": len(y)})
+    return pd.DataFrame(rows)
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,) or (n_strata, n)
+        With two dimensions, each row is resampled on its own (stratified), and the mean is over all.
+    level : float
+        Coverage.
+    n_resamples : int
+    seed : int
+        The same seed and n give the same resamples, which makes comparisons paired.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    ValueError
+        If there are no values, one is not finite, or the level is not in (0, 1).
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"Got {values.size} values, finite: {np.isfinite(values).all()}; expected finite values.")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
+    counts = _resamples(values.shape, n_resamples, seed)
+    means = np.einsum("rsn,sn->r", counts, values) / values.size
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=32)
+def _resamples(shape: tuple[int, int], n_resamples: int, seed: int) -> np.ndarray:
+    """How often each value is drawn in each resample, (n_resamples, n_strata, n)."""
+    strata, n = shape
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=(n_resamples, strata))
+
+
+def aggregate(table: pd.DataFrame, by: Sequence[str], *, value: str = "value") -> pd.DataFrame:
+    """Pool targets and seeds: mean with a 95 % interval by bootstrap over runs, stratified by target.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`leave_one_domain_out` for several targets and seeds.
+    by : sequence of str
+        Columns to keep apart.
+    value : str
+        Column to average.
+
+    Returns
+    -------
+    DataFrame
+        The columns `by`, and value, low, high, n_runs.
+
+    Raises
+    ------
+    ValueError
+        If a group has not the same number of runs for every target.
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False, dropna=False):
+        strata = [runs[value].to_numpy() for _, runs in group.groupby("target")]
+        if len({len(runs) for runs in strata}) != 1:
+            raise ValueError(
+                f"The group {key} has {[len(s) for s in strata]} runs for its targets; expected as many for each. "
+                "Run the missing ones, or name more columns in `by`."
+            )
+        low, high = bootstrap_interval(np.stack(strata))
+        runs = np.stack(strata)
+        rows.append(
+            dict(zip(by, key, strict=True)) | {"value": runs.mean(), "low": low, "high": high, "n_runs": runs.size}
+        )
+    return pd.DataFrame(rows)
