@@ -408,7 +408,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if not descent.converged:
             _warn(
                 f"Gradient descent did not converge in {self.n_iter_} steps, because the eigenvalues "
-                "that are kept and those that are not lie close together. Use solver='closed_form', which is exact.",
+                "that are kept and those that are not lie close together. Use solver='closed_form', which is "
+                "exact.",
                 ConvergenceWarning,
             )
         _, rotation = np.linalg.eigh(descent.point @ (C - weight * S) @ descent.point.T)
