@@ -1,6 +1,6 @@
 """Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable after any kind of end.
 
-Arguments are passed on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs 20``. Snakemake's
+Arguments go on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs 20``. Snakemake's
 own lock outlives a killed run, so this script takes one that the operating system drops with the process.
 """
 

@@ -1,0 +1,33 @@
+"""Embed every world of one seed, with every encoder that the study runs in it, and record what was stored."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from icm_core.animal_world import Silhouettes
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import load_encoder
+from icm_core.experiments import embed_world
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--silhouettes", type=Path, required=True)
+    parser.add_argument(
+        "--worlds", type=json.loads, required=True, help="JSON: encoder -> [[shortcut, strength]]"
+    )
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--record", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)
+    silhouettes = Silhouettes.load(arguments.silhouettes)
+    store = EmbeddingStore(arguments.record.parent)
+    record = []
+    for name, worlds in arguments.worlds.items():
+        encoder = load_encoder(name)
+        for world in worlds:
+            record.append(embed_world(encoder, silhouettes, store, world, arguments.seed).provenance)
+            print(f"seed {arguments.seed}: {name}, {world[0]} {world[1]}", flush=True)
+    arguments.record.write_text(json.dumps(record, indent=1) + "\n")
