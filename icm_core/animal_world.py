@@ -87,7 +87,9 @@ _SHA256 = {
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickle numpy arrays and nothing else."""
 
-    _ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+    _ALLOWED = frozenset(
+        {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:

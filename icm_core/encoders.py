@@ -174,7 +174,9 @@ class Encoder:
         """
         distinct, position = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
         out = [
-            self.model.encode_text(self.tokenizer(distinct[i : i + 512].tolist()), normalize=True).float().numpy()
+            self.model.encode_text(self.tokenizer(distinct[i : i + 512].tolist()), normalize=True)
+            .float()
+            .numpy()
             for i in range(0, len(distinct), 512)
         ]
         return np.concatenate(out)[position]

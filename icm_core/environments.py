@@ -51,7 +51,8 @@ class Environments:
         Dimensions ``row`` and ``feature``. Variables ``original``, ``image``, ``oracle``, ``caption``,
         ``edit``; coordinates ``label``, ``domain``, ``oracle_domain`` and the latent factors.
     test : Dataset
-        Variable ``original``; coordinates ``label``, ``domain``, ``shortcut`` and the latent factors.
+        Variables ``original`` and ``caption``; coordinates ``label``, ``domain``, ``shortcut`` and the
+        latent factors.
     prompts : Dataset
         Variable ``prompt`` of shape (n_prompts, feature), coordinate ``label``.
     provenance : dict
@@ -140,9 +141,7 @@ def animal_world(
     )
 
 
-def _embed_source(
-    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int
-) -> xr.Dataset:
+def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int) -> xr.Dataset:
     redrawn = redraw_variant(latents, seed=seed)
     words = captions(latents, left_out=0.0, seed=seed)
     edits = intervene_captions(words, LEXICON, seed=seed, keep=CLASSES)
@@ -163,8 +162,9 @@ def _embed_test(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
 ) -> xr.Dataset:
     (original,) = _embed_rendered(encoder, silhouettes, latents, seed=0)
+    variables = {"original": original, "caption": encoder.encode_text(captions(latents, left_out=0.0))}
     coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
-    return xr.Dataset({"original": (("row", "feature"), original)}, coordinates)
+    return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
 
 def _embed_rendered(
@@ -195,7 +195,7 @@ def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
 
 
 def _pixel_fingerprint(silhouettes: Silhouettes) -> str:
-    """Changes whenever the silhouettes, the renderer, the interventions or the captions change."""
+    """Hash silhouettes, rendering, interventions and captions: a change in any of them changes the key."""
     latents = sample_latents(silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99)
     images = render(latents, silhouettes)
     words = captions(latents, left_out=0.5, seed=99)

@@ -93,9 +93,13 @@ def split(environments: Environments, target: int, *, held_out: float = 0.2, see
         _check_table(name, table)
     usable = source.isel(row=((source["domain"] != target) & (source["oracle_domain"] != target)).to_numpy())
     if usable.sizes["row"] == 0:
-        raise ValueError("No source domain is left beside the target; leave-one-domain-out needs two domains.")
+        raise ValueError(
+            "No source domain is left beside the target; leave-one-domain-out needs two domains."
+        )
     strata = usable["label"].to_numpy()
-    train, rest = train_test_split(np.arange(len(strata)), test_size=held_out, stratify=strata, random_state=seed)
+    train, rest = train_test_split(
+        np.arange(len(strata)), test_size=held_out, stratify=strata, random_state=seed
+    )
     is_target = test["domain"] == target
     rows = {
         "in_distribution": ~is_target & (test["shortcut"] == "aligned"),
@@ -187,8 +191,6 @@ def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
-
-
 def grid_accuracy(
     data: Split,
     intervention: str,
@@ -232,7 +234,9 @@ def grid_accuracy(
         )
     rows = []
     for weight in sorted(consistency_weights):
-        fitted = InvariantProjection(sizes[0], objective=objective, consistency_weight=weight).fit_moments(moments)
+        fitted = InvariantProjection(sizes[0], objective=objective, consistency_weight=weight).fit_moments(
+            moments
+        )
         for k in sizes:
             for name, predict in _predictors(data, fitted.truncate(k), probe_C).items():
                 accuracy = {key: float(np.mean(predict(X) == y)) for key, (X, y) in evaluate_on.items()}
@@ -242,7 +246,9 @@ def grid_accuracy(
 
 def _predictors(data: Split, projection: InvariantProjection | None, probe_C: float) -> dict[str, Predictor]:
     """Zero-shot and linear probe behind a projection (or none)."""
-    project: Callable[[np.ndarray], np.ndarray] = (lambda X: X) if projection is None else projection.transform
+    project: Callable[[np.ndarray], np.ndarray] = (
+        (lambda X: X) if projection is None else projection.transform
+    )
     train = project(data.train["original"].to_numpy())
     prompts = project(data.prompts["prompt"].to_numpy())
     zero_shot = ZeroShotClassifier().fit(prompts, data.prompts["label"].to_numpy())
@@ -371,7 +377,9 @@ def bootstrap_interval(
     """
     values = np.atleast_2d(np.asarray(values, dtype=float))
     if values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(f"Got {values.size} values, finite: {np.isfinite(values).all()}; expected finite values.")
+        raise ValueError(
+            f"Got {values.size} values, finite: {np.isfinite(values).all()}; expected finite values."
+        )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
     counts = _resamples(values.shape, n_resamples, seed)
@@ -420,6 +428,7 @@ def aggregate(table: pd.DataFrame, by: Sequence[str], *, value: str = "value") -
         low, high = bootstrap_interval(np.stack(strata))
         runs = np.stack(strata)
         rows.append(
-            dict(zip(by, key, strict=True)) | {"value": runs.mean(), "low": low, "high": high, "n_runs": runs.size}
+            dict(zip(by, key, strict=True))
+            | {"value": runs.mean(), "low": low, "high": high, "n_runs": runs.size}
         )
     return pd.DataFrame(rows)

@@ -108,7 +108,9 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
     pixels, latents = _render_pool(encoder, recipe, images)
     loss_of, batch_size = ClipLoss(), TRAINING["batch_size"]
     steps, per_epoch = samples // batch_size, images // batch_size
-    progress_bar = tqdm(total=steps * batch_size, initial=step * batch_size, unit="img", desc=name, mininterval=5)
+    progress_bar = tqdm(
+        total=steps * batch_size, initial=step * batch_size, unit="img", desc=name, mininterval=5
+    )
     model.train()
     while step < steps:
         epoch, within = divmod(step, per_epoch)
@@ -130,7 +132,9 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
         step += 1
         progress_bar.update(batch_size)
         if step % max(1, checkpoint_every // batch_size) == 0:
-            _save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            _save(
+                checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            )
             progress_bar.set_postfix(loss=f"{loss.item():.2f}", **_short(zero_shot_accuracy(encoder, n=400)))
             model.train()
     progress_bar.close()

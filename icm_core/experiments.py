@@ -1,0 +1,104 @@
+"""The experiments on the animal world: which worlds, which seeds, one tidy table.
+
+A *world* is a pair ``(shortcut, strength)``: the shortcut is ``"coat"``, ``"scene"`` or
+``"coat+scene"``, and the strength is the probability with which these factors follow the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from icm_core.animal_world import STYLES, Silhouettes
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import Encoder, load_encoder
+from icm_core.environments import Environments, animal_world
+from icm_core.evaluation import leave_one_domain_out
+
+World = tuple[str, float]
+
+
+def embed_world(
+    encoder: Encoder,
+    silhouettes: Silhouettes,
+    store: EmbeddingStore,
+    world: World | Sequence[Any],
+    seed: int,
+    n: int | None = None,
+) -> Environments:
+    """Embed (or open) one world.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    silhouettes : Silhouettes
+    store : EmbeddingStore
+    world : (shortcut, strength)
+    seed : int
+    n : int, optional
+        Images in each table.
+
+    Returns
+    -------
+    Environments
+
+    Raises
+    ------
+    ValueError
+        If the shortcut is none of "coat", "scene" and "coat+scene", or the strength is no probability.
+    """
+    shortcut, strength = world
+    if shortcut not in ("coat", "scene", "coat+scene"):
+        raise ValueError(f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'.")
+    factors = shortcut.split("+")
+    return animal_world(
+        encoder, silhouettes, store, seed=seed, n=n,
+        coat_strength=strength * ("coat" in factors), scene_strength=strength * ("scene" in factors),
+    )  # fmt: skip
+
+
+def run_leave_one_domain_out(
+    worlds: Mapping[str, Iterable[World | Sequence[Any]]],
+    seeds: Iterable[int],
+    silhouettes: Silhouettes,
+    store: EmbeddingStore,
+    *,
+    n: int | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Leave each style out in turn, in every world, for every encoder and seed.
+
+    Parameters
+    ----------
+    worlds : mapping of str to iterable of (shortcut, strength)
+        For each encoder, by name, the worlds to run it in.
+    seeds : iterable of int
+    silhouettes : Silhouettes
+    store : EmbeddingStore
+    n : int, optional
+        Images in each table.
+    **options
+        Passed to :func:`~icm_core.evaluation.leave_one_domain_out`.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`~icm_core.evaluation.leave_one_domain_out`, with dataset, encoder, shortcut,
+        strength, and the target by name.
+    """
+    jobs = [(name, world, seed) for name, listed in worlds.items() for world in listed for seed in seeds]
+    encoders = {name: load_encoder(name) for name in worlds}
+    tables = []
+    for name, world, seed in tqdm(jobs, desc="worlds", unit="world", disable=None):
+        environments = embed_world(encoders[name], silhouettes, store, world, seed, n)
+        for target, style in enumerate(STYLES):
+            table = leave_one_domain_out(environments, target, seed=seed, **options)
+            tables.append(
+                table.assign(
+                    dataset="animal-world", encoder=name, shortcut=world[0], strength=world[1], target=style
+                )
+            )
+    return pd.concat(tables, ignore_index=True)
