@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from icm_core.projection import InvariantProjection
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
 VALIDATIONS = ("intervened", "plain", "target")
 CONDITIONS = ("in_distribution", "unseen", "reversed")
-N_COMPONENTS = (4, 8, 16, 32)
+N_COMPONENTS = (8, 16, 32)
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 BASELINE = "plain"
 
@@ -83,7 +82,8 @@ def split(environments: Environments, target: int, *, held_out: float = 0.2, see
     ------
     ValueError
         If the target is not a domain, no source domain is left, a class is absent from a domain of the
-        sources or the test, or embeddings are not finite.
+        sources or the test, from the source rows that are left or from the prompts, a condition has
+        no test image, or embeddings are not finite.
     """
     source, test = environments.source, environments.test
     domains = np.unique(test["domain"])
@@ -97,6 +97,7 @@ def split(environments: Environments, target: int, *, held_out: float = 0.2, see
             "No source domain is left beside the target; leave-one-domain-out needs two domains."
         )
     strata = usable["label"].to_numpy()
+    _check_classes(test, usable, environments.prompts)
     train, rest = train_test_split(
         np.arange(len(strata)), test_size=held_out, stratify=strata, random_state=seed
     )
@@ -106,6 +107,12 @@ def split(environments: Environments, target: int, *, held_out: float = 0.2, see
         "unseen": is_target & (test["shortcut"] == "none"),
         "reversed": is_target & (test["shortcut"] == "reversed"),
     }
+    for condition, mask in rows.items():
+        if not mask.any():
+            raise ValueError(
+                f"The test table has no image for the condition {condition!r} of target {target}; expected images "
+                "of every domain with each shortcut: 'aligned', 'none' and 'reversed'."
+            )
     return Split(
         train=usable.isel(row=np.sort(train)),
         held_out=usable.isel(row=np.sort(rest)),
@@ -128,6 +135,17 @@ def _check_table(name: str, table: xr.Dataset) -> None:
             raise ValueError(
                 f"The {name} table has no image of class {absent} in domain {domain}; every class must be in every "
                 "domain. Add images, or drop the class from all domains."
+            )
+
+
+def _check_classes(test: xr.Dataset, usable: xr.Dataset, prompts: xr.Dataset) -> None:
+    classes = np.unique(test["label"])
+    for name, table, least in (("sources", usable, 2), ("prompts", prompts, 1)):
+        counts = (table["label"].to_numpy()[:, None] == classes).sum(axis=0)
+        if (counts < least).any():
+            raise ValueError(
+                f"The {name} have fewer than {least} rows of class {classes[counts < least].tolist()}, which the test "
+                "table has. (Source rows of the target domain do not count.) Add some, or drop the class."
             )
 
 
@@ -294,7 +312,7 @@ def leave_one_domain_out(
     validation : {"intervened", "plain", "target"}
         See :func:`validation_set`.
     seed : int
-        Seed of the split and of the bootstrap.
+        Seed of the split. (The bootstrap has the same seed in every call.)
 
     Returns
     -------
@@ -320,11 +338,11 @@ def leave_one_domain_out(
         )  # fmt: skip
         moments = pair_moments(data.train, intervention)
         for name, block in grid.groupby("predictor", sort=False):
-            best = block.loc[block["validation"].idxmax()]  # of equals, the first: the smallest change
+            best = block.iloc[block["validation"].argmax()]  # of equals, the first: the smallest change
             k, weight = int(best["K"]), float(best["consistency_weight"])
             projection = InvariantProjection(k, objective=objective, consistency_weight=weight)
             predict = _predictors(data, projection.fit_moments(moments), probe_C)[str(name)]
-            row = {"method": "ICM", "predictor": name, "intervention": intervention}
+            row = {"method": "ICM", "predictor": str(name), "intervention": intervention}
             fitted.append((row | {"K": k, "consistency_weight": weight, "validation": validation}, predict))
     return _measure(data, fitted, plain).assign(target=target, seed=seed, metric="accuracy")
 
@@ -364,7 +382,6 @@ def bootstrap_interval(
         Coverage.
     n_resamples : int
     seed : int
-        The same seed and n give the same resamples, which makes comparisons paired.
 
     Returns
     -------
@@ -382,17 +399,13 @@ def bootstrap_interval(
         )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
-    counts = _resamples(values.shape, n_resamples, seed)
-    means = np.einsum("rsn,sn->r", counts, values) / values.size
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    rng = np.random.default_rng(seed)
+    sums = np.zeros(n_resamples)
+    for stratum in values:  # how often a resample draws each distinct value is all that its sum depends on
+        distinct, counts = np.unique(stratum, return_counts=True)
+        sums += rng.multinomial(len(stratum), counts / len(stratum), size=n_resamples) @ distinct
+    low, high = np.quantile(sums / values.size, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-@lru_cache(maxsize=32)
-def _resamples(shape: tuple[int, int], n_resamples: int, seed: int) -> np.ndarray:
-    """How often each value is drawn in each resample, (n_resamples, n_strata, n)."""
-    strata, n = shape
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=(n_resamples, strata))
 
 
 def aggregate(table: pd.DataFrame, by: Sequence[str], *, value: str = "value") -> pd.DataFrame:

@@ -7,13 +7,17 @@ invariant is blue, what an intervention changes is vermilion, context is grey.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
+from numpy.typing import NDArray
 
 INVARIANT = "#0072B2"
 VARIANT = "#D55E00"
@@ -149,3 +153,207 @@ def _draw_prediction(axes: Axes) -> None:
     _heading(axes, 46, 18.8, 5, "Predict in a new domain")
     _box(axes, 45, 9.6, 44, 5.6, "zero-shot:  cosine of $A f_I(x)$ and $A f_T$(prompt)", INVARIANT)
     _box(axes, 45, 2.4, 44, 5.6, "linear probe:  logistic regression on $A f_I(x)$", INVARIANT)
+
+
+def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
+    """Show images in labelled rows.
+
+    Parameters
+    ----------
+    rows : mapping of str to ndarray of shape (n, 3, height, width), uint8
+        For each row its label and its images.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    width = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), width, figsize=(9, 0.88 * len(rows)), squeeze=False)
+    for line, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.axis("off")
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(image.transpose(1, 2, 0))
+        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+    figure.subplots_adjust(left=0.2, right=1, bottom=0, top=1, wspace=0.04, hspace=0.04)
+    return figure
+
+
+def method_name(method: str, intervention: str) -> str:
+    """Name a method as the figures and tables of the report do."""
+    if method == "plain":
+        return "plain"
+    kind = {"image": "image", "text": "text", "oracle": "oracle", "image+text": "image + text"}[intervention]
+    return f"ICM, {kind}" if method == "ICM" else f"augmented, {kind}"
+
+
+CONDITION_STYLE = {
+    "in_distribution": ("in distribution", CONTEXT, "o"),
+    "unseen": ("unseen style", INVARIANT, "s"),
+    "reversed": ("shortcut reversed", VARIANT, "D"),
+}
+
+
+def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title: str) -> Figure:
+    """Accuracy of each method under each condition, one panel a shortcut.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`icm_core.evaluation.aggregate` with columns method, intervention, condition, value,
+        low, high.
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    title : str
+        The message.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    names = [method_name(m, i) for m, i in means[["method", "intervention"]].drop_duplicates().to_numpy()]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 0.36 * len(names) + 1.3), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
+        for condition, (_, color, marker) in CONDITION_STYLE.items():
+            rows = means[mask & (means["condition"] == condition)]
+            y = [names.index(method_name(m, i)) for m, i in rows[["method", "intervention"]].to_numpy()]
+            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
+        axis.set(xlim=(0, 100), xlabel="accuracy (%)", yticks=range(len(names)), yticklabels=names)
+        axis.set_title(label, fontsize=11)
+        axis.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        for name, color, marker in CONDITION_STYLE.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def line_figure(
+    means: pd.DataFrame,
+    x: str,
+    panels: Mapping[str, pd.Series],
+    *,
+    xlabel: str,
+    title: str,
+    log: bool = False,
+) -> Figure:
+    """Accuracy against a parameter, a line for each method, labelled at its end.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns name (the method's label), `x`, value, low, high.
+    x : str
+        The column of the parameter.
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    xlabel, title : str
+    log : bool
+        Logarithmic axis for the parameter.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
+        ends = {}
+        for number, (name, rows) in enumerate(means[mask].groupby("name", sort=False)):
+            rows = rows.sort_values(x)
+            color = PALETTE[number % len(PALETTE)]
+            axis.plot(rows[x], rows["value"], color=color, marker="o", markersize=4)
+            axis.fill_between(rows[x], rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
+            ends[str(name)] = (rows[x].iloc[-1], rows["value"].iloc[-1], color)
+        if log:
+            axis.set_xscale("log")
+        axis.set(xlabel=xlabel)
+        axis.set_title(label, fontsize=11)
+        if axis is axes[0, -1]:
+            _label_ends(axis, ends)
+    axes[0, 0].set_ylabel("accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _label_ends(axis: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write each line's name at its right end, moved apart where names would overlap."""
+    low, high = axis.get_ylim()
+    gap = 0.062 * (high - low)
+    order = sorted(ends, key=lambda name: ends[name][1])
+    heights = [ends[name][1] for name in order]
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            overlap = gap - (heights[i + 1] - heights[i])
+            if overlap > 0:
+                heights[i] -= overlap / 2
+                heights[i + 1] += overlap / 2
+    for name, height in zip(order, heights, strict=True):
+        x, _, color = ends[name]
+        axis.annotate(name, (x, height), xytext=(7, 0), textcoords="offset points", color=color, va="center",
+                      fontsize=10, annotation_clip=False)  # fmt: skip
+
+
+def share_figure(shares: pd.DataFrame, title: str) -> Figure:
+    """Show the share of each factor that each intervention re-draws, as an annotated grid.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Rows factor, columns intervention, values the share.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 0.45 * len(shares) + 1.4), layout="constrained")
+    sns.heatmap(
+        shares, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="cividis", ax=axis, linewidths=1,
+        cbar_kws={"label": "share re-drawn"},
+    )  # fmt: skip
+    axis.set(xlabel="intervention", ylabel="")
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
+    axis.set_title(title)
+    return figure
+
+
+def spectrum_figure(spectra: Mapping[str, Mapping[float, NDArray[np.floating]]], title: str) -> Figure:
+    """Show the eigenvalues of C − λS, one panel an intervention, one line a λ.
+
+    Parameters
+    ----------
+    spectra : mapping of str to mapping of float to ndarray of shape (D,)
+        Intervention, then λ, then the eigenvalues from the largest.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(spectra), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, by_weight) in zip(axes[0], spectra.items(), strict=True):
+        ends = {}
+        for number, (weight, eigenvalues) in enumerate(by_weight.items()):
+            index = np.arange(1, len(eigenvalues) + 1)
+            axis.plot(index, eigenvalues, color=PALETTE[number], linewidth=1.6)
+            ends[f"λ = {weight:g}"] = (index[-1], eigenvalues[-1], PALETTE[number])
+        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.set(xlabel="component", yscale="symlog")
+        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_title(name, fontsize=11)
+    handles = [Line2D([], [], color=color, label=label) for label, (_, _, color) in ends.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(ends))
+    axes[0, 0].set_ylabel("eigenvalue of $C-\\lambda S$")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure

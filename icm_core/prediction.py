@@ -63,7 +63,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         """
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        prompts, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -71,7 +71,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
                 f"The prompts name {len(self.classes_)} class; expected at least two, to choose between."
             )
         members = np.eye(len(self.classes_))[index]
-        self.prototypes_ = _unit(members.T @ _unit(X))
+        self.prototypes_ = _unit(members.T @ _unit(prompts))
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
@@ -89,8 +89,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return _unit(X) @ self.prototypes_.T
+        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return _unit(embeddings) @ self.prototypes_.T
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -133,11 +133,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         ValueError
             If shapes differ, an embedding is not finite, there is one class only, or C is not positive.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        mean_square = float(np.mean(np.square(X, dtype=np.float64)))
+        embeddings, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        mean_square = float(np.mean(np.square(embeddings, dtype=np.float64)))
         self.scale_ = 1.0 / np.sqrt(mean_square) if mean_square > 0 else 1.0
-        self.model_ = LogisticRegression(C=self.C, max_iter=self.max_iter)
-        self.model_.fit(X * self.scale_, y)
+        self.model_ = LogisticRegression(C=self.C, max_iter=self.max_iter, solver="newton-cg")
+        self.model_.fit(embeddings * self.scale_, y)
         self.classes_ = self.model_.classes_
         self.n_iter_ = int(self.model_.n_iter_.max())
         return self
