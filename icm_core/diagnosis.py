@@ -21,7 +21,7 @@ FACTORS = ("label", "domain", "coat", "scene", "light", "blur")
 
 
 def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
-    """Count the directions whose variance is at least `threshold` of the largest.
+    """Count the directions whose variance is more than `threshold` of the largest.
 
     Parameters
     ----------
@@ -36,12 +36,14 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
     Raises
     ------
     ValueError
-        If there are fewer than two embeddings.
+        If there are fewer than two embeddings, or one is not finite.
     """
-    if len(X) < 2:
-        raise ValueError(f"Got {len(X)} embeddings; expected at least two, to have a variance.")
-    variances = np.linalg.eigvalsh(np.cov(X, rowvar=False))
-    return int((variances >= threshold * variances.max()).sum())
+    if len(X) < 2 or not np.isfinite(X).all():
+        raise ValueError(
+            f"Got {len(X)} embeddings, finite: {np.isfinite(X).all()}; expected at least two finite ones."
+        )
+    variances = np.linalg.svd(X - X.mean(axis=0), compute_uv=False) ** 2
+    return int((variances > threshold * variances.max()).sum())
 
 
 def redrawn_share(environments: Environments) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def _read_factor(table: xr.Dataset, variable: str, factor: str) -> tuple[NDArray
     """Weights (D, n_values) that read a factor from the embedding, and R² on the other half."""
     X, values = table[variable].to_numpy(), table[factor].to_numpy()
     onehot = np.eye(values.max() + 1)[values]
-    half = np.arange(len(X)) % 2 == 0
+    half = np.random.default_rng(0).permutation(len(X)) % 2 == 0  # rows may be in an order, such as by domain
     ridge = Ridge(alpha=1e-3 * np.square(X).sum() / X.shape[1])
     r2 = ridge.fit(X[half], onehot[half]).score(X[~half], onehot[~half])
     return ridge.fit(X, onehot).coef_.T, float(r2)

@@ -36,7 +36,9 @@ CHECKSUM_ATTRIBUTE = "store_checksum"
 class ImageEncoder(Protocol):
     """What `embed` needs of an encoder."""
 
-    embedding_dim: int
+    @property
+    def embedding_dim(self) -> int:
+        """Dimension of the embeddings."""
 
     def encode_images(self, images: "torch.Tensor") -> np.ndarray:
         """Embed uint8 images (n, 3, H, W) as (n, embedding_dim)."""

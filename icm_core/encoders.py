@@ -96,7 +96,7 @@ class Encoder:
     embedding_dim : int
         D.
     fingerprint : str
-        SHA-256 of the weights and the preprocessing; two encoders that share it give the same embeddings.
+        SHA-256 of the model, its weights and the preprocessing; two encoders that share it give the same embeddings.
     """
 
     def __init__(
@@ -121,8 +121,9 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of weights and preprocessing."""
-        parts: list[Any] = [json.dumps(self.preprocess, sort_keys=True)]
+        """SHA-256 of model, weights and preprocessing."""
+        # the text of the modules tells what the weights do not, such as the activation function
+        parts: list[Any] = [json.dumps(self.preprocess, sort_keys=True), repr(self.model)]
         for key, value in sorted(self.model.state_dict().items()):
             parts += [key, value.float()]
         return fingerprint(*parts)
@@ -171,8 +172,21 @@ class Encoder:
         -------
         ndarray of shape (n, D), float32
             Rows of unit length.
+
+        Raises
+        ------
+        TypeError
+            If `texts` is a single string, or holds something else than strings.
+        ValueError
+            If the shipped encoders do not know a word, or a text is too long for them.
         """
-        distinct, position = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(
+                f"texts is {texts!r:.80}; expected a sequence of strings, such as ['a photo of a cat']."
+            )
+        if len(texts) == 0:
+            return np.empty((0, self.embedding_dim), dtype=np.float32)
+        distinct, position = np.unique(np.asarray(texts), return_inverse=True)
         out = [
             self.model.encode_text(self.tokenizer(distinct[i : i + 512].tolist()), normalize=True)
             .float()
@@ -236,10 +250,17 @@ def load_encoder(name: str) -> Encoder:
 
 
 def _load_shipped(name: str) -> Encoder:
-    config = json.loads((WEIGHTS / f"{name}.json").read_text())
+    config_path, weights_path = WEIGHTS / f"{name}.json", WEIGHTS / f"{name}.safetensors"
+    if not (config_path.exists() and weights_path.exists()):
+        raise RuntimeError(
+            f"The weights of {name!r} should be in {WEIGHTS} and are not: the installation is not whole. Ways out: "
+            f"install again; or train the encoder, `python -m icm_core.pretraining {name}`, and copy the two files "
+            "that it writes."
+        )
+    config = json.loads(config_path.read_text())
     tokenizer = AnimalTokenizer(config["vocabulary"], config["model"]["text_cfg"]["context_length"])
     model = build_clip(config["model"], tokenizer.vocab_size)
-    model.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / f"{name}.safetensors").items()})
+    model.load_state_dict({k: v.float() for k, v in load_file(weights_path).items()})
     model.eval().to(memory_format=torch.channels_last)
     return Encoder(name, model, tokenizer, config["preprocess"])
 
@@ -252,13 +273,23 @@ def _load_local(name: str, path: Path) -> Encoder:
             "are unknown and are not guessed. Save the model with open_clip's `save_for_hf`/`push_to_hf_hub`, or write "
             "the config with 'model_cfg' and 'preprocess_cfg'."
         )
-    options = {} if path.is_dir() else {"pretrained": str(path)}
-    return _load_open_clip(name, f"local-dir:{folder}", **options)
+    return _load_open_clip(name, f"local-dir:{folder}", weights=None if path.is_dir() else path)
 
 
-def _load_open_clip(name: str, model_name: str, **options: Any) -> Encoder:
+def _load_open_clip(
+    name: str, model_name: str, *, pretrained: str | None = None, weights: Path | None = None
+) -> Encoder:
+    """Load the weights of a tag (`pretrained`), of a file (`weights`), or those that lie in a local folder."""
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
+    # open_clip only warns where a model's activation function is not the one its weights were trained with
+    quick_gelu = tag.get("quick_gelu", False)
     try:
-        model = open_clip.create_model(model_name, weights_only=True, **options)
+        model = open_clip.create_model(
+            model_name, pretrained, load_weights=weights is None, require_pretrained=weights is None,
+            pretrained_text=False, force_quick_gelu=quick_gelu,
+        )  # fmt: skip
+        if weights is not None:
+            open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except Exception as error:
         raise RuntimeError(
             f"The weights of {name!r} could not be loaded: {type(error).__name__}: {error}. Ways out: connect to the "

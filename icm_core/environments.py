@@ -12,6 +12,7 @@ pointing to another class ("reversed").
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,10 @@ def animal_world(
     }
 
     def latents_of(part: str, shortcut: str) -> pd.DataFrame:
-        return sample_latents(silhouettes, part, shortcut=shortcut, seed=seed, n=n, **strengths)
+        return sample_latents(
+            silhouettes, part, shortcut=shortcut, seed=seed, n=n,
+            coat_strength=coat_strength, scene_strength=scene_strength,
+        )  # fmt: skip
 
     source = store.get(
         common | {"part": "source", **strengths},
@@ -124,9 +128,7 @@ def animal_world(
         tests.append(
             store.get(
                 common | {"part": "test", "shortcut": shortcut, **relevant},
-                lambda shortcut=shortcut: _embed_test(  # type: ignore[misc]
-                    encoder, silhouettes, latents_of("test", shortcut), shortcut
-                ),
+                partial(lambda s: _embed_test(encoder, silhouettes, latents_of("test", s), s), shortcut),
             )
         )
     prompts, names = class_prompts(CLASSES, TEMPLATES)

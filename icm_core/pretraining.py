@@ -26,8 +26,8 @@ from open_clip import ClipLoss
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from icm_core.animal_world import STYLES, captions, load_silhouettes, render, sample_latents
-from icm_core.encoders import AnimalTokenizer, Encoder, build_clip
+from icm_core.animal_world import CLASSES, STYLES, captions, load_silhouettes, render, sample_latents
+from icm_core.encoders import WEIGHTS, AnimalTokenizer, Encoder, build_clip, load_encoder
 
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 64,
@@ -84,7 +84,19 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
     Returns
     -------
     Encoder
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or `samples` or `images` are fewer than one batch.
     """
+    batch_size = TRAINING["batch_size"]
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe for {name!r}; choose one of {tuple(RECIPES)}.")
+    if min(samples, images) < batch_size:
+        raise ValueError(
+            f"Got samples={samples} and images={images}; expected at least a batch, {batch_size}."
+        )
     recipe = RECIPES[name]
     torch.manual_seed(recipe["seed"])
     tokenizer = AnimalTokenizer.from_lexicon(MODEL_CONFIG["text_cfg"]["context_length"])
@@ -106,7 +118,7 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
         step = state["step"]
 
     pixels, latents = _render_pool(encoder, recipe, images)
-    loss_of, batch_size = ClipLoss(), TRAINING["batch_size"]
+    loss_of = ClipLoss()
     steps, per_epoch = samples // batch_size, images // batch_size
     progress_bar = tqdm(
         total=steps * batch_size, initial=step * batch_size, unit="img", desc=name, mininterval=5
@@ -135,9 +147,11 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
             _save(
                 checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             )
+            model.eval()
             progress_bar.set_postfix(loss=f"{loss.item():.2f}", **_short(zero_shot_accuracy(encoder, n=400)))
             model.train()
     progress_bar.close()
+    model.eval()
     return encoder
 
 
@@ -174,8 +188,6 @@ def zero_shot_accuracy(encoder: Encoder, *, n: int = 4000, seed: int = 1) -> dic
     dict of str to float
         Accuracy in [0, 1] for each style.
     """
-    from icm_core.animal_world import CLASSES
-
     silhouettes = load_silhouettes()
     latents = sample_latents(silhouettes, "test", n=n, seed=seed)
     images = encoder.encode_images(render(latents, silhouettes))
@@ -189,6 +201,26 @@ def zero_shot_accuracy(encoder: Encoder, *, n: int = 4000, seed: int = 1) -> dic
 
 def _short(accuracy: dict[str, float]) -> dict[str, str]:
     return {name[:2]: f"{value:.2f}" for name, value in accuracy.items()}
+
+
+def comparison(new: dict[str, float], shipped: dict[str, float]) -> str:
+    """Tabulate how close a new encoder came to the shipped one.
+
+    Parameters
+    ----------
+    new, shipped : dict of str to float
+        What :func:`zero_shot_accuracy` gives for each of them.
+
+    Returns
+    -------
+    str
+        A line for each style: both accuracies and the difference, in percent.
+    """
+    lines = [f"{'zero-shot accuracy':20}{'new':>8}{'shipped':>9}{'difference':>12}"]
+    for style, value in new.items():
+        percent = 100 * value, 100 * shipped[style], 100 * (value - shipped[style])
+        lines.append("{:20}{:8.1f}{:9.1f}{:+12.1f}".format(style, *percent))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -215,7 +247,10 @@ def main() -> None:
         "zero_shot_accuracy": {k: round(v, 4) for k, v in accuracy.items()},
     }
     (arguments.folder / f"{arguments.name}.json").write_text(json.dumps(config, indent=2) + "\n")
-    print(json.dumps(config["zero_shot_accuracy"]))
+    if (WEIGHTS / f"{arguments.name}.safetensors").exists():
+        print(comparison(accuracy, zero_shot_accuracy(load_encoder(arguments.name), n=8000)))
+    else:
+        print(f"No {arguments.name!r} is shipped to compare with. Zero-shot accuracy: {_short(accuracy)}")
 
 
 if __name__ == "__main__":
