@@ -1,0 +1,121 @@
+"""From runs to a verdict: intervals over runs, and the rows of the table of claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+VERDICTS = ("supported", "refuted", "not shown")
+
+
+def mean_interval(table: pd.DataFrame, by: Sequence[str], value: str, *, log: bool = False) -> pd.DataFrame:
+    """Mean over runs with a 95 % interval from Student's t.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a run.
+    by : sequence of str
+        Columns to keep apart.
+    value : str
+        Column to average.
+    log : bool
+        Average logarithms: the result is a geometric mean, which suits positive values over several
+        orders of magnitude.
+
+    Returns
+    -------
+    DataFrame
+        The columns `by`, and mean, low, high, n. With a single run the interval is NaN.
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False):
+        values = np.log(group[value]) if log else group[value]
+        n, mean = len(values), float(values.mean())
+        half = stats.t.ppf(0.975, n - 1) * float(values.std(ddof=1)) / np.sqrt(n) if n > 1 else np.nan
+        summary = np.array([mean, mean - half, mean + half])
+        summary = np.exp(summary) if log else summary
+        rows.append(dict(zip([*by, "mean", "low", "high", "n"], [*key, *summary, n], strict=True)))
+    return pd.DataFrame(rows)
+
+
+def with_interval(row: pd.Series) -> str:
+    """Write a row of :func:`mean_interval` as text, for example ``0.12 (0.1 to 0.14)``.
+
+    Parameters
+    ----------
+    row : Series
+        With mean, low and high.
+
+    Returns
+    -------
+    str
+        Three significant digits; the mean alone if there is no interval.
+    """
+    if np.isnan(row["low"]):
+        return f"{row['mean']:.3g}"
+    return f"{row['mean']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+
+
+def claim(name: str, statement: str, measured: str, threshold: str, verdict: str) -> dict[str, str]:
+    """One row of the table of verdicts.
+
+    Parameters
+    ----------
+    name : str
+        Number of the claim in the paper, or a short name.
+    statement : str
+        What is claimed.
+    measured, threshold : str
+        What came out, and what would count as support.
+    verdict : {"supported", "refuted", "not shown"}
+        The outcome.
+
+    Returns
+    -------
+    dict
+        Keys claim, statement, measured, threshold, verdict.
+
+    Raises
+    ------
+    ValueError
+        If the verdict is none of the three.
+    """
+    if verdict not in VERDICTS:
+        raise ValueError(f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}.")
+    return {
+        "claim": name, "statement": statement, "measured": measured, "threshold": threshold, "verdict": verdict
+    }  # fmt: skip
+
+
+def judge(low: float, high: float, *, below: float | None = None, above: float | None = None) -> str:
+    """Turn an interval and a threshold into a verdict.
+
+    Parameters
+    ----------
+    low, high : float
+        The interval of what was measured.
+    below, above : float, optional
+        The threshold: exactly one of them.
+
+    Returns
+    -------
+    {"supported", "refuted", "not shown"}
+        "supported" if the whole interval is on the claimed side, "refuted" if it is wholly on the other
+        side, "not shown" otherwise, and without an interval.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one threshold is given.
+    """
+    if (below is None) == (above is None):
+        raise ValueError(f"Got below={below} and above={above}; expected exactly one of them.")
+    if below is not None:
+        return "supported" if high < below else "refuted" if low >= below else "not shown"
+    if above is not None and low > above:
+        return "supported"
+    return "refuted" if above is not None and high <= above else "not shown"
