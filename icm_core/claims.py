@@ -6,9 +6,36 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 VERDICTS = ("supported", "refuted", "not shown")
+
+
+def t_interval(values: NDArray[np.floating]) -> tuple[float, float, float]:
+    """Mean and 95 % interval from Student's t.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        One value an independent run.
+
+    Returns
+    -------
+    mean, low, high : float
+        With a single run, low and high are NaN.
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("Got no values; expected at least one run.")
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return mean, mean - half, mean + half
 
 
 def mean_interval(table: pd.DataFrame, by: Sequence[str], value: str, *, log: bool = False) -> pd.DataFrame:
@@ -33,12 +60,9 @@ def mean_interval(table: pd.DataFrame, by: Sequence[str], value: str, *, log: bo
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False):
-        values = np.log(group[value]) if log else group[value]
-        n, mean = len(values), float(values.mean())
-        half = stats.t.ppf(0.975, n - 1) * float(values.std(ddof=1)) / np.sqrt(n) if n > 1 else np.nan
-        summary = np.array([mean, mean - half, mean + half])
-        summary = np.exp(summary) if log else summary
-        rows.append(dict(zip([*by, "mean", "low", "high", "n"], [*key, *summary, n], strict=True)))
+        values = group[value].to_numpy(dtype=float)
+        summary = np.exp(t_interval(np.log(values))) if log else t_interval(values)
+        rows.append(dict(zip([*by, "mean", "low", "high", "n"], [*key, *summary, len(values)], strict=True)))
     return pd.DataFrame(rows)
 
 

@@ -12,7 +12,7 @@ Three conditions are measured on images of other animals:
 - ``reversed``: the target domain, with the shortcut pointing to another class.
 
 Every accuracy has a 95 % bootstrap interval over test images, and the paired difference to the plain
-predictor of the same kind has one too. :func:`aggregate` pools targets and seeds.
+predictor of the same kind has one too. :func:`aggregate` pools targets and seeds, with an interval over seeds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import xarray as xr
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from icm_core.claims import t_interval
 from icm_core.environments import PAIRS, Environments
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
@@ -409,7 +410,10 @@ def bootstrap_interval(
 
 
 def aggregate(table: pd.DataFrame, by: Sequence[str], *, value: str = "value") -> pd.DataFrame:
-    """Pool targets and seeds: mean with a 95 % interval by bootstrap over runs, stratified by target.
+    """Pool targets and seeds: mean, with a 95 % interval from Student's t over seeds.
+
+    Targets of one seed share training images, so they are averaged first; seeds are the independent
+    repetitions. The interval is for this encoder and these animals.
 
     Parameters
     ----------
@@ -423,25 +427,61 @@ def aggregate(table: pd.DataFrame, by: Sequence[str], *, value: str = "value") -
     Returns
     -------
     DataFrame
-        The columns `by`, and value, low, high, n_runs.
+        The columns `by`, and value, low, high, n_runs. With a single seed there is no interval (NaN).
 
     Raises
     ------
     ValueError
-        If a group has not the same number of runs for every target.
+        If a group has not one run for every target and seed.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False, dropna=False):
-        strata = [runs[value].to_numpy() for _, runs in group.groupby("target")]
-        if len({len(runs) for runs in strata}) != 1:
+        expected = group["seed"].nunique() * group["target"].nunique()
+        if len(group) != expected or group.duplicated(["seed", "target"]).any():
             raise ValueError(
-                f"The group {key} has {[len(s) for s in strata]} runs for its targets; expected as many for each. "
+                f"The group {key} has {len(group)} rows for {expected} pairs of seed and target; expected one each. "
                 "Run the missing ones, or name more columns in `by`."
             )
-        low, high = bootstrap_interval(np.stack(strata))
-        runs = np.stack(strata)
-        rows.append(
-            dict(zip(by, key, strict=True))
-            | {"value": runs.mean(), "low": low, "high": high, "n_runs": runs.size}
-        )
+        mean, low, high = t_interval(group.groupby("seed")[value].mean().to_numpy())
+        interval = {"value": mean, "low": low, "high": high, "n_runs": len(group)}
+        rows.append(dict(zip(by, key, strict=True)) | interval)
     return pd.DataFrame(rows)
+
+
+def contrast(
+    table: pd.DataFrame, method: tuple[str, str], against: tuple[str, str], by: Sequence[str]
+) -> pd.DataFrame:
+    """Paired difference in accuracy between two methods, run by run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`leave_one_domain_out` for one predictor.
+    method, against : (method, intervention)
+        The two to compare, for example ``("ICM", "text")`` and ``("plain", "none")``.
+    by : sequence of str
+        Columns to keep apart.
+
+    Returns
+    -------
+    DataFrame
+        The columns `by`, value (the mean of ``method - against``), low, high, n_runs, and the names of the
+        two as method and against.
+
+    Raises
+    ------
+    ValueError
+        If one of the two is not in the table, or they were not run on the same targets and seeds.
+    """
+    keys = [*by, "target", "seed"]
+    first, second = (
+        table[(table["method"] == name) & (table["intervention"] == kind)].set_index(keys)["value"]
+        for name, kind in (method, against)
+    )
+    if first.empty or second.empty or set(first.index) != set(second.index):
+        raise ValueError(
+            f"{method} has {len(first)} runs and {against} has {len(second)}; expected both, on the same targets "
+            "and seeds. Run the missing ones."
+        )
+    gains = (first - second).reset_index()
+    return aggregate(gains, by).assign(method=" ".join(method), against=" ".join(against))

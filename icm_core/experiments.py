@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from icm_core.animal_world import STYLES, Silhouettes
 from icm_core.embeddings import EmbeddingStore
@@ -92,7 +92,7 @@ def run_leave_one_domain_out(
     jobs = [(name, world, seed) for name, listed in worlds.items() for world in listed for seed in seeds]
     encoders = {name: load_encoder(name) for name in worlds}
     tables = []
-    for name, world, seed in tqdm(jobs, desc="worlds", unit="world", disable=None):
+    for name, world, seed in tqdm(jobs, desc="worlds", unit="world"):
         environments = embed_world(encoders[name], silhouettes, store, world, seed, n)
         for target, style in enumerate(STYLES):
             table = leave_one_domain_out(environments, target, seed=seed, **options)

@@ -23,6 +23,7 @@ INVARIANT = "#0072B2"
 VARIANT = "#D55E00"
 CONTEXT = "#8A8A8A"
 INK = "#222222"
+_LINE_HEIGHT = 0.062  # least distance between labels, as a fraction of the height of the axes
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 
 
@@ -155,6 +156,59 @@ def _draw_prediction(axes: Axes) -> None:
     _box(axes, 45, 2.4, 44, 5.6, "linear probe:  logistic regression on $A f_I(x)$", INVARIANT)
 
 
+def plot_curves(
+    axes: Axes,
+    summary: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    xscale: str = "linear",
+    yscale: str = "linear",
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Draw one curve with its band for each group, named at its right end.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where to draw.
+    summary : DataFrame
+        Columns `x`, `by`, mean, low and high, as :func:`icm_core.claims.mean_interval` returns them. A
+        band is left out where low or high is NaN.
+    x, by : str
+        Columns of the horizontal axis and of the groups.
+    xscale, yscale : str
+        Scales of the axes, as matplotlib names them.
+    colors : mapping of str to str, optional
+        Colour of each group; the default is the palette of the report, in the order of the groups.
+    """
+    axes.set(xscale=xscale, yscale=yscale)
+    groups = list(dict.fromkeys(summary[by]))
+    colors = colors or dict(zip(groups, PALETTE * len(groups), strict=False))
+    ends = {}
+    for name in groups:
+        rows = summary[summary[by] == name].sort_values(x)
+        axes.plot(rows[x], rows["mean"], color=colors[name], linewidth=2, marker="o", markersize=3.5)
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=colors[name], alpha=0.18, linewidth=0)
+        ends[name] = rows["mean"].iloc[-1]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    right = summary[x].max()
+    heights = {name: to_axes.transform((right, value))[1] for name, value in ends.items()}
+    for name, height in _spread(heights).items():
+        axes.text(1.02, height, name, color=colors[name], transform=axes.transAxes, va="center")
+
+
+def _spread(heights: Mapping[str, float]) -> dict[str, float]:
+    """Move labels apart, as little as possible from below upwards and back, keeping their order."""
+    names = sorted(heights, key=lambda name: heights[name])
+    wanted = np.array([heights[name] for name in names])
+    steps = _LINE_HEIGHT * np.arange(len(names))
+    # raising and lowering alone both keep the distance; their mean keeps it too, and centres a cluster
+    raised = np.maximum.accumulate(wanted - steps)
+    lowered = np.minimum.accumulate((wanted - steps)[::-1])[::-1]
+    return dict(zip(names, (raised + lowered) / 2 + steps, strict=True))
+
+
 def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     """Show images in labelled rows.
 
@@ -168,7 +222,8 @@ def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     matplotlib.figure.Figure
     """
     width = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), width, figsize=(9, 0.88 * len(rows)), squeeze=False)
+    side = 0.8 * 9 / width  # of an image, in inches: the label takes the first fifth of the figure
+    figure, axes = plt.subplots(len(rows), width, figsize=(9, 1.04 * side * len(rows)), squeeze=False)
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for axis in line:
             axis.axis("off")
@@ -219,7 +274,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
         for condition, (_, color, marker) in CONDITION_STYLE.items():
             rows = means[mask & (means["condition"] == condition)]
             y = [names.index(method_name(m, i)) for m, i in rows[["method", "intervention"]].to_numpy()]
-            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
         axis.set(xlim=(0, 100), xlabel="accuracy (%)", yticks=range(len(names)), yticklabels=names)
         axis.set_title(label, fontsize=11)
@@ -234,14 +289,14 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     return figure
 
 
-def line_figure(
+def sweep_figure(
     means: pd.DataFrame,
     x: str,
     panels: Mapping[str, pd.Series],
     *,
     xlabel: str,
     title: str,
-    log: bool = False,
+    xscale: str = "linear",
 ) -> Figure:
     """Accuracy against a parameter, a line for each method, labelled at its end.
 
@@ -254,8 +309,8 @@ def line_figure(
     panels : mapping of str to boolean Series
         For each panel its title and the rows of `means` that it shows.
     xlabel, title : str
-    log : bool
-        Logarithmic axis for the parameter.
+    xscale : str
+        Scale of the parameter, as matplotlib names it.
 
     Returns
     -------
@@ -265,40 +320,12 @@ def line_figure(
         1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
-        ends = {}
-        for number, (name, rows) in enumerate(means[mask].groupby("name", sort=False)):
-            rows = rows.sort_values(x)
-            color = PALETTE[number % len(PALETTE)]
-            axis.plot(rows[x], rows["value"], color=color, marker="o", markersize=4)
-            axis.fill_between(rows[x], rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
-            ends[str(name)] = (rows[x].iloc[-1], rows["value"].iloc[-1], color)
-        if log:
-            axis.set_xscale("log")
+        plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
         axis.set(xlabel=xlabel)
         axis.set_title(label, fontsize=11)
-        if axis is axes[0, -1]:
-            _label_ends(axis, ends)
     axes[0, 0].set_ylabel("accuracy (%)")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
-
-
-def _label_ends(axis: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """Write each line's name at its right end, moved apart where names would overlap."""
-    low, high = axis.get_ylim()
-    gap = 0.062 * (high - low)
-    order = sorted(ends, key=lambda name: ends[name][1])
-    heights = [ends[name][1] for name in order]
-    for _ in range(200):
-        for i in range(len(heights) - 1):
-            overlap = gap - (heights[i + 1] - heights[i])
-            if overlap > 0:
-                heights[i] -= overlap / 2
-                heights[i + 1] += overlap / 2
-    for name, height in zip(order, heights, strict=True):
-        x, _, color = ends[name]
-        axis.annotate(name, (x, height), xytext=(7, 0), textcoords="offset points", color=color, va="center",
-                      fontsize=10, annotation_clip=False)  # fmt: skip
 
 
 def share_figure(shares: pd.DataFrame, title: str) -> Figure:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from open_clip import ClipLoss
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from icm_core.animal_world import CLASSES, STYLES, captions, load_silhouettes, render, sample_latents
 from icm_core.encoders import WEIGHTS, AnimalTokenizer, Encoder, build_clip, load_encoder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from icm_core.claims import claim, judge, mean_interval, with_interval
-from icm_core.curves import plot_curves
+from icm_core.figures import plot_curves
 
 values = st.lists(st.floats(0.01, 100), min_size=2, max_size=10)
 
