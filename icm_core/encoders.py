@@ -291,8 +291,9 @@ def _load_open_clip(
         if weights is not None:
             open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except Exception as error:
+        cause = " ".join(str(error).split())
         raise RuntimeError(
-            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {error}. Ways out: connect to the "
+            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {cause:.300}. Ways out: connect to the "
             "internet once, so that they are cached; copy a Hugging Face cache and set HF_HOME; or give the path "
             "of a local folder with open_clip_config.json and the weights."
         ) from error
