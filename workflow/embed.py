@@ -28,6 +28,6 @@ if __name__ == "__main__":
     for name, worlds in arguments.worlds.items():
         encoder = load_encoder(name)
         for world in worlds:
-            record.append(embed_world(encoder, silhouettes, store, world, arguments.seed).provenance)
-            print(f"seed {arguments.seed}: {name}, {world[0]} {world[1]}", flush=True)
+            environments = embed_world(encoder, silhouettes, store, world, arguments.seed)
+            record.append(environments.provenance)
     arguments.record.write_text(json.dumps(record, indent=1) + "\n")
