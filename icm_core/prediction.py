@@ -81,7 +81,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray:
         """Class with the largest cosine, shape (n_samples,)."""
-        return self.classes_[self._cosine(X).argmax(axis=1)]
+        nearest = self._cosine(X).argmax(axis=1)
+        return self.classes_[nearest]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Softmax of cosines over temperature, shape (n_samples, n_classes)."""
@@ -144,15 +145,18 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Logits, shape (n_samples, n_classes), or (n_samples,) for two classes."""
-        return self.model_.decision_function(self._scaled(X))
+        scaled = self._scaled(X)
+        return self.model_.decision_function(scaled)
 
     def predict(self, X: ArrayLike) -> NDArray:
         """Most probable class, shape (n_samples,)."""
-        return self.model_.predict(self._scaled(X))
+        scaled = self._scaled(X)
+        return self.model_.predict(scaled)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Class probabilities, shape (n_samples, n_classes)."""
-        return self.model_.predict_proba(self._scaled(X))
+        scaled = self._scaled(X)
+        return self.model_.predict_proba(scaled)
 
     def _scaled(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
@@ -175,9 +179,14 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[lis
 
     Raises
     ------
+    TypeError
+        If the classes or the templates are a single string.
     ValueError
         If there are no classes or templates, or a template has no ``{}``.
     """
+    for what, given in (("classes", classes), ("templates", templates)):
+        if isinstance(given, str):
+            raise TypeError(f"{what} is {given!r}; expected a sequence of strings. Write [{given!r}].")
     if not classes or not templates:
         raise ValueError(
             f"Got {len(classes)} classes and {len(templates)} templates; expected at least one each."
