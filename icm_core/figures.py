@@ -191,11 +191,14 @@ def plot_curves(
         axes.plot(rows[x], rows["mean"], color=colors[name], linewidth=2, marker="o", markersize=3.5)
         axes.fill_between(rows[x], rows["low"], rows["high"], color=colors[name], alpha=0.18, linewidth=0)
         ends[name] = rows["mean"].iloc[-1]
-    to_axes = axes.transData + axes.transAxes.inverted()
+    axes.autoscale_view()
+    to_axes = axes.transScale + axes.transLimits
     right = summary[x].max()
     heights = {name: to_axes.transform((right, value))[1] for name, value in ends.items()}
     for name, height in _spread(heights).items():
-        axes.text(1.02, height, name, color=colors[name], transform=axes.transAxes, va="center")
+        # placed in data units, so that the label stays beside its curve if the limits change later
+        value = to_axes.inverted().transform((1.0, height))[1]
+        axes.text(1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(), va="center")
 
 
 def _spread(heights: Mapping[str, float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 Encoder = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+SETTINGS = ("diverse texts", "diverse texts, one caption each", "texts in a plane")
 _RIDGE = 1e-6
 
 
@@ -49,36 +50,34 @@ def identifiability(
     Returns
     -------
     DataFrame
-        Columns n_texts; texts ("diverse", or "in a plane": all u_t span two dimensions); captions ("all",
-        the whole distribution of texts for each image, or "one", a single draw); seed; r2 (of z from the
-        embedding by a linear map); r2_image (of z from the image by a linear map) and condition_number
-        (of the fitted A in ``f = A z + b``; infinite if the embedding has fewer than D dimensions).
+        Columns n_texts; setting, one of :data:`SETTINGS`; seed; r2 (of z from the embedding by a linear map);
+        r2_image (of z from the image by a linear map) and condition_number (of the fitted A in
+        ``f = A z + b``; infinite if the embedding has fewer than D dimensions).
     """
     rows = []
-    for seed, texts, m in itertools.product(seeds, ("diverse", "in a plane"), n_texts):
+    for seed, setting, m in itertools.product(seeds, SETTINGS, n_texts):
         rng = np.random.default_rng(seed)
         rotation = np.linalg.qr(rng.normal(size=(n_factors, n_factors)))[0]
         directions = rng.normal(size=(max(n_texts), n_factors))[:m]
-        if texts == "in a plane":
+        if setting == "texts in a plane":
             directions[:, 2:] = 0
         z, z_new = rng.normal(size=(2, n_images, n_factors))
         X, X_new = _curved_image(z @ rotation), _curved_image(z_new @ rotation)
-        probability = softmax(z @ directions.T, axis=1)
-        draws = np.array([rng.multinomial(1, row) for row in probability], dtype=float)
-        for captions, targets in {"all": probability, "one": draws}.items():
-            encoder = contrastive_optimum(X, targets, n_dimensions=n_factors)
-            f, f_new = encoder(X), encoder(X_new)
-            rows.append(
-                {
-                    "n_texts": m,
-                    "texts": texts,
-                    "captions": captions,
-                    "seed": seed,
-                    "r2": LinearRegression().fit(f, z).score(f_new, z_new),
-                    "r2_image": LinearRegression().fit(X, z).score(X_new, z_new),
-                    "condition_number": _condition_number(z, f),
-                }
-            )
+        captions = softmax(z @ directions.T, axis=1)
+        if setting == "diverse texts, one caption each":
+            captions = np.array([rng.multinomial(1, row) for row in captions], dtype=float)
+        encoder = contrastive_optimum(X, captions, n_dimensions=n_factors)
+        f, f_new = encoder(X), encoder(X_new)
+        rows.append(
+            {
+                "n_texts": m,
+                "setting": setting,
+                "seed": seed,
+                "r2": LinearRegression().fit(f, z).score(f_new, z_new),
+                "r2_image": LinearRegression().fit(X, z).score(X_new, z_new),
+                "condition_number": _condition_number(z, f),
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -96,9 +96,21 @@ def test_curves_have_labels_that_do_not_overlap(ends):
     plot_curves(axes, summary, x="x", by="by", xscale="log", yscale="log")
     labels = {text.get_text(): text for text in axes.texts}
     assert sorted(labels) == sorted(names)
-    heights = sorted(text.get_position()[1] for text in labels.values())
+    to_axes = axes.transScale + axes.transLimits
+    heights = sorted(to_axes.transform((1, text.get_position()[1]))[1] for text in labels.values())
     assert min(np.diff(heights)) > 0.06
     colors = {line.get_color() for line in axes.lines}
     assert len(colors) == len(names)
     assert {text.get_color() for text in labels.values()} == colors
+    plt.close(figure)
+
+
+def test_a_label_stays_beside_its_curve_when_the_limits_change():
+    summary = pd.DataFrame(
+        {"x": [0, 1], "by": "a", "mean": [1.0, 2.0], "low": [1.0, 2.0], "high": [1.0, 2.0]}
+    )
+    figure, axes = plt.subplots()
+    plot_curves(axes, summary, x="x", by="by")
+    axes.set_ylim(0, 10)
+    assert axes.texts[0].get_position()[1] == pytest.approx(2)
     plt.close(figure)

@@ -78,15 +78,15 @@ def test_consistency_tells_the_true_subspace_from_a_random_one():
 
 def test_identifiability_grows_with_the_texts_up_to_one_more_than_the_factors():
     table = identifiability((2, 3, 5), seeds=[0], n_factors=4, n_images=500)
-    limit = table[table["captions"] == "all"].set_index(["texts", "n_texts"])
-    assert limit.loc[("diverse", 2), "r2"] == pytest.approx(1 / 4, abs=0.08)
-    assert limit.loc[("diverse", 5), "r2"] > 0.99
-    assert limit.loc[("diverse", 5), "r2_image"] < 0.9
-    assert np.isfinite(limit.loc[("diverse", 5), "condition_number"])
-    assert np.isinf(limit.loc[("diverse", 3), "condition_number"])
-    assert limit.loc[("in a plane", 5), "r2"] < 0.8
-    sampled = table[(table["captions"] == "one") & (table["texts"] == "diverse")].set_index("n_texts")
-    assert sampled.loc[5, "r2"] < limit.loc[("diverse", 5), "r2"]
+    table = table.set_index(["setting", "n_texts"])
+    diverse, plane = table.loc["diverse texts"], table.loc["texts in a plane"]
+    assert diverse.loc[2, "r2"] == pytest.approx(1 / 4, abs=0.08)
+    assert diverse.loc[5, "r2"] > 0.99
+    assert diverse.loc[5, "r2_image"] < 0.9
+    assert np.isfinite(diverse.loc[5, "condition_number"])
+    assert np.isinf(diverse.loc[3, "condition_number"])
+    assert plane.loc[5, "r2"] < 0.8
+    assert table.loc[("diverse texts, one caption each", 5), "r2"] < diverse.loc[5, "r2"]
 
 
 def test_contrastive_optimum_reproduces_the_log_odds():
