@@ -11,7 +11,7 @@ pointing to another class ("reversed").
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from icm_core.animal_world import (
 )
 from icm_core.embeddings import EmbeddingStore, embed, fingerprint
 from icm_core.encoders import Encoder
-from icm_core.interventions import intervene_captions, intervene_images
+from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
@@ -141,6 +141,45 @@ def animal_world(
         ),
         provenance=common | strengths,
     )
+
+
+def with_single_interventions(
+    environments: Environments, encoder: Encoder, silhouettes: Silhouettes, store: EmbeddingStore
+) -> Environments:
+    """Add each of the paper's image interventions on its own to the source table.
+
+    Parameters
+    ----------
+    environments : Environments
+        As :func:`animal_world` returns them, for this encoder and these silhouettes.
+    encoder : Encoder
+    silhouettes : Silhouettes
+    store : EmbeddingStore
+
+    Returns
+    -------
+    Environments
+        The source table has one more variable for each key of
+        :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
+    """
+    key = environments.provenance | {"part": "source", "interventions": list(IMAGE_INTERVENTIONS)}
+    settings = {k: environments.provenance[k] for k in ("coat_strength", "scene_strength", "seed", "n")}
+
+    def compute() -> xr.Dataset:
+        images = render(sample_latents(silhouettes, "source", **settings), silhouettes)
+        variables = {
+            name: embed(
+                encoder,
+                (intervene_images(batch, [name], settings["seed"]) for batch in images.split(_BATCH)),
+                total=len(images),
+                description=name,
+            )
+            for name in IMAGE_INTERVENTIONS
+        }
+        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()})
+
+    singles = store.get(key, compute)
+    return replace(environments, source=environments.source.assign(singles.data_vars))
 
 
 def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int) -> xr.Dataset:

@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from icm_core.claims import t_interval
 from icm_core.environments import PAIRS, Environments
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
@@ -158,7 +159,8 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     table : Dataset
         A source table, see :mod:`icm_core.environments`.
     intervention : str
-        ``"image"``, ``"text"``, ``"oracle"``, or for example ``"image+text"``.
+        ``"image"``, ``"text"``, ``"oracle"``, the name of a single image intervention that the table
+        has, or for example ``"image+text"``.
 
     Returns
     -------
@@ -169,13 +171,13 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     ValueError
         If the intervention is unknown.
     """
+    pairs = PAIRS | {name: ("original", name) for name in IMAGE_INTERVENTIONS if name in table}
     kinds = intervention.split("+")
-    unknown = [kind for kind in kinds if kind not in PAIRS]
-    if unknown:
-        raise ValueError(f"Unknown intervention {intervention!r}; join any of {tuple(PAIRS)} with '+'.")
+    if any(kind not in pairs for kind in kinds):
+        raise ValueError(f"Unknown intervention {intervention!r}; join any of {tuple(pairs)} with '+'.")
     each = []
     for kind in kinds:
-        before, after = (table[name].to_numpy() for name in PAIRS[kind])
+        before, after = (table[name].to_numpy() for name in pairs[kind])
         each.append(PairMoments(before.shape[1]).update(before, after))
     return combine(each, [1.0] * len(each))
 
@@ -219,6 +221,8 @@ def grid_accuracy(
     objective: str = "trace",
     probe_C: float = 0.316,
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    n_pairs: int | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of CLIP-ICM at every K and λ, for both predictors.
 
@@ -236,6 +240,9 @@ def grid_accuracy(
     probe_C : float
     evaluate_on : mapping of str to (X, y)
         Named sets to measure accuracy on.
+    n_pairs : int, optional
+        Estimate the projection from that many training rows, drawn with `seed`; by default from all.
+    seed : int
 
     Returns
     -------
@@ -243,7 +250,12 @@ def grid_accuracy(
         Columns predictor, K, consistency_weight, and one for each named set. Rows go from the
         smallest change of the embedding to the largest: λ up, and K down.
     """
-    moments = pair_moments(data.train, intervention)
+    pairs = data.train
+    if n_pairs is not None:
+        if not 1 <= n_pairs <= pairs.sizes["row"]:
+            raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the training rows.")
+        pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
+    moments = pair_moments(pairs, intervention)
     dimension = moments.n_features
     sizes = sorted({k for k in n_components if k <= dimension}, reverse=True)
     if not sizes or not len(consistency_weights):

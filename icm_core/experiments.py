@@ -10,13 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_core.animal_world import STYLES, Silhouettes
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.environments import Environments, animal_world
-from icm_core.evaluation import leave_one_domain_out
+from icm_core.evaluation import (
+    CONDITIONS,
+    CONSISTENCY_WEIGHTS,
+    N_COMPONENTS,
+    grid_accuracy,
+    leave_one_domain_out,
+    split,
+    validation_set,
+)
 
 World = tuple[str, float]
 
@@ -102,3 +111,71 @@ def run_leave_one_domain_out(
                 )
             )
     return pd.concat(tables, ignore_index=True)
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
+def ablation_grid(
+    environments: Environments,
+    intervention: str,
+    *,
+    seed: int,
+    n_pairs: int | None = None,
+    n_components: Sequence[int] = N_COMPONENTS,
+    consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
+    objective: str = "trace",
+) -> pd.DataFrame:
+    """Accuracy at every K and λ with each style as the target, on validation and test sets alike.
+
+    Parameters
+    ----------
+    environments : Environments
+    intervention : str
+    seed : int
+        Seed of the split, and of the choice of pairs.
+    n_pairs, n_components, consistency_weights, objective
+        As for :func:`~icm_core.evaluation.grid_accuracy`.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, intervention, objective, seed, predictor, K, consistency_weight; the validation
+        accuracies intervened and plain; the test accuracies in_distribution, unseen and reversed, in percent.
+    """
+    rows = []
+    for target, style in enumerate(STYLES):
+        data = split(environments, target, seed=seed)
+        sets = {name: validation_set(data, name, intervention) for name in ("intervened", "plain")}
+        sets |= {name: (t["original"].to_numpy(), t["label"].to_numpy()) for name, t in data.tests.items()}
+        grid = grid_accuracy(
+            data, intervention, n_components=n_components, consistency_weights=consistency_weights,
+            objective=objective, evaluate_on=sets, n_pairs=n_pairs, seed=seed,
+        )  # fmt: skip
+        grid[list(sets)] *= 100
+        rows.append(grid.assign(target=style, intervention=intervention, objective=objective, seed=seed))
+    return pd.concat(rows, ignore_index=True)
+
+
+def select(grid: pd.DataFrame, validation: str) -> pd.DataFrame:
+    """Pick K and λ in each run of a grid by a validation accuracy.
+
+    Parameters
+    ----------
+    grid : DataFrame
+        Rows of :func:`ablation_grid`.
+    validation : {"intervened", "plain", "unseen"}
+        Column to maximise; of equals the first row wins. ``"unseen"`` peeks at the target: an upper bound.
+
+    Returns
+    -------
+    DataFrame
+        One row for each target, intervention, objective, seed and predictor, with a column selection.
+    """
+    runs = ["target", "intervention", "objective", "seed", "predictor"]
+    best = grid.groupby(runs, sort=False)[validation].idxmax()
+    return grid.loc[best].assign(selection=validation)
+
+
+def to_conditions(runs: pd.DataFrame) -> pd.DataFrame:
+    """Turn the three test accuracies of a grid into rows, with columns condition and value."""
+    keys = [name for name in runs.columns if name not in (*CONDITIONS, "intervened", "plain")]
+    return runs.melt(keys, list(CONDITIONS), var_name="condition", value_name="value")
