@@ -97,8 +97,17 @@ def run_leave_one_domain_out(
     DataFrame
         The rows of :func:`~icm_core.evaluation.leave_one_domain_out`, with dataset, encoder, shortcut,
         strength, and the target by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no world or no seed, or as :func:`embed_world` and
+        :func:`~icm_core.evaluation.leave_one_domain_out`.
     """
+    seeds = tuple(seeds)
     jobs = [(name, world, seed) for name, listed in worlds.items() for world in listed for seed in seeds]
+    if not jobs:
+        raise ValueError(f"Nothing to run: worlds={dict(worlds)}, seeds={seeds}; name at least one of each.")
     encoders = {name: load_encoder(name) for name in worlds}
     tables = []
     for name, world, seed in tqdm(jobs, desc="worlds", unit="world"):
