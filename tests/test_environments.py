@@ -1,0 +1,340 @@
+"""Embedded environments: aligned, computed once, keyed by all that matters; their diagnosis; the experiments."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from icm_core import environments as module
+from icm_core import experiments
+from icm_core.animal_world import (
+    CLASSES,
+    LEXICON,
+    STYLES,
+    captions,
+    load_silhouettes,
+    redraw_variant,
+    render,
+    sample_latents,
+)
+from icm_core.diagnosis import FACTORS, live_rank, redrawn_share
+from icm_core.embeddings import EmbeddingStore
+from icm_core.environments import TEMPLATES, Environments, animal_world
+from icm_core.experiments import embed_world, run_leave_one_domain_out
+from icm_core.interventions import intervene_captions, intervene_images
+from icm_core.prediction import class_prompts
+
+D = 24
+
+
+class StandInEncoder:
+    """Embeds by fixed random maps of thumbnails and of letters, so that equal inputs have equal embeddings."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.name, self.fingerprint, self.embedding_dim = "stand-in", f"weights {seed}", D
+        self._pixels = rng.normal(size=(3 * 8 * 8, D))
+        self._letters = rng.normal(size=(128, D))
+        self.seen = 0
+
+    def encode_images(self, images):
+        self.seen += len(images)
+        small = torch.nn.functional.avg_pool2d(images.float(), 8).flatten(1).double().numpy()
+        return self._unit((1 + small) @ self._pixels)  # 1: an image may be black all over
+
+    def encode_text(self, texts):
+        counts = np.array([np.bincount(list(text.encode()), minlength=128) for text in texts])
+        return self._unit(counts @ self._letters)
+
+    @staticmethod
+    def _unit(X):
+        return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def silhouettes():
+    return load_silhouettes()
+
+
+@pytest.fixture
+def encoder():
+    return StandInEncoder()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return EmbeddingStore(tmp_path / "store")
+
+
+N, SEED, STRENGTHS = 24, 3, {"coat_strength": 0.9, "scene_strength": 0.5}
+
+
+def embed(encoder, silhouettes, store, **changes):
+    return animal_world(encoder, silhouettes, store, **{"seed": SEED, "n": N, **STRENGTHS} | changes)
+
+
+@pytest.fixture(scope="module")
+def embedded(silhouettes, tmp_path_factory):
+    """Give environments with the encoder and the store that they come from."""
+    encoder, store = StandInEncoder(), EmbeddingStore(tmp_path_factory.mktemp("store"))
+    return SimpleNamespace(encoder=encoder, store=store, environments=embed(encoder, silhouettes, store))
+
+
+def test_source_rows_are_aligned(embedded, silhouettes):
+    """Every variable against the embedding of what it should show, made here step by step."""
+    source, encoder = embedded.environments.source, embedded.encoder
+    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
+    redrawn = redraw_variant(latents, seed=SEED)
+    words = captions(latents, left_out=0.0, seed=SEED)
+    expected = {
+        "original": encoder.encode_images(render(latents, silhouettes)),
+        "image": encoder.encode_images(intervene_images(render(latents, silhouettes), seed=SEED)),
+        "oracle": encoder.encode_images(render(redrawn, silhouettes)),
+        "caption": encoder.encode_text(words),
+        "edit": encoder.encode_text(intervene_captions(words, LEXICON, seed=SEED, keep=CLASSES)),
+    }
+    assert set(source.data_vars) == set(expected)
+    for name, rows in expected.items():
+        assert source[name].dims == ("row", "feature")
+        np.testing.assert_array_equal(source[name], rows)
+    np.testing.assert_array_equal(source["domain"], latents["style"])
+    np.testing.assert_array_equal(source["oracle_domain"], redrawn["style"])
+    for name in ("silhouette", "label", "coat", "scene", "light", "blur"):
+        np.testing.assert_array_equal(source[name], latents[name])
+
+
+def test_test_rows_come_under_three_conditions(embedded, silhouettes):
+    test, encoder = embedded.environments.test, embedded.encoder
+    assert test.sizes == {"row": 3 * N, "feature": D}
+    for shortcut in ("aligned", "none", "reversed"):
+        rows = test.isel(row=(test["shortcut"] == shortcut).to_numpy())
+        latents = sample_latents(silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, **STRENGTHS)
+        np.testing.assert_array_equal(rows["original"], encoder.encode_images(render(latents, silhouettes)))
+        np.testing.assert_array_equal(rows["caption"], encoder.encode_text(captions(latents, left_out=0.0)))
+        for name in ("silhouette", "label", "coat", "scene"):
+            np.testing.assert_array_equal(rows[name], latents[name])
+    trained_on = embedded.environments.source["silhouette"].to_numpy()
+    assert not set(test["silhouette"].to_numpy()) & set(trained_on)
+
+
+def test_prompts_name_the_classes(embedded):
+    prompts, encoder = embedded.environments.prompts, embedded.encoder
+    texts, names = class_prompts(CLASSES, TEMPLATES)
+    np.testing.assert_array_equal(prompts["prompt"], encoder.encode_text(texts))
+    assert [CLASSES[i] for i in prompts["label"].to_numpy()] == names
+
+
+def test_batches_do_not_show(embedded, encoder, silhouettes, store, monkeypatch):
+    whole = embedded.environments
+    monkeypatch.setattr(module, "_BATCH", 7)
+    pieces = embed(encoder, silhouettes, store)
+    for name in ("original", "image", "oracle"):
+        np.testing.assert_allclose(pieces.source[name], whole.source[name], atol=1e-6)
+    np.testing.assert_allclose(pieces.test["original"], whole.test["original"], atol=1e-6)
+
+
+def test_nothing_is_embedded_twice(encoder, silhouettes, store):
+    first = embed(encoder, silhouettes, store)
+    assert encoder.seen == 6 * N  # original, image, oracle; three conditions
+    again = embed(encoder, silhouettes, store)
+    assert encoder.seen == 6 * N
+    for name in ("source", "test", "prompts"):
+        xr.testing.assert_identical(getattr(again, name), getattr(first, name))
+    assert again.provenance == first.provenance
+    embed(encoder, silhouettes, store, coat_strength=0.1)
+    assert encoder.seen == 11 * N  # the test images without a shortcut serve every strength
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 4}, {"n": 25}, {"encoder": StandInEncoder(1)}, {"scene_strength": 0.6}, {"animals": True}],
+)
+def test_whatever_changes_the_embeddings_changes_the_key(embedded, silhouettes, change):
+    before, store = embedded.environments, embedded.store
+    other = change.get("encoder", embedded.encoder)
+    animals = silhouettes
+    if "animals" in change:
+        images = silhouettes.images.copy()
+        images[-1, 0, 0] ^= 1
+        animals = dataclasses.replace(silhouettes, images=images)
+    options = {k: v for k, v in change.items() if k not in ("encoder", "animals")}
+    seen, files = other.seen, len(list(store.root.iterdir()))
+    after = embed(other, animals, store, **options)
+    assert other.seen > seen
+    assert len(list(store.root.iterdir())) > files
+    assert after.provenance != before.provenance
+
+
+@pytest.mark.parametrize("what", ["images", "captions"])
+def test_a_change_of_the_world_itself_changes_the_key(embedded, silhouettes, monkeypatch, what):
+    before = embedded.environments.provenance["pixels"]
+    if what == "images":
+        monkeypatch.setattr(module, "render", lambda latents, animals: render(latents, animals) // 2)
+    else:
+        monkeypatch.setattr(
+            module, "captions", lambda *a, **k: [f"{text} at last" for text in captions(*a, **k)]
+        )
+    assert module._pixel_fingerprint(silhouettes) != before
+
+
+def test_bad_strengths(encoder, silhouettes, store):
+    with pytest.raises(ValueError, match=r"coat_strength=1\.2 is not a probability"):
+        embed(encoder, silhouettes, store, coat_strength=1.2)
+    with pytest.raises(ValueError, match=r"scene_strength=-1"):
+        embed(encoder, silhouettes, store, scene_strength=-1)
+
+
+def test_embeddings_that_are_not_finite_are_not_kept(encoder, silhouettes, store):
+    healthy = encoder.encode_images
+
+    def broken(images):
+        rows = healthy(images)
+        rows[0, 0] = np.nan
+        return rows
+
+    encoder.encode_images = broken
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        embed(encoder, silhouettes, store)
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written(encoder, silhouettes, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Cannot write to the cache directory"):
+        embed(encoder, silhouettes, EmbeddingStore(tmp_path / "file"))
+    assert encoder.seen == 0
+
+
+# Diagnosis
+
+
+def synthetic(redraws, n=4000, noise=0.05):
+    """Embeddings that are a linear map of the factors; each kind of pair re-draws the factors it is given."""
+    rng = np.random.default_rng(0)
+    values = {"label": 5, "domain": 4, "coat": 6, "scene": 3, "light": 3, "blur": 2}
+    maps = {factor: rng.normal(size=(k, 40)) for factor, k in values.items()}
+
+    def draw():
+        return {factor: rng.integers(k, size=n) for factor, k in values.items()}
+
+    def embedding(factors):
+        return sum(maps[f][v] for f, v in factors.items()) + noise * rng.normal(size=(n, 40))
+
+    def table(**variables):
+        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()})
+
+    def intervened(factors, kind):
+        fresh = draw()
+        return embedding({f: fresh[f] if f in redraws[kind] else v for f, v in factors.items()})
+
+    shown = draw()
+    source = table(
+        original=embedding(shown),
+        caption=embedding(shown),
+        image=intervened(shown, "image"),
+        oracle=intervened(shown, "oracle"),
+        edit=intervened(shown, "text"),
+    )
+    factors = draw()
+    factors["domain"] = np.arange(n) % 4  # rows in an order, as the animal world has them
+    test = table(original=embedding(factors), caption=embedding(factors))
+    test = test.assign_coords(
+        {f: ("row", v) for f, v in factors.items()} | {"shortcut": ("row", ["none"] * n)}
+    )
+    return Environments(source, test, xr.Dataset(), {})
+
+
+REDRAWS = {"image": {"coat", "light"}, "text": {"scene", "domain"}, "oracle": set(FACTORS) - {"label"}}
+
+
+def test_redrawn_share_is_one_for_what_is_redrawn_and_zero_for_the_rest():
+    table = redrawn_share(synthetic(REDRAWS))
+    assert len(table) == 3 * len(FACTORS)
+    for row in table.itertuples():
+        expected = 1.0 if row.factor in REDRAWS[row.intervention] else 0.0
+        assert row.share == pytest.approx(expected, abs=0.1), (row.intervention, row.factor)
+        assert row.r2 > 0.85, row.factor
+
+
+def test_what_the_embedding_does_not_hold_cannot_be_read():
+    environments = synthetic(REDRAWS)
+    n = environments.test.sizes["row"]
+    blind = environments.test.assign_coords(blur=("row", np.random.default_rng(1).integers(2, size=n)))
+    table = redrawn_share(dataclasses.replace(environments, test=blind)).set_index(["intervention", "factor"])
+    assert abs(table.loc[("image", "blur"), "r2"]) < 0.05
+    assert table.loc[("image", "coat"), "r2"] > 0.85
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_live_rank_counts_the_directions_that_vary(rank):
+    rng = np.random.default_rng(rank)
+    basis = np.linalg.qr(rng.normal(size=(10, 10)))[0][:rank]
+    X = rng.normal(size=(500, rank)) @ basis + 5 + 1e-4 * rng.normal(size=(500, 10))
+    assert live_rank(X) == rank
+    assert live_rank(100 * X) == rank
+
+
+def test_live_rank_respects_its_threshold():
+    X = np.random.default_rng(0).normal(size=(20_000, 3)) * np.sqrt([1, 0.05, 0.001])
+    assert [live_rank(X, t) for t in (0.5, 0.01, 0.0001)] == [1, 2, 3]
+    assert live_rank(np.ones((5, 3))) == 0
+    assert live_rank(np.arange(4.0)[:, None]) == 1
+
+
+@pytest.mark.parametrize("X", [np.ones((1, 3)), np.array([[1.0, np.nan], [0.0, 1.0]])])
+def test_live_rank_of_bad_embeddings(X):
+    with pytest.raises(ValueError, match="expected at least two finite ones"):
+        live_rank(X)
+
+
+# Experiments
+
+
+@pytest.mark.parametrize(
+    ("world", "coat", "scene"),
+    [(("coat", 0.9), 0.9, 0), (("scene", 0.5), 0, 0.5), (["coat+scene", 1.0], 1, 1)],
+)
+def test_a_world_sets_the_strengths(encoder, silhouettes, store, world, coat, scene):
+    provenance = embed_world(encoder, silhouettes, store, world, seed=1, n=12).provenance
+    assert (provenance["coat_strength"], provenance["scene_strength"]) == (coat, scene)
+    assert (provenance["seed"], provenance["n"]) == (1, 12)
+
+
+def test_bad_worlds(encoder, silhouettes, store):
+    with pytest.raises(ValueError, match="'light' is unknown; choose 'coat', 'scene' or 'coat"):
+        embed_world(encoder, silhouettes, store, ("light", 0.9), seed=0)
+    with pytest.raises(ValueError, match="not a probability"):
+        embed_world(encoder, silhouettes, store, ("coat", 1.9), seed=0)
+    for worlds, seeds in (({}, [0]), ({"animal-world": []}, [0]), ({"animal-world": [("coat", 0.9)]}, [])):
+        with pytest.raises(ValueError, match="Nothing to run"):
+            run_leave_one_domain_out(worlds, seeds, silhouettes, store)
+
+
+def test_the_grid_runs_every_encoder_world_seed_and_target(silhouettes, store, monkeypatch):
+    calls = []
+
+    def one_row(environments, target, *, seed, **options):
+        calls.append((environments.provenance["encoder"], target, seed, options))
+        return pd.DataFrame({"target": [target], "seed": [seed], "value": [environments.test.sizes["row"]]})
+
+    monkeypatch.setattr(experiments, "load_encoder", lambda name: StandInEncoder(len(name)))
+    monkeypatch.setattr(experiments, "leave_one_domain_out", one_row)
+    worlds = {"one": [("coat", 0.9), ("scene", 0.5)], "other": [("coat", 0.9)]}
+    table = run_leave_one_domain_out(worlds, iter([0, 1]), silhouettes, store, n=8, interventions=["image"])
+    jobs = table[["encoder", "shortcut", "strength", "seed", "target"]]
+    expected = [
+        (encoder, *world, seed, style)
+        for encoder, listed in worlds.items()
+        for world in listed
+        for seed in (0, 1)
+        for style in STYLES
+    ]
+    assert list(jobs.itertuples(index=False, name=None)) == expected
+    assert set(table["dataset"]) == {"animal-world"}
+    assert (table["value"] == 3 * 8).all()
+    assert [call[1:3] for call in calls[:8]] == [(t, s) for s in (0, 1) for t in range(4)]
+    assert all(call[3] == {"interventions": ["image"]} for call in calls)
