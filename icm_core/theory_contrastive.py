@@ -24,6 +24,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 Encoder = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 SETTINGS = ("diverse texts", "diverse texts, one caption each", "texts in a plane")
 _RIDGE = 1e-6
+_NEGLIGIBLE = 1e-3  # a dimension of the embedding counts if its logits are above this fraction of the largest
 
 
 def identifiability(
@@ -97,12 +98,12 @@ def contrastive_optimum(
     targets : ndarray of shape (n_images, n_texts)
         Probability of each text for each image.
     n_dimensions : int
-        Dimension of the embedding; it is lower if there are no more texts than that.
+        Dimension of the embedding; it is lower if the texts distinguish fewer directions.
 
     Returns
     -------
     callable
-        Maps images (n, n_inputs) to embeddings (n, min(n_dimensions, n_texts - 1)).
+        Maps images (n, n_inputs) to embeddings (n, at most n_dimensions).
     """
     features = make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler()).fit(X)
     inputs = np.hstack([features.transform(X), np.ones((len(X), 1))])
@@ -117,8 +118,8 @@ def contrastive_optimum(
     start = np.zeros(n_texts * inputs.shape[1])
     weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}).x
     weights = weights.reshape(n_texts, -1)[:, :-1]
-    rank = min(n_dimensions, n_texts - 1)
-    factor = np.linalg.svd(weights - weights.mean(axis=0))[2][:rank]
+    _, scales, directions = np.linalg.svd(weights - weights.mean(axis=0), full_matrices=False)
+    factor = directions[:n_dimensions][scales[:n_dimensions] > _NEGLIGIBLE * scales[0]]
     return lambda images: features.transform(images) @ factor.T
 
 

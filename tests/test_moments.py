@@ -1,11 +1,14 @@
 """Moments: streaming equals one pass, shards add up, bad input is refused, files hold no pickles."""
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from icm_core import moments as moments_module
 from icm_core.moments import PairMoments, combine
 
 STATISTICS = ("C", "S", "mean", "mean_do")
@@ -243,3 +246,9 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
 def test_missing_file_is_reported_as_such(tmp_path):
     with pytest.raises(FileNotFoundError):
         PairMoments.load(tmp_path / "absent.npz")
+
+
+def test_examples_in_the_documentation():
+    result = doctest.testmod(moments_module)
+    assert result.attempted > 0
+    assert result.failed == 0

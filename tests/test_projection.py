@@ -1,5 +1,6 @@
 """The projection: exact against independent oracles, a proper scikit-learn citizen, clear about bad input."""
 
+import doctest
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from icm_core import projection as projection_module
+from icm_core import spectrum as spectrum_module
 from icm_core.moments import PairMoments
 from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
 from icm_core.stiefel import minimize_on_stiefel
@@ -597,3 +599,10 @@ def test_truncation_out_of_range_is_refused(k):
     fitted = InvariantProjection(4).fit(*random_pairs(0))
     with pytest.raises(ValueError, match="expected an integer from 1 to the 4 fitted components"):
         fitted.truncate(k)
+
+
+def test_examples_in_the_documentation():
+    for module in (projection_module, spectrum_module):
+        result = doctest.testmod(module)
+        assert result.attempted > 0
+        assert result.failed == 0

@@ -1,5 +1,6 @@
 """The causal models: what they sample is what they say, and the estimators recover their truth."""
 
+import doctest
 import itertools
 import logging
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
+from icm_core import scm as scm_module
 from icm_core.projection import InvariantProjection
 from icm_core.scm import DiscreteSCM, LinearGaussianSCM
 
@@ -323,3 +325,9 @@ def test_bad_queries_are_refused():
         scm.probability("label", given={"label": 0})
     with pytest.raises(ValueError, match="expected each at most once"):
         scm.probability("label", "label")
+
+
+def test_examples_in_the_documentation():
+    result = doctest.testmod(scm_module)
+    assert result.attempted > 0
+    assert result.failed == 0
