@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -206,7 +205,7 @@ def embed(
     total : int, optional
         The number of images in all, for the time left.
     description : str
-        Stands before the bar. The bar shows in a terminal and in a notebook, and not in a log file.
+        Stands before the bar; the environment variable ``TQDM_DISABLE=1`` hides all bars.
 
     Returns
     -------
@@ -219,10 +218,7 @@ def embed(
         If there are no images, or the encoder returns another shape than it should.
     """
     parts = []
-    notebook = "ipykernel" in sys.modules  # there, the output is no terminal, yet someone looks at it
-    with tqdm(
-        total=total, desc=description, unit="image", disable=False if notebook else None, leave=not notebook
-    ) as bar:
+    with tqdm(total=total, desc=description, unit="image") as bar:
         for batch in batches:
             part = np.asarray(encoder.encode_images(batch), dtype=np.float32)
             expected = (len(batch), encoder.embedding_dim)

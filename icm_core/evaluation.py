@@ -32,7 +32,7 @@ from icm_core.environments import PAIRS, Environments
 from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
-from icm_core.projection import InvariantProjection
+from icm_core.projection import InvariantProjection, auto_n_components
 
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
 VALIDATIONS = ("intervened", "plain", "target")
@@ -216,7 +216,7 @@ def grid_accuracy(
     data: Split,
     intervention: str,
     *,
-    n_components: Sequence[int] = N_COMPONENTS,
+    n_components: Sequence[int | str] = N_COMPONENTS,
     consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
     objective: str = "trace",
     probe_C: float = 0.316,
@@ -232,8 +232,9 @@ def grid_accuracy(
     ----------
     data : Split
     intervention : str
-    n_components : sequence of int
-        Values of K; those above the dimension of the embedding are left out.
+    n_components : sequence of int or "auto"
+        Values of K; those above the dimension of the embedding are left out. "auto" adds, for each λ, what
+        :func:`~icm_core.projection.auto_n_components` says.
     consistency_weights : sequence of float
         Values of λ.
     objective : {"trace", "generalized", "released_code"}
@@ -247,7 +248,7 @@ def grid_accuracy(
     Returns
     -------
     DataFrame
-        Columns predictor, K, consistency_weight, and one for each named set. Rows go from the
+        Columns predictor, K, consistency_weight, auto (K is the automatic one), and one for each named set. Rows go from the
         smallest change of the embedding to the largest: λ up, and K down.
     """
     pairs = data.train
@@ -256,22 +257,22 @@ def grid_accuracy(
             raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the training rows.")
         pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
     moments = pair_moments(pairs, intervention)
-    dimension = moments.n_features
-    sizes = sorted({k for k in n_components if k <= dimension}, reverse=True)
-    if not sizes or not len(consistency_weights):
+    sizes = {k for k in n_components if k != "auto" and int(k) <= moments.n_features}
+    if not (sizes or "auto" in n_components) or not len(consistency_weights):
         raise ValueError(
-            f"Nothing to try: n_components={tuple(n_components)} for {dimension} features, "
+            f"Nothing to try: n_components={tuple(n_components)} for {moments.n_features} features, "
             f"consistency_weights={tuple(consistency_weights)}."
         )
     rows = []
     for weight in sorted(consistency_weights):
-        fitted = InvariantProjection(sizes[0], objective=objective, consistency_weight=weight).fit_moments(
-            moments
-        )
-        for k in sizes:
-            for name, predict in _predictors(data, fitted.truncate(k), probe_C).items():
+        whole = InvariantProjection(moments.n_features, objective=objective, consistency_weight=weight)
+        whole.fit_moments(moments)
+        auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
+        for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
+            for name, predict in _predictors(data, whole.truncate(k), probe_C).items():
                 accuracy = {key: float(np.mean(predict(X) == y)) for key, (X, y) in evaluate_on.items()}
-                rows.append({"predictor": name, "K": k, "consistency_weight": weight, **accuracy})
+                row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
+                rows.append(row | accuracy)
     return pd.DataFrame(rows)
 
 

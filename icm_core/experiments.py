@@ -129,7 +129,7 @@ def ablation_grid(
     *,
     seed: int,
     n_pairs: int | None = None,
-    n_components: Sequence[int] = N_COMPONENTS,
+    n_components: Sequence[int | str] = N_COMPONENTS,
     consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
     objective: str = "trace",
 ) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def ablation_grid(
     Returns
     -------
     DataFrame
-        Columns target, intervention, objective, seed, predictor, K, consistency_weight; the validation
+        Columns target, intervention, objective, seed, predictor, K, consistency_weight, auto; the validation
         accuracies intervened and plain; the test accuracies in_distribution, unseen and reversed, in percent.
     """
     rows = []

@@ -325,6 +325,8 @@ def sweep_figure(
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
         axis.set(xlabel=xlabel)
+        axis.set_xticks(sorted(means[x].unique()), [f"{value:g}" for value in sorted(means[x].unique())])
+        axis.minorticks_off()
         axis.set_title(label, fontsize=11)
     axes[0, 0].set_ylabel("accuracy (%)")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
@@ -385,5 +387,47 @@ def spectrum_figure(spectra: Mapping[str, Mapping[float, NDArray[np.floating]]],
     handles = [Line2D([], [], color=color, label=label) for label, (_, _, color) in ends.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(ends))
     axes[0, 0].set_ylabel("eigenvalue of $C-\\lambda S$")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def grid_figure(
+    means: pd.DataFrame, panels: Mapping[str, pd.Series], *, baseline: Mapping[str, float], title: str
+) -> Figure:
+    """Show the gain over the plain predictor at every K and λ, one panel a condition or an intervention.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns K, consistency_weight and value (accuracy in percent).
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    baseline : mapping of str to float
+        For each panel the accuracy of the plain predictor.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    gains = {
+        label: means[mask].pivot_table("value", "K", "consistency_weight").sort_index(ascending=False)
+        - baseline[label]
+        for label, mask in panels.items()
+    }
+    limit = max(float(np.abs(gain.to_numpy()).max()) for gain in gains.values())
+    for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
+        last = axis is axes[0, -1]
+        sns.heatmap(
+            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=last,
+            annot_kws={"fontsize": 9}, cbar_kws={"label": "points over plain"} if last else None,
+        )  # fmt: skip
+        axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
+        axis.set_xticklabels([f"{weight:g}" for weight in gain.columns], rotation=0)
+        axis.set_title(label, fontsize=11)
+        axis.tick_params(length=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
