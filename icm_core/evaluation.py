@@ -390,8 +390,7 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    values : ndarray of shape (n,) or (n_strata, n)
-        With two dimensions, each row is resampled on its own (stratified), and the mean is over all.
+    values : ndarray of shape (n,)
     level : float
         Coverage.
     n_resamples : int
@@ -406,19 +405,17 @@ def bootstrap_interval(
     ValueError
         If there are no values, one is not finite, or the level is not in (0, 1).
     """
-    values = np.atleast_2d(np.asarray(values, dtype=float))
+    values = np.asarray(values, dtype=float)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError(
             f"Got {values.size} values, finite: {np.isfinite(values).all()}; expected finite values."
         )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
-    rng = np.random.default_rng(seed)
-    sums = np.zeros(n_resamples)
-    for stratum in values:  # how often a resample draws each distinct value is all that its sum depends on
-        distinct, counts = np.unique(stratum, return_counts=True)
-        sums += rng.multinomial(len(stratum), counts / len(stratum), size=n_resamples) @ distinct
-    low, high = np.quantile(sums / values.size, [(1 - level) / 2, (1 + level) / 2])
+    # how often a resample draws each distinct value is all that its mean depends on
+    distinct, counts = np.unique(values, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=n_resamples)
+    low, high = np.quantile(draws @ distinct / len(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
