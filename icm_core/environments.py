@@ -106,7 +106,7 @@ def animal_world(
         "encoder": encoder.name,
         "weights": encoder.fingerprint,
         "dataset": "animal-world",
-        "pixels": _pixel_fingerprint(silhouettes),
+        "pixels": pixel_fingerprint(silhouettes),
         "seed": seed,
         "n": n,
     }
@@ -235,7 +235,7 @@ def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
     return {name: ("row", renamed[name].to_numpy()) for name in keep}
 
 
-def _pixel_fingerprint(silhouettes: Silhouettes) -> str:
+def pixel_fingerprint(silhouettes: Silhouettes) -> str:
     """Hash silhouettes, rendering, interventions and captions: a change in any of them changes the key."""
     latents = sample_latents(silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99)
     images = render(latents, silhouettes)

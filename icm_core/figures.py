@@ -28,7 +28,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 
 
 def set_style() -> None:
-    """Set matplotlib's defaults for every figure of the report."""
+    """Set the defaults for every figure and table of the report."""
+    pd.set_option("display.max_colwidth", None)  # texts in tables are never cut
     plt.rcParams.update(
         {
             "figure.dpi": 110,

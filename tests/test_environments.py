@@ -23,9 +23,16 @@ from icm_core.animal_world import (
 )
 from icm_core.diagnosis import FACTORS, live_rank, redrawn_share
 from icm_core.embeddings import EmbeddingStore
-from icm_core.environments import TEMPLATES, Environments, animal_world
-from icm_core.experiments import embed_world, run_leave_one_domain_out
-from icm_core.interventions import intervene_captions, intervene_images
+from icm_core.environments import TEMPLATES, Environments, animal_world, with_single_interventions
+from icm_core.evaluation import CONDITIONS, grid_accuracy, split, validation_set
+from icm_core.experiments import (
+    ablation_grid,
+    embed_world,
+    run_leave_one_domain_out,
+    select,
+    to_conditions,
+)
+from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
 
 D = 24
@@ -178,7 +185,7 @@ def test_a_change_of_the_world_itself_changes_the_key(embedded, silhouettes, mon
         monkeypatch.setattr(
             module, "captions", lambda *a, **k: [f"{text} at last" for text in captions(*a, **k)]
         )
-    assert module._pixel_fingerprint(silhouettes) != before
+    assert module.pixel_fingerprint(silhouettes) != before
 
 
 def test_bad_strengths(encoder, silhouettes, store):
@@ -338,3 +345,82 @@ def test_the_grid_runs_every_encoder_world_seed_and_target(silhouettes, store, m
     assert (table["value"] == 3 * 8).all()
     assert [call[1:3] for call in calls[:8]] == [(t, s) for s in (0, 1) for t in range(4)]
     assert all(call[3] == {"interventions": ["image"]} for call in calls)
+
+
+def test_single_interventions_join_the_source_table(embedded, silhouettes):
+    environments = with_single_interventions(
+        embedded.environments, embedded.encoder, silhouettes, embedded.store
+    )
+    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
+    images = render(latents, silhouettes)
+    for name in IMAGE_INTERVENTIONS:
+        expected = embedded.encoder.encode_images(intervene_images(images, [name], SEED))
+        np.testing.assert_allclose(environments.source[name], expected, atol=1e-6)
+    xr.testing.assert_identical(
+        environments.source.drop_vars(list(IMAGE_INTERVENTIONS)), embedded.environments.source
+    )
+    seen = embedded.encoder.seen
+    with_single_interventions(embedded.environments, embedded.encoder, silhouettes, embedded.store)
+    assert embedded.encoder.seen == seen
+
+
+def linear_world(n=1200):
+    """Two classes in the first feature, four domains; the third feature is re-drawn by every intervention."""
+    rng = np.random.default_rng(0)
+    label, domain, oracle_domain = rng.integers(2, size=n), rng.integers(4, size=n), rng.integers(4, size=n)
+    X = rng.normal(size=(n, 3)) + np.outer(2 * label - 1, [1.0, 0.0, 2.0])
+    X_do = np.c_[X[:, :2], rng.normal(size=n)]
+    rows = {"original": X, "image": X_do, "oracle": X_do, "caption": X, "edit": X_do}
+    source = xr.Dataset(
+        {k: (("row", "feature"), v) for k, v in rows.items()},
+        {"label": ("row", label), "domain": ("row", domain), "oracle_domain": ("row", oracle_domain)},
+    )
+    shortcut = np.array(["aligned", "none", "reversed"])[np.arange(n) % 3]
+    test = source.drop_vars("oracle_domain").assign_coords(shortcut=("row", shortcut))
+    prompts = xr.Dataset(
+        {"prompt": (("row", "feature"), np.array([[-1.0, 0, 0], [1, 0, 0]]))}, {"label": ("row", [0, 1])}
+    )
+    return Environments(source, test, prompts, {})
+
+
+def test_the_ablation_grid_measures_every_target_and_set():
+    grid = ablation_grid(
+        linear_world(), "image", seed=1, n_components=[1, 2, 3], consistency_weights=[0.0, 10.0]
+    )
+    assert len(grid) == len(STYLES) * 2 * 3 * 2
+    assert set(grid["target"]) == set(STYLES)
+    assert (grid[["intervention", "objective", "seed"]] == ["image", "trace", 1]).all(axis=None)
+    measured = grid[["intervened", "plain", *CONDITIONS]]
+    assert ((measured >= 0) & (measured <= 100)).all(axis=None)
+    assert measured.max(axis=None) > 90  # in percent
+    data = split(linear_world(), 1, seed=1)
+    direct = grid_accuracy(
+        data, "image", n_components=[2], consistency_weights=[10.0],
+        evaluate_on={"intervened": validation_set(data, "intervened", "image")},
+    )  # fmt: skip
+    same = grid[(grid["target"] == STYLES[1]) & (grid["K"] == 2) & (grid["consistency_weight"] == 10)]
+    np.testing.assert_allclose(same["intervened"], 100 * direct["intervened"])
+
+
+def test_selection_takes_the_best_row_of_each_run():
+    parts = [
+        ablation_grid(linear_world(), "image", seed=s, n_components=[1, 2], consistency_weights=[0.0, 10.0])
+        for s in (1, 2)
+    ]
+    grid = pd.concat(parts)  # row numbers occur twice
+    for validation in ("intervened", "unseen"):
+        best = select(grid, validation)
+        runs = ["target", "seed", "predictor"]
+        assert len(best) == len(grid.drop_duplicates(runs)) == 16
+        assert (best["selection"] == validation).all()
+        expected = grid.groupby(runs)[validation].max()
+        pd.testing.assert_series_equal(best.set_index(runs)[validation].sort_index(), expected)
+
+
+def test_test_accuracies_become_rows():
+    grid = ablation_grid(linear_world(), "image", seed=1, n_components=[1], consistency_weights=[1.0])
+    tidy = to_conditions(grid)
+    assert len(tidy) == 3 * len(grid)
+    assert not {"intervened", "plain", *CONDITIONS} & set(tidy.columns)
+    for condition in CONDITIONS:
+        np.testing.assert_array_equal(tidy.loc[tidy["condition"] == condition, "value"], grid[condition])
