@@ -1,0 +1,65 @@
+"""Every notebook: in the form that papermill and readers expect, and runnable from its parameters alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    """Give each notebook in turn."""
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_every_notebook_has_tiny_parameters() -> None:
+    assert [path.stem for path in PATHS] == sorted(NOTEBOOKS)
+
+
+def test_is_valid(notebook: nbformat.NotebookNode) -> None:
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_opens_with_a_title_and_prose(notebook: nbformat.NotebookNode) -> None:
+    first = next(cell for cell in notebook.cells if cell.cell_type != "raw")  # raw: settings of the page
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    assert sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown") == 1
+
+
+def test_has_one_cell_of_commented_parameters(notebook: nbformat.NotebookNode) -> None:
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        if line and not line.startswith((" ", "]", "}", ")", "#")):
+            assert "#" in line, f"{line!r} says not what it is for"
+
+
+def test_is_stored_without_outputs(notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_calls_the_library_in_short_cells(notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 30, cell.source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS))
+def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
+    page = executed / ("index.ipynb" if name == "00_summary" else f"results/{name}.ipynb")
+    cells = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert any(cell.outputs for cell in cells)
+    said = [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
+    assert said == [], "a warning or a progress bar would show on the page"

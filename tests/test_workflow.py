@@ -1,0 +1,241 @@
+"""The workflow: what is stale runs again, what is not does not, and a killed run leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT, run
+from provenance import digest, source_files
+from study import take_lock
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A library of three modules: the step imports `first`, which imports `second`."""
+    package = tmp_path / "icm_core"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "first.py").write_text("from icm_core.second import x\n")
+    (package / "second.py").write_text("x = 1\n")
+    (package / "other.py").write_text("x = 1\n")
+    (tmp_path / "step.py").write_text("def main():\n    from icm_core import first\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changed", ["step.py", "icm_core/__init__.py", "icm_core/first.py", "icm_core/second.py"]
+)
+def test_digest_follows_imports(library: Path, changed: str) -> None:
+    before = digest("step.py", library)
+    (library / changed).write_text((library / changed).read_text() + "y = 2\n")
+    assert digest("step.py", library) != before
+
+
+def test_digest_ignores_what_is_not_imported_and_dates(library: Path) -> None:
+    before = digest("step.py", library)
+    (library / "icm_core" / "other.py").write_text("x = 2\n")
+    os.utime(library / "icm_core" / "first.py", (0, 0))
+    assert digest("step.py", library) == before
+
+
+def test_digest_follows_relative_imports(library: Path) -> None:
+    (library / "icm_core" / "first.py").write_text("from .second import x\nfrom . import other\n")
+    names = {path.name for path in source_files(library / "step.py", library)}
+    assert names == {"step.py", "__init__.py", "first.py", "second.py", "other.py"}
+
+
+def test_digest_covers_data(library: Path) -> None:
+    before = digest("step.py", library, data="weights/*")
+    (library / "weights").mkdir()
+    (library / "weights" / "small.bin").write_bytes(b"1")
+    one = digest("step.py", library, data="weights/*")
+    (library / "weights" / "small.bin").write_bytes(b"2")
+    assert len({before, one, digest("step.py", library, data="weights/*")}) == 3
+
+
+def test_digest_of_a_notebook_is_that_of_its_sources(library: Path) -> None:
+    cells = [nbformat.v4.new_code_cell("%matplotlib inline\nimport icm_core.first as first\nprint(first.x)")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbformat.write(notebook, library / "step.ipynb")
+    before = digest("step.ipynb", library)
+
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="1")]
+    notebook.cells[0].execution_count = 7
+    nbformat.write(notebook, library / "step.ipynb")
+    assert digest("step.ipynb", library) == before
+
+    (library / "icm_core" / "second.py").write_text("x = 3\n")
+    assert digest("step.ipynb", library) != before
+
+
+def test_only_one_run_holds_the_lock(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path / "state" / "lock")
+    assert lock is not None
+    assert take_lock(tmp_path / "state" / "lock", wait=0) is None
+    lock.close()
+    again = take_lock(tmp_path / "state" / "lock", wait=0)
+    assert again is not None
+    again.close()
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and was not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
+    work = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    job = [sys.executable, str(ROOT / "workflow" / "job.py"), sys.executable, "-c", work]
+    starter = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({job!r})"])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    worker = int((tmp_path / "pid").read_text())
+    assert alive(worker)
+    starter.send_signal(how)
+    starter.wait()
+    wait_for(lambda: not alive(worker))
+
+
+def test_a_job_hands_on_the_exit_code() -> None:
+    assert run("workflow/job.py", sys.executable, "-c", "raise SystemExit(3)").returncode == 3
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until `condition` is true; fail when it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+SCRIPT = """
+import sys
+import icm_core.{module}
+
+with open(sys.argv[-1], "w") as file:
+    file.write("done")
+"""
+PARAMETERS = "seed = -1\ntables = []\ntable = results = claims = None"
+NOTEBOOK = """
+import time
+
+import pandas as pd
+
+import icm_core.{module}
+
+
+def log(event):
+    with open("../log", "a") as file:
+        print(event, {name!r}, seed, file=file)
+
+
+log("start")
+time.sleep(1)
+for path in [results, claims if isinstance(claims, str) else None]:
+    if path is not None:
+        pd.DataFrame({{"seed": [seed]}}).to_parquet(path)
+log("end")
+"""
+RUNS = ["00_summary -1", "01_theory -1", "02_domain_generalization -1", "02_domain_generalization 0",
+        "02_domain_generalization 1", "03_ablations -1"]  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """The real workflow and pages, over an empty library and quick notebooks that log when they run."""
+    shutil.copy(ROOT / "_quarto.yml", tmp_path)
+    for name in ("reports", "workflow"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("icm_core", "notebooks"):
+        (tmp_path / name).mkdir()
+    for module in ("__init__", "world", "encoder", "theory", "evaluation"):
+        (tmp_path / "icm_core" / f"{module}.py").touch()
+    (tmp_path / "workflow" / "world.py").write_text(SCRIPT.format(module="world"))
+    (tmp_path / "workflow" / "embed.py").write_text(SCRIPT.format(module="encoder"))
+    config = yaml.safe_load((tmp_path / "workflow" / "config.yaml").read_text())
+    config |= {"seeds": [0, 1], "notebooks": {name.split()[0]: {} for name in RUNS}}
+    (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in config["notebooks"]:
+        module = "theory" if name == "01_theory" else "evaluation"
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(NOTEBOOK.format(name=name, module=module)),
+        ]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    return tmp_path
+
+
+def events(study: Path, kind: str) -> list[str]:
+    """List the notebook runs that started or ended, sorted."""
+    log = study / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return sorted(line.removeprefix(kind + " ") for line in lines if line.startswith(kind))
+
+
+def in_the_middle(study: Path) -> bool:
+    """Say whether some notebooks have run and one is running."""
+    return len(events(study, "end")) >= 2 and events(study, "start") != events(study, "end")
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
+    command = [sys.executable, "workflow/study.py", "--cores", "2"]
+    with (study / "first.log").open("w") as log:
+        first = subprocess.Popen(command, cwd=study, stdout=log, stderr=log)
+        wait_for(lambda: first.poll() is not None or in_the_middle(study), seconds=120)
+        assert first.poll() is None, (study / "first.log").read_text()
+        first.kill()
+        first.wait()
+    finished = events(study, "end")
+
+    again = run("workflow/study.py", "--cores", "2", cwd=study)
+    assert again.returncode == 0, again.stderr
+    assert events(study, "end") == RUNS  # each run reached its end once, before the kill or after it
+    assert len(finished) < len(RUNS)
+    assert (study / "_site" / "index.html").is_file()
+
+    third = run("workflow/study.py", "--cores", "2", cwd=study)
+    assert "Nothing to be done" in third.stderr
+    assert events(study, "end") == RUNS
+
+    (study / "icm_core" / "theory.py").write_text("changed = True\n")
+    (study / "notebooks" / "03_ablations.ipynb").touch()
+    assert run("workflow/study.py", "--cores", "2", cwd=study).returncode == 0
+    assert events(study, "end") == sorted([*RUNS, "01_theory -1", "00_summary -1"])
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
+    (study / "icm_core" / "theory.py").write_text("raise RuntimeError('the theory is broken')\n")
+    failed = run("workflow/study.py", "--cores", "2", "results/01_theory.ipynb", cwd=study)
+    assert failed.returncode != 0
+    assert "the theory is broken" in failed.stderr
+    assert not (study / "results" / "01_theory.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_the_graph_of_the_real_study_names_every_step() -> None:
+    planned = run("workflow/study.py", "--dry-run", "--forceall")
+    seeds = len(yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())["seeds"])
+    counts = dict(line.split()[:2] for line in planned.stderr.splitlines() if len(line.split()) == 2)
+    assert planned.returncode == 0, planned.stderr
+    assert counts["domain_generalization"] == counts["embeddings"] == str(seeds)
+    for step in ("world", "theory", "gather_domain_generalization", "ablations", "summary", "report"):
+        assert counts[step] == "1"
