@@ -180,6 +180,7 @@ def select(grid: pd.DataFrame, validation: str) -> pd.DataFrame:
         One row for each target, intervention, objective, seed and predictor, with a column selection.
     """
     runs = ["target", "intervention", "objective", "seed", "predictor"]
+    grid = grid.reset_index(drop=True)  # of grids put together, whose row numbers occur twice
     best = grid.groupby(runs, sort=False)[validation].idxmax()
     return grid.loc[best].assign(selection=validation)
 
