@@ -325,10 +325,13 @@ def test_the_grid_runs_every_encoder_world_seed_and_target(silhouettes, store, m
     calls = []
 
     def one_row(environments, target, *, seed, **options):
-        calls.append((environments.provenance["encoder"], target, seed, options))
-        return pd.DataFrame({"target": [target], "seed": [seed], "value": [environments.test.sizes["row"]]})
+        calls.append((target, seed, options))
+        return pd.DataFrame({"target": [target], "seed": [seed], "value": [environments]})
 
-    monkeypatch.setattr(experiments, "load_encoder", lambda name: StandInEncoder(len(name)))
+    monkeypatch.setattr(experiments, "load_encoder", lambda name: f"encoder {name}")
+    monkeypatch.setattr(
+        experiments, "embed_world", lambda encoder, animals, store, world, seed, n: (encoder, world, seed, n)
+    )
     monkeypatch.setattr(experiments, "leave_one_domain_out", one_row)
     worlds = {"one": [("coat", 0.9), ("scene", 0.5)], "other": [("coat", 0.9)]}
     table = run_leave_one_domain_out(worlds, iter([0, 1]), silhouettes, store, n=8, interventions=["image"])
@@ -342,9 +345,9 @@ def test_the_grid_runs_every_encoder_world_seed_and_target(silhouettes, store, m
     ]
     assert list(jobs.itertuples(index=False, name=None)) == expected
     assert set(table["dataset"]) == {"animal-world"}
-    assert (table["value"] == 3 * 8).all()
-    assert [call[1:3] for call in calls[:8]] == [(t, s) for s in (0, 1) for t in range(4)]
-    assert all(call[3] == {"interventions": ["image"]} for call in calls)
+    assert table["value"].tolist() == [(f"encoder {e}", (c, r), s, 8) for e, c, r, s, _ in expected]
+    assert [call[:2] for call in calls[:8]] == [(t, s) for s in (0, 1) for t in range(4)]
+    assert all(call[2] == {"interventions": ["image"]} for call in calls)
 
 
 def test_single_interventions_join_the_source_table(embedded, silhouettes):
