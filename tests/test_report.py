@@ -72,6 +72,8 @@ class TestOffline:
         page = code.format("python cell-code") + code.format("bash")
         folded = offline.fold_code(page)
         assert folded.count("<details") == 1
+        own = "<details><summary>Code</summary>\n" + code.format("python cell-code")
+        assert offline.fold_code(own) == own
         assert folded.endswith(code.format("bash"))
         assert offline.fold_code(folded) == folded
 

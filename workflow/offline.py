@@ -22,7 +22,7 @@ EXTERNAL_LINK = re.compile(
 )
 EXTERNAL_IMPORT = re.compile(r"""@import\s*(?:url\()?\s*["']?(?:https?:)?//[^"')]*["']?\s*\)?[^;]*;""")
 NOTEBOOK_CODE = re.compile(
-    r'(?<!</summary>)<div class="code-copy-outer-scaffold">'
+    r'(?<!</summary>)(?<!</summary>\n)<div class="code-copy-outer-scaffold">'
     r'<div class="sourceCode[^>]*><pre class="[^"]*\bcell-code\b.*?</button></div>',
     re.DOTALL,
 )

@@ -38,8 +38,9 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
 
 def main(arguments: list[str]) -> None:
     """Run Snakemake in this process with the settings of the study."""
-    lock = take_lock(ROOT / ".snakemake" / "study.lock")
-    if lock is None:
+    looks_only = {"--dry-run", "--dryrun", "-n"} & set(arguments)
+    lock = None if looks_only else take_lock(ROOT / ".snakemake" / "study.lock")
+    if lock is None and not looks_only:
         sys.exit("study: another run is active in this folder; wait for it, or stop it and run again")
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
