@@ -84,6 +84,18 @@ class TestRendering:
         assert "index.ipynb" in render_report.missing_pages(tmp_path)
         assert render_report.main(tmp_path) == 1
 
+    def test_quarto_is_preferred_where_it_is_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "bin").mkdir()
+        quarto = tmp_path / "bin" / "quarto"
+        quarto.write_text('#!/bin/sh\necho "$@" > "$2/called"\nexit 7\n')
+        quarto.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        monkeypatch.setattr(render_report, "missing_pages", lambda root: [])
+        assert render_report.main(tmp_path) == 7
+        assert (tmp_path / "called").read_text().split() == ["render", str(tmp_path)]
+
     def test_every_page_in_the_navigation_is_rendered(self) -> None:
         config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
         patterns = config["project"]["render"]
