@@ -248,7 +248,7 @@ def grid_accuracy(
     Returns
     -------
     DataFrame
-        Columns predictor, K, consistency_weight, auto (K is the automatic one), and one for each named set. Rows go from the
+        Columns predictor, K, consistency_weight (NaN for the generalised objective), auto (K is the automatic one), and one for each named set. Rows go from the
         smallest change of the embedding to the largest: λ up, and K down.
     """
     pairs = data.train
@@ -264,9 +264,9 @@ def grid_accuracy(
             f"consistency_weights={tuple(consistency_weights)}."
         )
     rows = []
-    for weight in sorted(consistency_weights):
-        whole = InvariantProjection(moments.n_features, objective=objective, consistency_weight=weight)
-        whole.fit_moments(moments)
+    weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
+    for weight in weights:
+        whole = _project(moments, moments.n_features, objective, weight)
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
         for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
             for name, predict in _predictors(data, whole.truncate(k), probe_C).items():
@@ -274,6 +274,11 @@ def grid_accuracy(
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
                 rows.append(row | accuracy)
     return pd.DataFrame(rows)
+
+
+def _project(moments: PairMoments, k: int, objective: str, weight: float) -> InvariantProjection:
+    weighted = {} if np.isnan(weight) else {"consistency_weight": weight}
+    return InvariantProjection(k, objective=objective, **weighted).fit_moments(moments)
 
 
 def _predictors(data: Split, projection: InvariantProjection | None, probe_C: float) -> dict[str, Predictor]:
@@ -354,8 +359,7 @@ def leave_one_domain_out(
         for name, block in grid.groupby("predictor", sort=False):
             best = block.iloc[block["validation"].argmax()]  # of equals, the first: the smallest change
             k, weight = int(best["K"]), float(best["consistency_weight"])
-            projection = InvariantProjection(k, objective=objective, consistency_weight=weight)
-            predict = _predictors(data, projection.fit_moments(moments), probe_C)[str(name)]
+            predict = _predictors(data, _project(moments, k, objective, weight), probe_C)[str(name)]
             row = {"method": "ICM", "predictor": str(name), "intervention": intervention}
             fitted.append((row | {"K": k, "consistency_weight": weight, "validation": validation}, predict))
     return _measure(data, fitted, plain).assign(target=target, seed=seed, metric="accuracy")

@@ -1,0 +1,91 @@
+"""Speed and memory of the library's own steps, as ratios within one run.
+
+Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machine; the ratios say
+whether a step is in proportion: rendering against embedding, intervening against embedding, the gradient solver
+against the closed form, nested subspaces against a fit for every K, and the memory of streamed moments as the
+number of pairs grows.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from icm_core import InvariantProjection, PairMoments
+from icm_core.animal_world import load_silhouettes, render, sample_latents
+from icm_core.encoders import load_encoder
+from icm_core.interventions import intervene_images
+
+
+def seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median duration of a call, after one call to warm up."""
+    function()
+    durations = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - started)
+    return float(np.median(durations))
+
+
+def images() -> None:
+    """Compare rendering and intervening with embedding, on one thread."""
+    torch.set_num_threads(1)
+    silhouettes, encoder = load_silhouettes(), load_encoder("animal-world")
+    latents = sample_latents(silhouettes, "test", n=1024)
+    rendered = render(latents, silhouettes)
+    rates = {
+        "render": len(latents) / seconds(lambda: render(latents, silhouettes)),
+        "intervene": len(latents) / seconds(lambda: intervene_images(rendered)),
+        "embed": len(latents) / seconds(lambda: encoder.encode_images(rendered)),
+    }
+    for name, rate in rates.items():
+        print(f"{name:10} {rate:8.0f} images/s   {rate / rates['embed']:6.2f} of embedding")
+
+
+def solvers() -> None:
+    """Compare the closed form with gradient descent, and one fit for all K with a fit for each."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 64)) * np.linspace(1, 0.1, 64)
+    X_do = X.copy()
+    X_do[:, ::2] = rng.permutation(X_do[:, ::2])
+    moments = PairMoments(64).update(X, X_do)
+    whole = InvariantProjection(32).fit_moments(moments)
+    closed = seconds(lambda: InvariantProjection(32).fit_moments(moments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gradient = seconds(
+            lambda: InvariantProjection(32, solver="gradient", random_state=0).fit_moments(moments), 1
+        )
+    nested = seconds(lambda: [whole.truncate(k) for k in range(1, 33)])
+    each = seconds(lambda: [InvariantProjection(k).fit_moments(moments) for k in range(1, 33)])
+    print(f"gradient descent takes {gradient / closed:.0f} times the closed form ({1000 * closed:.1f} ms)")
+    print(f"a fit for each of 32 K takes {each / (closed + nested):.1f} times one fit for all")
+
+
+def memory() -> None:
+    """Compare the peak memory of streamed moments for ten times the pairs."""
+    peaks = []
+    for batches in (10, 100):
+        rng = np.random.default_rng(0)
+        tracemalloc.start()
+        moments = PairMoments(512)
+        for _ in range(batches):
+            batch = rng.normal(size=(500, 512)).astype(np.float32)
+            moments.update(batch, batch + 0.1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    print(
+        f"moments of 50,000 pairs peak at {peaks[1] / peaks[0]:.2f} times those of 5,000 ({peaks[1] / 1e6:.0f} MB)"
+    )
+
+
+if __name__ == "__main__":
+    images()
+    solvers()
+    memory()
