@@ -277,8 +277,8 @@ def grid_accuracy(
 
 
 def _project(moments: PairMoments, k: int, objective: str, weight: float) -> InvariantProjection:
-    weighted = {} if np.isnan(weight) else {"consistency_weight": weight}
-    return InvariantProjection(k, objective=objective, **weighted).fit_moments(moments)
+    weight = 1.0 if np.isnan(weight) else weight  # ignored by the objective that has no λ
+    return InvariantProjection(k, objective=objective, consistency_weight=weight).fit_moments(moments)
 
 
 def _predictors(data: Split, projection: InvariantProjection | None, probe_C: float) -> dict[str, Predictor]:
