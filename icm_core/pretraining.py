@@ -43,7 +43,7 @@ PREPROCESS_CONFIG: dict[str, Any] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "animal-world": {"coat_strength": 0.0, "scene_strength": 0.0, "seed": 0, "samples": 800_000},
-    "animal-world-biased": {"coat_strength": 0.6, "scene_strength": 0.6, "seed": 0, "samples": 320_000},
+    "animal-world-biased": {"coat_strength": 0.6, "scene_strength": 0.6, "seed": 0, "samples": 256_000},
 }
 TRAINING: dict[str, Any] = {
     "images": 200_000,
