@@ -11,9 +11,11 @@ pointing to another class ("reversed").
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -39,7 +41,8 @@ from icm_core.prediction import class_prompts
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
 PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
-_BATCH = 512
+_BATCH = 128
+_EMBEDDED: WeakKeyDictionary[Encoder, dict[str, np.ndarray]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,8 @@ def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFr
     redrawn = redraw_variant(latents, seed=seed)
     words = captions(latents, left_out=0.0, seed=seed)
     edits = intervene_captions(words, LEXICON, seed=seed, keep=CLASSES)
-    original, image = _embed_rendered(encoder, silhouettes, latents, seed, intervened=True)
-    (oracle,) = _embed_rendered(encoder, silhouettes, redrawn, seed)
+    original, image = _embed_rendered(encoder, silhouettes, latents, seed).swapaxes(0, 1)
+    (oracle,) = _embed_rendered(encoder, silhouettes, redrawn).swapaxes(0, 1)
     variables = {
         "original": original,
         "image": image,
@@ -202,31 +205,39 @@ def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFr
 def _embed_test(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
 ) -> xr.Dataset:
-    (original,) = _embed_rendered(encoder, silhouettes, latents, seed=0)
+    (original,) = _embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
     variables = {"original": original, "caption": encoder.encode_text(captions(latents, left_out=0.0))}
     coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
 
 def _embed_rendered(
-    encoder: Encoder,
-    silhouettes: Silhouettes,
-    latents: pd.DataFrame,
-    seed: int,
-    intervened: bool = False,
-) -> tuple[np.ndarray, ...]:
-    """Render once, batch by batch; embed the images and, if asked, their intervened copies."""
-    kinds = 2 if intervened else 1
+    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
+) -> np.ndarray:
+    """Render and embed rows of latents: (n, 1, D), or (n, 2, D) with the image intervention of a seed.
 
-    def batches() -> Any:
-        for start in range(0, len(latents), _BATCH):
-            images = render(latents.iloc[start : start + _BATCH], silhouettes)
-            yield torch.cat([images, intervene_images(images, seed=seed)]) if intervened else images
+    Worlds of different strength share most of their images, so each distinct row is embedded once in the life
+    of the encoder. Batches are always full (the last one repeats rows): an embedding then has the same bits
+    whatever else is embedded with it.
+    """
+    known = _EMBEDDED.setdefault(encoder, {})
+    table = latents.to_numpy(float)
+    shapes = silhouettes.images[latents["silhouette"].to_numpy()]
+    keys = [fingerprint(shape, row, str(seed)) for shape, row in zip(shapes, table, strict=True)]
+    new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
+    rows = np.resize(new, -(-len(new) // _BATCH) * _BATCH)
 
-    rows = embed(encoder, batches(), total=kinds * len(latents))
-    sizes = [min(_BATCH, len(latents) - s) for s in range(0, len(latents), _BATCH) for _ in range(kinds)]
-    blocks = np.split(rows, np.cumsum(sizes)[:-1])
-    return tuple(np.concatenate(blocks[kind::kinds]) for kind in range(kinds))
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in rows.reshape(-1, _BATCH):
+            images = render(latents.iloc[batch], silhouettes)
+            yield images if seed is None else torch.cat([images, intervene_images(images, seed=seed)])
+
+    if new:
+        kinds = 1 if seed is None else 2
+        embedded = embed(encoder, batches(), total=kinds * len(rows))
+        by_row = embedded.reshape(-1, kinds, _BATCH, embedded.shape[1]).swapaxes(1, 2)
+        known.update(zip([keys[row] for row in new], by_row.reshape(len(rows), kinds, -1), strict=False))
+    return np.stack([known[key] for key in keys])
 
 
 def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:

@@ -39,6 +39,7 @@ VALIDATIONS = ("intervened", "plain", "target")
 CONDITIONS = ("in_distribution", "unseen", "reversed")
 N_COMPONENTS = (8, 16, 32)
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
+LABEL_FREE_WEIGHT = 1.0  # λ where no labels are used to choose it: reconstruction and consistency count alike
 BASELINE = "plain"
 
 
@@ -276,7 +277,7 @@ def grid_accuracy(
     return pd.DataFrame(rows)
 
 
-def _project(moments: PairMoments, k: int, objective: str, weight: float) -> InvariantProjection:
+def _project(moments: PairMoments, k: int | str, objective: str, weight: float) -> InvariantProjection:
     weight = 1.0 if np.isnan(weight) else weight  # ignored by the objective that has no λ
     return InvariantProjection(k, objective=objective, consistency_weight=weight).fit_moments(moments)
 
@@ -319,7 +320,8 @@ def leave_one_domain_out(
     """Evaluate every method on one target domain.
 
     Methods: ``plain`` (zero-shot, linear probe), ``augmentation`` (the probe trained on the intervened images
-    too), and ``ICM`` with each intervention (zero-shot, linear probe), with K and λ chosen by `validation`.
+    too), ``ICM`` with each intervention (zero-shot, linear probe) with K and λ chosen by `validation`, and
+    ``ICM auto``, which uses no labels to choose: λ = 1 and K = "auto".
 
     Parameters
     ----------
@@ -356,12 +358,20 @@ def leave_one_domain_out(
             evaluate_on={"validation": validation_set(data, validation, intervention)},
         )  # fmt: skip
         moments = pair_moments(data.train, intervention)
+        choices = []
         for name, block in grid.groupby("predictor", sort=False):
             best = block.iloc[block["validation"].argmax()]  # of equals, the first: the smallest change
             k, weight = int(best["K"]), float(best["consistency_weight"])
-            predict = _predictors(data, _project(moments, k, objective, weight), probe_C)[str(name)]
-            row = {"method": "ICM", "predictor": str(name), "intervention": intervention}
-            fitted.append((row | {"K": k, "consistency_weight": weight, "validation": validation}, predict))
+            choices.append(("ICM", str(name), validation, _project(moments, k, objective, weight)))
+        automatic = _project(moments, "auto", objective, LABEL_FREE_WEIGHT)
+        choices += [("ICM auto", name, "none", automatic) for name in plain]
+        for method, name, chosen_by, projection in choices:
+            row = {
+                "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
+                "K": projection.n_components_,
+                "consistency_weight": np.nan if objective == "generalized" else projection.consistency_weight,
+            }  # fmt: skip
+            fitted.append((row, _predictors(data, projection, probe_C)[name]))
     return _measure(data, fitted, plain).assign(target=target, seed=seed, metric="accuracy")
 
 

@@ -243,7 +243,7 @@ def method_name(method: str, intervention: str) -> str:
     if method == "plain":
         return "plain"
     kind = {"image": "image", "text": "text", "oracle": "oracle", "image+text": "image + text"}[intervention]
-    return f"ICM, {kind}" if method == "ICM" else f"augmented, {kind}"
+    return f"{'augmented' if method == 'augmentation' else method}, {kind}"
 
 
 CONDITION_STYLE = {
