@@ -349,8 +349,8 @@ def leave_one_domain_out(
         for name, predict in plain.items()
     ]
     for variable in ("image", "oracle"):
-        row = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
-        fitted.append((row, _augmented_probe(data, variable, probe_C)))
+        augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
+        fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
     for intervention in interventions:
         grid = grid_accuracy(
             data, intervention, n_components=n_components, consistency_weights=consistency_weights,
@@ -366,7 +366,7 @@ def leave_one_domain_out(
         automatic = _project(moments, "auto", objective, LABEL_FREE_WEIGHT)
         choices += [("ICM auto", name, "none", automatic) for name in plain]
         for method, name, chosen_by, projection in choices:
-            row = {
+            row: dict[str, Any] = {
                 "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
                 "K": projection.n_components_,
                 "consistency_weight": np.nan if objective == "generalized" else projection.consistency_weight,

@@ -318,7 +318,7 @@ def test_methods_and_columns(environments):
     )
     assert set(table.columns) == set(expected.split())
     rows = table.groupby(["method", "predictor", "intervention"]).size()
-    assert len(rows) == 2 + 2 + 2 * len(INTERVENTIONS)
+    assert len(rows) == 2 + 2 + 2 * 2 * len(INTERVENTIONS)
     assert (rows == len(CONDITIONS)).all()
     assert (table["target"] == TARGET).all()
     assert (table["seed"] == 5).all()
