@@ -280,7 +280,12 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
             y = [names.index(method_name(m, i)) for m, i in rows[["method", "intervention"]].to_numpy()]
             error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
-        axis.set(xlim=(0, 100), xlabel="accuracy (%)", yticks=range(len(names)), yticklabels=names)
+        axis.set(
+            xlim=(_floor(means["value"]), 100.5),
+            xlabel="accuracy (%)",
+            yticks=range(len(names)),
+            yticklabels=names,
+        )
         axis.set_title(label, fontsize=11)
         axis.grid(axis="x")
     axes[0, 0].invert_yaxis()
@@ -291,6 +296,11 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _floor(accuracy: pd.Series) -> float:
+    """Lower end of an axis of accuracies: a multiple of ten below all of them."""
+    return max(0.0, 10 * np.floor((accuracy.min() - 1) / 10))
 
 
 def sweep_figure(
@@ -324,6 +334,7 @@ def sweep_figure(
         1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
+        axis.set_ylim(_floor(means["value"]), 100.5)
         plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
         axis.set(xlabel=xlabel)
         axis.set_xticks(sorted(means[x].unique()), [f"{value:g}" for value in sorted(means[x].unique())])
