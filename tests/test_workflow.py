@@ -129,7 +129,7 @@ import icm_core.{module}
 with open(sys.argv[-1], "w") as file:
     file.write("done")
 """
-PARAMETERS = "seed = -1\ntables = []\ntable = results = claims = None"
+PARAMETERS = "seeds = tables = []\nworlds = table = results = claims = None"
 NOTEBOOK = """
 import time
 
@@ -140,18 +140,24 @@ import icm_core.{module}
 
 def log(event):
     with open("../log", "a") as file:
-        print(event, {name!r}, seed, file=file)
+        print(event, {name!r}, *seeds, file=file)
 
 
 log("start")
 time.sleep(1)
 for path in [results, claims if isinstance(claims, str) else None]:
     if path is not None:
-        pd.DataFrame({{"seed": [seed]}}).to_parquet(path)
+        pd.DataFrame({{"seed": seeds}}).to_parquet(path)
 log("end")
 """
-RUNS = ["00_summary -1", "01_theory -1", "02_domain_generalization -1", "02_domain_generalization 0",
-        "02_domain_generalization 1", "03_ablations -1"]  # fmt: skip
+RUNS = [
+    "00_summary",
+    "01_theory",
+    "02_domain_generalization 0",
+    "02_domain_generalization 0 1",
+    "02_domain_generalization 1",
+    "03_ablations 0 1",
+]
 
 
 @pytest.fixture
@@ -218,7 +224,7 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("changed = True\n")
     (study / "notebooks" / "03_ablations.ipynb").touch()
     assert run("workflow/study.py", "--cores", "2", cwd=study).returncode == 0
-    assert events(study, "end") == sorted([*RUNS, "01_theory -1", "00_summary -1"])
+    assert events(study, "end") == sorted([*RUNS, "01_theory", "00_summary"])
 
 
 @pytest.mark.slow
@@ -234,7 +240,8 @@ def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
 def test_the_graph_of_the_real_study_names_every_step() -> None:
     planned = run("workflow/study.py", "--dry-run", "--forceall")
     seeds = len(yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())["seeds"])
-    counts = dict(line.split()[:2] for line in planned.stderr.splitlines() if len(line.split()) == 2)
+    said = (planned.stdout + planned.stderr).splitlines()
+    counts = dict(line.split() for line in said if len(line.split()) == 2)
     assert planned.returncode == 0, planned.stderr
     assert counts["domain_generalization"] == counts["embeddings"] == str(seeds)
     for step in ("world", "theory", "gather_domain_generalization", "ablations", "summary", "report"):
