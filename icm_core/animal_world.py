@@ -178,17 +178,17 @@ def load_silhouettes() -> Silhouettes:
     _, first = np.unique(images.reshape(len(images), -1), axis=0, return_index=True)
     first.sort()
     images, label = images[first], label[first]
-    group = _near_duplicates(images)
     part = np.empty(len(images), dtype="<U7")
     rng = np.random.default_rng(20240515)
     for c in range(len(CLASSES)):
         mine = np.flatnonzero(label == c)
-        order = rng.permutation(np.unique(group[mine]))
-        sizes = np.array([(group[mine] == g).sum() for g in order])
+        group = _near_duplicates(images[mine])  # no two classes share a near repeat
+        order = rng.permutation(np.unique(group))
+        sizes = np.bincount(group)[order]
         ends = np.cumsum(list(PARTS.values()))
         share = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
         for g, s in zip(order, share, strict=True):
-            part[mine[group[mine] == g]] = list(PARTS)[int(np.searchsorted(ends, s))]
+            part[mine[group == g]] = list(PARTS)[int(np.searchsorted(ends, s))]
     return Silhouettes(images, label, part)
 
 
@@ -197,16 +197,8 @@ def _near_duplicates(images: np.ndarray) -> np.ndarray:
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     mirrored = flat.reshape(images.shape)[:, :, ::-1].reshape(flat.shape)
-    rows, columns = [], []
-    for start in range(0, len(flat), 1024):
-        block = flat[start : start + 1024]
-        near = np.maximum(block @ flat.T, block @ mirrored.T) >= NEAR_DUPLICATE
-        r, c = np.nonzero(near)
-        rows.append(r + start)
-        columns.append(c)
-    r, c = np.concatenate(rows), np.concatenate(columns)
-    graph = csr_array((np.ones(len(r), dtype=bool), (r, c)), shape=(len(flat), len(flat)))
-    return connected_components(graph, directed=False)[1]
+    near = np.maximum(flat @ flat.T, flat @ mirrored.T) >= NEAR_DUPLICATE
+    return connected_components(csr_array(near), directed=False)[1]
 
 
 def sample_latents(

@@ -84,6 +84,34 @@ def with_interval(row: pd.Series) -> str:
     return f"{row['mean']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
 
 
+def interval_table(
+    means: pd.DataFrame, index: Sequence[str], columns: Sequence[str], *, value: str = "value"
+) -> pd.DataFrame:
+    """Lay out means and intervals as texts: a row for each `index`, a column for each `columns`.
+
+    Parameters
+    ----------
+    means : DataFrame
+        With the columns `index`, `columns`, `value`, low and high.
+    index, columns : sequence of str
+    value : str
+        Column of the means.
+
+    Returns
+    -------
+    DataFrame of str
+        For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
+    """
+    text = [
+        f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
+        for mean, low, high in means[[value, "low", "high"]].to_numpy()
+    ]
+    wide = means.assign(text=text).pivot_table(
+        "text", list(index), list(columns), aggfunc="first", sort=False
+    )
+    return wide.reset_index() if len(columns) == 1 else wide
+
+
 def claim(name: str, statement: str, measured: str, threshold: str, verdict: str) -> dict[str, str]:
     """One row of the table of verdicts.
 

@@ -38,7 +38,7 @@ INTERVENTIONS = ("image", "text", "image+text", "oracle")
 VALIDATIONS = ("intervened", "plain", "target")
 CONDITIONS = ("in_distribution", "unseen", "reversed")
 N_COMPONENTS = (8, 16, 32)
-CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
+CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 LABEL_FREE_WEIGHT = 1.0  # λ where no labels are used to choose it: reconstruction and consistency count alike
 BASELINE = "plain"
 

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_core.animal_world import STYLES, Silhouettes
+from icm_core.claims import claim, judge
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.environments import Environments, animal_world
@@ -21,6 +22,7 @@ from icm_core.evaluation import (
     CONDITIONS,
     CONSISTENCY_WEIGHTS,
     N_COMPONENTS,
+    contrast,
     grid_accuracy,
     leave_one_domain_out,
     split,
@@ -189,3 +191,102 @@ def to_conditions(runs: pd.DataFrame) -> pd.DataFrame:
     """Turn the three test accuracies of a grid into rows, with columns condition and value."""
     keys = [name for name in runs.columns if name not in (*CONDITIONS, "intervened", "plain")]
     return runs.melt(keys, list(CONDITIONS), var_name="condition", value_name="value")
+
+
+def domain_generalization_claims(table: pd.DataFrame, encoder: str, world: Sequence[Any]) -> pd.DataFrame:
+    """Judge what CLIP-ICM gains in one world, against each rival.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`run_leave_one_domain_out` for at least the world.
+    encoder : str
+        The encoder of the probes; of every other encoder in the table only zero-shot is judged.
+    world : (shortcut, strength)
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict.
+    """
+    table = table[(table["shortcut"] == world[0]) & (table["strength"] == world[1])]
+    is_probe = table["predictor"] == "linear probe"
+    table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
+    choices = {
+        "ICM": "K and λ chosen on intervened source images",
+        "ICM auto": "λ = 1, K = positive eigenvalues",
+    }
+    plain, augmented, zero = ("plain", "none"), ("augmentation", "image"), ("zero-shot plain", "none")
+    names = {
+        plain: "the plain probe",
+        augmented: "the probe trained on augmented images",
+        zero: "plain zero-shot",
+    }
+    questions = [
+        (encoder, "", choice, kind, plain, "reversed")
+        for choice in choices
+        for kind in ("image", "text", "image+text")
+    ]
+    for choice in choices:
+        rivals = ((plain, "unseen"), (augmented, "reversed"), (zero, "reversed"))
+        questions += [(encoder, "", choice, "image+text", *rival) for rival in rivals]
+        for name in table["encoder"].unique():
+            questions.append((name, "zero-shot ", choice, "image+text", zero, "unseen"))
+    rows = []
+    for name, prefix, choice, kind, rival, condition in questions:
+        part = table[(table["encoder"] == name) & (table["condition"] == condition)]
+        where = "an unseen style" + (" with the shortcut reversed" if condition == "reversed" else "")
+        rows.append(
+            _gain_claim(
+                f"T5.6, {name}",
+                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {choices[choice]}: "
+                f"beats {names[rival]} on {where}",
+                contrast(part, (prefix + choice, kind), rival, ["condition"]),
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+def ablation_claims(
+    selections: pd.DataFrame, objectives: pd.DataFrame, kind: str = "image+text"
+) -> pd.DataFrame:
+    """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
+
+    Parameters
+    ----------
+    selections : DataFrame
+        Rows of :func:`to_conditions` with a column selection ("intervened", "plain", "auto").
+    objectives : DataFrame
+        Rows of :func:`to_conditions` with a column objective.
+    kind : str
+        The intervention that is judged.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict.
+    """
+    questions = [
+        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened source images beats plain ones"),
+        (selections, "selection", "auto", "intervened", "choosing by the spectrum alone (λ = 1, positive eigenvalues) "
+         "beats choosing on intervened source images"),
+        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues beats the released order"),
+        (objectives, "objective", "trace", "generalized", "the trace objective beats the generalised one, which has no λ"),
+    ]  # fmt: skip
+    rows = []
+    for table, column, first, second, statement in questions:
+        part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
+        part = part[part["condition"] == "reversed"].assign(method=part[column])
+        gain = contrast(part, (first, kind), (second, kind), ["condition"])
+        rows.append(
+            _gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
+        )
+    return pd.DataFrame(rows)
+
+
+def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+    gain = gains.iloc[0]
+    measured = f"{gain['value']:+.1f} points"
+    if pd.notna(gain["low"]):
+        measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
+    return claim(name, statement, measured, "above 0", judge(gain["low"], gain["high"], above=0))
