@@ -162,7 +162,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts; equal texts are embedded once.
+        """Embed texts.
 
         Parameters
         ----------
@@ -186,14 +186,11 @@ class Encoder:
             )
         if len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
-        distinct, position = np.unique(np.asarray(texts), return_inverse=True)
         out = [
-            self.model.encode_text(self.tokenizer(distinct[i : i + 512].tolist()), normalize=True)
-            .float()
-            .numpy()
-            for i in range(0, len(distinct), 512)
+            self.model.encode_text(self.tokenizer(list(texts[i : i + 256])), normalize=True).float().numpy()
+            for i in range(0, len(texts), 256)
         ]
-        return np.concatenate(out)[position]
+        return np.concatenate(out)
 
 
 def _resizer(preprocess: dict[str, Any]) -> v2.Transform:

@@ -11,7 +11,7 @@ pointing to another class ("reversed").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -195,8 +195,8 @@ def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFr
         "original": original,
         "image": image,
         "oracle": oracle,
-        "caption": encoder.encode_text(words),
-        "edit": encoder.encode_text(edits),
+        "caption": _embed_texts(encoder, words),
+        "edit": _embed_texts(encoder, edits),
     }
     coordinates = _coordinates(latents) | {"oracle_domain": ("row", redrawn["style"].to_numpy())}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
@@ -206,7 +206,7 @@ def _embed_test(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
 ) -> xr.Dataset:
     (original,) = _embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
-    variables = {"original": original, "caption": encoder.encode_text(captions(latents, left_out=0.0))}
+    variables = {"original": original, "caption": _embed_texts(encoder, captions(latents, left_out=0.0))}
     coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
@@ -214,29 +214,49 @@ def _embed_test(
 def _embed_rendered(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
 ) -> np.ndarray:
-    """Render and embed rows of latents: (n, 1, D), or (n, 2, D) with the image intervention of a seed.
+    """Render and embed rows of latents: (n, 1, D), or (n, 2, D) with the image intervention of a seed."""
+    kinds = 1 if seed is None else 2
 
-    Worlds of different strength share most of their images, so each distinct row is embedded once in the life
-    of the encoder. Batches are always full (the last one repeats rows): an embedding then has the same bits
-    whatever else is embedded with it.
-    """
-    known = _EMBEDDED.setdefault(encoder, {})
-    table = latents.to_numpy(float)
-    shapes = silhouettes.images[latents["silhouette"].to_numpy()]
-    keys = [fingerprint(shape, row, str(seed)) for shape, row in zip(shapes, table, strict=True)]
-    new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
-    rows = np.resize(new, -(-len(new) // _BATCH) * _BATCH)
-
-    def batches() -> Iterator[torch.Tensor]:
+    def batches(rows: np.ndarray) -> Iterator[torch.Tensor]:
         for batch in rows.reshape(-1, _BATCH):
             images = render(latents.iloc[batch], silhouettes)
             yield images if seed is None else torch.cat([images, intervene_images(images, seed=seed)])
 
+    def compute(rows: np.ndarray) -> np.ndarray:
+        embedded = embed(encoder, batches(rows), total=kinds * len(rows))
+        return (
+            embedded.reshape(-1, kinds, _BATCH, embedded.shape[1])
+            .swapaxes(1, 2)
+            .reshape(len(rows), kinds, -1)
+        )
+
+    shapes = silhouettes.images[latents["silhouette"].to_numpy()]
+    keys = [fingerprint(s, row, str(seed)) for s, row in zip(shapes, latents.to_numpy(float), strict=True)]
+    return _once(encoder, keys, compute)
+
+
+def _embed_texts(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """Embed texts, (n, D)."""
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        batches = rows.reshape(-1, _BATCH)
+        return np.concatenate([encoder.encode_text([texts[row] for row in batch]) for batch in batches])
+
+    return _once(encoder, texts, compute)
+
+
+def _once(encoder: Encoder, keys: list[str], compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Compute the rows whose key is new, and take the others from memory.
+
+    Worlds of different strength share most of their images and captions, so each distinct one is embedded
+    once in the life of the encoder. Batches are always full (the last one repeats rows): an embedding then has
+    the same bits whatever else is embedded with it.
+    """
+    known = _EMBEDDED.setdefault(encoder, {})
+    new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
     if new:
-        kinds = 1 if seed is None else 2
-        embedded = embed(encoder, batches(), total=kinds * len(rows))
-        by_row = embedded.reshape(-1, kinds, _BATCH, embedded.shape[1]).swapaxes(1, 2)
-        known.update(zip([keys[row] for row in new], by_row.reshape(len(rows), kinds, -1), strict=False))
+        rows = np.resize(new, -(-len(new) // _BATCH) * _BATCH)
+        known.update(zip([keys[row] for row in new], compute(rows), strict=False))
     return np.stack([known[key] for key in keys])
 
 

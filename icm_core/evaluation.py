@@ -36,6 +36,7 @@ from icm_core.projection import InvariantProjection, auto_n_components
 
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
 VALIDATIONS = ("intervened", "plain", "target")
+PREDICTORS = ("zero-shot", "linear probe")
 CONDITIONS = ("in_distribution", "unseen", "reversed")
 N_COMPONENTS = (8, 16, 32)
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
@@ -270,7 +271,8 @@ def grid_accuracy(
         whole = _project(moments, moments.n_features, objective, weight)
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
         for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
-            for name, predict in _predictors(data, whole.truncate(k), probe_C).items():
+            for name in PREDICTORS:
+                predict = _predictor(data, whole.truncate(k), name, probe_C)
                 accuracy = {key: float(np.mean(predict(X) == y)) for key, (X, y) in evaluate_on.items()}
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
                 rows.append(row | accuracy)
@@ -282,19 +284,18 @@ def _project(moments: PairMoments, k: int | str, objective: str, weight: float) 
     return InvariantProjection(k, objective=objective, consistency_weight=weight).fit_moments(moments)
 
 
-def _predictors(data: Split, projection: InvariantProjection | None, probe_C: float) -> dict[str, Predictor]:
-    """Zero-shot and linear probe behind a projection (or none)."""
+def _predictor(data: Split, projection: InvariantProjection | None, name: str, probe_C: float) -> Predictor:
+    """Fit a zero-shot classifier or a linear probe behind a projection (or none)."""
     project: Callable[[np.ndarray], np.ndarray] = (
         (lambda X: X) if projection is None else projection.transform
     )
-    train = project(data.train["original"].to_numpy())
-    prompts = project(data.prompts["prompt"].to_numpy())
-    zero_shot = ZeroShotClassifier().fit(prompts, data.prompts["label"].to_numpy())
-    probe = LinearProbe(C=probe_C).fit(train, data.train["label"].to_numpy())
-    return {
-        "zero-shot": lambda X: zero_shot.predict(project(X)),
-        "linear probe": lambda X: probe.predict(project(X)),
-    }
+    if name == "zero-shot":
+        fitted: Any = ZeroShotClassifier()
+        fitted.fit(project(data.prompts["prompt"].to_numpy()), data.prompts["label"].to_numpy())
+    else:
+        fitted = LinearProbe(C=probe_C)
+        fitted.fit(project(data.train["original"].to_numpy()), data.train["label"].to_numpy())
+    return lambda X: fitted.predict(project(X))
 
 
 def _augmented_probe(data: Split, variable: str, probe_C: float) -> Predictor:
@@ -343,7 +344,7 @@ def leave_one_domain_out(
         plain predictor of the same kind, in percentage points like the accuracies.
     """
     data = split(environments, target, seed=seed)
-    plain = _predictors(data, None, probe_C)
+    plain = {name: _predictor(data, None, name, probe_C) for name in PREDICTORS}
     fitted: list[tuple[dict[str, Any], Predictor]] = [
         ({"method": BASELINE, "predictor": name, "intervention": "none"}, predict)
         for name, predict in plain.items()
@@ -364,14 +365,14 @@ def leave_one_domain_out(
             k, weight = int(best["K"]), float(best["consistency_weight"])
             choices.append(("ICM", str(name), validation, _project(moments, k, objective, weight)))
         automatic = _project(moments, "auto", objective, LABEL_FREE_WEIGHT)
-        choices += [("ICM auto", name, "none", automatic) for name in plain]
+        choices += [("ICM auto", name, "none", automatic) for name in PREDICTORS]
         for method, name, chosen_by, projection in choices:
             row: dict[str, Any] = {
                 "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
                 "K": projection.n_components_,
                 "consistency_weight": np.nan if objective == "generalized" else projection.consistency_weight,
             }  # fmt: skip
-            fitted.append((row, _predictors(data, projection, probe_C)[name]))
+            fitted.append((row, _predictor(data, projection, name, probe_C)))
     return _measure(data, fitted, plain).assign(target=target, seed=seed, metric="accuracy")
 
 

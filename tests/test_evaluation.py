@@ -325,7 +325,9 @@ def test_methods_and_columns(environments):
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
     plain = table[table["method"] == "plain"]
     assert (plain[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
-    assert table.loc[table["method"] != "ICM", ["K", "consistency_weight"]].isna().all(axis=None)
+    projected = table["method"].isin(["ICM", "ICM auto"])
+    assert table.loc[~projected, ["K", "consistency_weight"]].isna().all(axis=None)
+    assert table.loc[projected, ["K", "consistency_weight"]].notna().all(axis=None)
 
 
 def test_the_same_seed_gives_the_same_table(environments):
