@@ -85,31 +85,30 @@ def with_interval(row: pd.Series) -> str:
 
 
 def interval_table(
-    means: pd.DataFrame, index: Sequence[str], columns: Sequence[str], *, value: str = "value"
+    means: pd.DataFrame, index: Sequence[str], columns: Sequence[str], *, signed: bool = False
 ) -> pd.DataFrame:
     """Lay out means and intervals as texts: a row for each `index`, a column for each `columns`.
 
     Parameters
     ----------
     means : DataFrame
-        With the columns `index`, `columns`, `value`, low and high.
+        With the columns `index`, `columns`, value, low and high.
     index, columns : sequence of str
-    value : str
-        Column of the means.
+    signed : bool
+        Write a plus before positive numbers, as for differences.
 
     Returns
     -------
     DataFrame of str
         For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
     """
+    number = "{:+.1f}" if signed else "{:.1f}"
     text = [
-        f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
-        for mean, low, high in means[[value, "low", "high"]].to_numpy()
+        number.format(mean) if np.isnan(low) else f"{number} ({number} to {number})".format(mean, low, high)
+        for mean, low, high in means[["value", "low", "high"]].to_numpy()
     ]
-    wide = means.assign(text=text).pivot_table(
-        "text", list(index), list(columns), aggfunc="first", sort=False
-    )
-    return wide.reset_index() if len(columns) == 1 else wide
+    wide = means.assign(text=text)
+    return wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
 
 
 def claim(name: str, statement: str, measured: str, threshold: str, verdict: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from icm_core.claims import claim, judge, mean_interval, with_interval
+from icm_core.claims import claim, interval_table, judge, mean_interval, with_interval
 from icm_core.figures import plot_curves
 
 values = st.lists(st.floats(0.01, 100), min_size=2, max_size=10)
@@ -114,3 +114,14 @@ def test_a_label_stays_beside_its_curve_when_the_limits_change():
     axes.set_ylim(0, 10)
     assert axes.texts[0].get_position()[1] == pytest.approx(2)
     plt.close(figure)
+
+
+def test_interval_table_lays_out_means_and_intervals():
+    means = pd.DataFrame(
+        {"name": ["a", "a", "b", "b"], "where": ["x", "y", "x", "y"], "value": [1.0, 2, -3, 4],
+         "low": [0.5, np.nan, -4, 3], "high": [1.5, np.nan, -2, 5]}
+    )  # fmt: skip
+    table = interval_table(means, ["name"], ["where"])
+    assert table.loc["a"].tolist() == ["1.0 (0.5 to 1.5)", "2.0"]
+    signed = interval_table(means, ["name"], ["where"], signed=True)
+    assert signed.loc["b"].tolist() == ["-3.0 (-4.0 to -2.0)", "+4.0 (+3.0 to +5.0)"]
