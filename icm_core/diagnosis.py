@@ -3,8 +3,9 @@
 - *Live rank*: how many directions of the embedding carry anything.
 - *Re-drawn share*: for each factor, how much of what can be read from the embedding about it an intervention
   changes. For a variant factor this is the *coverage* of the intervention (1 is full: the factor was
-  drawn anew; 0 is none: ICM cannot remove what no pair changes). For the class it is the *leak* (0 is
-  none; above 0 the intervention moves z_inv too, and ICM loses it).
+  drawn anew; 0 is none: ICM cannot remove what no pair changes). For the class it is how much the
+  *readout* of the class changes: a leak where the intervention moves z_inv, and otherwise a sign that the encoder
+  mixes the class with what was changed. The oracle, which never moves z_inv, gives the floor.
 """
 
 from __future__ import annotations

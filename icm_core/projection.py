@@ -90,8 +90,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest
         (released code: from the smallest), or μ from the smallest.
     intervention_share_ : ndarray of shape (n_components_,)
-        ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention, 2 means re-drawn
-        entirely. It lies in [0, 2] when f_do is an exchangeable re-draw of f and can exceed 2 otherwise. NaN
+        ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention, 2 (for a direction of mean zero)
+        re-drawn entirely. It lies in [0, 2] when f_do is an exchangeable re-draw of f and can exceed 2 otherwise. NaN
         where the component has no second moment at all.
     moments_ : PairMoments
         The moments of all pairs seen.

@@ -1,7 +1,7 @@
 """Gradient descent on the Stiefel manifold, the set of matrices with orthonormal rows.
 
 The CLIP-ICM paper (arXiv 2405.15289) fits its projection by gradient descent under the constraint that
-the rows of A are orthonormal. This is that fit, so that it can be compared with the closed form of
+the rows of A are orthonormal. This is a descent of that kind, so that it can be compared with the closed form of
 :mod:`icm_core.projection`. Each step projects the gradient onto the tangent space of the manifold, moves
 against it by a Barzilai-Borwein step, which is halved until the objective is sufficiently below the highest
 of its last values, and returns to the manifold by a QR decomposition. The number of steps grows as the gap
