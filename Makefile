@@ -35,7 +35,7 @@ test: .venv/installed ## Lint, type-check and test
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 lab: .venv/installed ## Open the notebooks in JupyterLab
 	@exec jupyter lab notebooks
