@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 from conftest import ROOT, run
@@ -214,8 +215,12 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
         first = subprocess.Popen(command, cwd=study, stdout=log, stderr=log)
         wait_for(lambda: first.poll() is not None or in_the_middle(study), seconds=120)
         assert first.poll() is None, (study / "first.log").read_text()
+        its_processes = psutil.Process(first.pid).children(recursive=True)
         first.kill()
         first.wait()
+    assert its_processes
+    left = psutil.wait_procs(its_processes, timeout=60)[1]
+    assert not left, f"still computing after the kill: {left}"
     finished = events(study, "end")
     assert len(finished) < len(RUNS)
     unrecorded = len(finished) - recorded(study)  # their last cell had run, their page was being written
