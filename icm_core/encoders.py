@@ -1,7 +1,8 @@
 """Encoders: images and text to embeddings, by name.
 
 An encoder is named the open_clip way. ``"animal-world"`` and ``"animal-world-biased"`` are the small CLIPs
-that ship with the project; ``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip
+that ship with the project; ``"lite0-minilm"`` is made of two packages that are an optional extra, and embeds photographs
+without a download; ``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip
 knows; a path is a local checkpoint. :func:`load_encoder` is the one factory. Embeddings are unit vectors in
 numpy; nothing after this module needs torch.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from icm_core.embeddings import fingerprint
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("animal-world", "animal-world-biased")
+PHOTO = "lite0-minilm"
+
+#: What an `Encoder` is made of: model, tokenizer and preprocessing.
+Parts = tuple[Any, Callable[[Sequence[str]], torch.Tensor], dict[str, Any]]
 
 
 class AnimalTokenizer:
@@ -90,13 +96,18 @@ class Encoder:
     preprocess : dict
         The model's own preprocessing: ``size``, ``interpolation``, ``resize_mode``, ``mean`` and ``std``, as in
         open_clip's model configs.
+    device : str or torch.device
+        Where the model computes.
 
     Attributes
     ----------
     embedding_dim : int
         D.
     fingerprint : str
-        SHA-256 of the model, its weights and the preprocessing; two encoders that share it give the same embeddings.
+        SHA-256 of the model, its weights and the preprocessing; two encoders that share it and the `precision` give
+        the same embeddings.
+    precision : str
+        ``"float32"``, or on a GPU ``"bfloat16"`` or ``"float16"``.
     """
 
     def __init__(
@@ -105,14 +116,29 @@ class Encoder:
         model: Any,
         tokenizer: Callable[[Sequence[str]], torch.Tensor],
         preprocess: dict[str, Any],
+        device: str | torch.device = "cpu",
     ):
         self.name = name
-        self.model = model
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
         self.resize = _resizer(preprocess)
-        self._mean = torch.tensor(preprocess["mean"]).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
+        self._dtype = _compute_dtype(self.device)
+        self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
+
+    def __repr__(self) -> str:
+        p = self.preprocess
+        return (
+            f"Encoder({self.name!r}: images are resized to {p['size']} ({p['resize_mode']}, {p['interpolation']}) and "
+            f"normalized with mean {p['mean']} and std {p['std']}; {self.precision} on {self.device})"
+        )
+
+    @property
+    def precision(self) -> str:
+        """Floating-point type in which the model computes; embeddings are float32 in any case."""
+        return str(self._dtype).removeprefix("torch.")
 
     @cached_property
     def embedding_dim(self) -> int:
@@ -125,7 +151,7 @@ class Encoder:
         # the text of the modules tells what the weights do not, such as the activation function
         parts: list[Any] = [json.dumps(self.preprocess, sort_keys=True), repr(self.model)]
         for key, value in sorted(self.model.state_dict().items()):
-            parts += [key, value.float()]
+            parts += [key, value.float().cpu()]
         return fingerprint(*parts)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
@@ -156,8 +182,12 @@ class Encoder:
             )
         out = []
         for batch in images.split(256):
-            pixels = self.normalize(self.resize(batch)).contiguous(memory_format=torch.channels_last)
-            out.append(self.model.encode_image(pixels, normalize=True).float().numpy())
+            pixels = self.normalize(self.resize(batch).to(self.device)).contiguous(
+                memory_format=torch.channels_last
+            )
+            with self._autocast():
+                embedded = self.model.encode_image(pixels, normalize=False)
+            out.append(_unit_rows(embedded))
         return np.concatenate(out) if out else np.empty((0, self.embedding_dim), dtype=np.float32)
 
     @torch.inference_mode()
@@ -186,11 +216,29 @@ class Encoder:
             )
         if len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
-        out = [
-            self.model.encode_text(self.tokenizer(list(texts[i : i + 256])), normalize=True).float().numpy()
-            for i in range(0, len(texts), 256)
-        ]
+        out = []
+        for i in range(0, len(texts), 256):
+            tokens = self.tokenizer(list(texts[i : i + 256])).to(self.device)
+            with self._autocast():
+                embedded = self.model.encode_text(tokens, normalize=False)
+            out.append(_unit_rows(embedded))
         return np.concatenate(out)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self._dtype)
+
+
+def _unit_rows(embedded: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(embedded.float(), dim=-1).cpu().numpy()
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """Half precision where a GPU has it; float32 elsewhere, so that results on a CPU are the same bit for bit."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
@@ -207,36 +255,58 @@ def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
     )
 
 
-def load_encoder(name: str) -> Encoder:
+def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder:
     """Load a frozen encoder by name.
 
     Parameters
     ----------
     name : str
-        ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project); ``"model/pretrained"`` of
-        open_clip, for example ``"ViT-B-16/openai"`` or ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint:
-        a folder with ``open_clip_config.json`` and the weights, or a weights file in such a folder.
+        ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project); ``"lite0-minilm"`` (for
+        photographs; an optional extra); ``"model/pretrained"`` of open_clip, for example ``"ViT-B-16/openai"`` or
+        ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint: a folder with ``open_clip_config.json`` and the
+        weights, or a weights file in such a folder.
+    device : str or torch.device, optional
+        Where the model computes. By default ``"cuda"`` if there is such a device, else ``"cpu"``.
 
     Returns
     -------
     Encoder
+        Its ``repr`` tells which preprocessing it uses.
 
     Raises
     ------
+    TypeError
+        If the name is not a string.
     ValueError
-        If the name is unknown; the message lists close names.
+        If the name is empty or unknown (the message lists close names), or a local checkpoint's config does not
+        tell the preprocessing.
     FileNotFoundError
         If a local checkpoint has no config, so that its preprocessing would have to be guessed.
     RuntimeError
         If the weights cannot be had; the message names the model, the cause and the ways out.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the encoder's name must be a string; got {name!r} of type {type(name).__name__}.")
+    if not name.strip():
+        raise ValueError(
+            "the encoder's name is empty; give one, such as 'animal-world' or 'ViT-B-16/openai'."
+        )
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Encoder(name, *_load(name), device)
+
+
+def _load(name: str) -> Parts:
     if name in SHIPPED:
         return _load_shipped(name)
+    if name == PHOTO:
+        from icm_core import lite0_minilm
+
+        return lite0_minilm.load()
     if Path(name).expanduser().exists():
         return _load_local(name, Path(name).expanduser())
     model_name, _, pretrained = name.partition("/")
     if (model_name, pretrained) not in open_clip.list_pretrained():
-        known = [*SHIPPED, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
+        known = [*SHIPPED, PHOTO, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
         close = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
         raise ValueError(
             f"Unknown encoder {name!r}: it is not shipped, no file or folder has this path, and open_clip has no such "
@@ -246,7 +316,7 @@ def load_encoder(name: str) -> Encoder:
     return _load_open_clip(name, model_name, pretrained=pretrained)
 
 
-def _load_shipped(name: str) -> Encoder:
+def _load_shipped(name: str) -> Parts:
     config_path, weights_path = WEIGHTS / f"{name}.json", WEIGHTS / f"{name}.safetensors"
     if not (config_path.exists() and weights_path.exists()):
         raise RuntimeError(
@@ -259,10 +329,10 @@ def _load_shipped(name: str) -> Encoder:
     model = build_clip(config["model"], tokenizer.vocab_size)
     model.load_state_dict({k: v.float() for k, v in load_file(weights_path).items()})
     model.eval().to(memory_format=torch.channels_last)
-    return Encoder(name, model, tokenizer, config["preprocess"])
+    return model, tokenizer, config["preprocess"]
 
 
-def _load_local(name: str, path: Path) -> Encoder:
+def _load_local(name: str, path: Path) -> Parts:
     folder = path if path.is_dir() else path.parent
     if not (folder / "open_clip_config.json").exists():
         raise FileNotFoundError(
@@ -275,7 +345,7 @@ def _load_local(name: str, path: Path) -> Encoder:
 
 def _load_open_clip(
     name: str, model_name: str, *, pretrained: str | None = None, weights: Path | None = None
-) -> Encoder:
+) -> Parts:
     """Load the weights of a tag (`pretrained`), of a file (`weights`), or those that lie in a local folder."""
     tag = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     # open_clip only warns where a model's activation function is not the one its weights were trained with
@@ -297,4 +367,4 @@ def _load_open_clip(
     keys = ("size", "interpolation", "resize_mode", "mean", "std")
     config = open_clip.get_model_preprocess_cfg(model)
     preprocess = {key: list(value) if isinstance(value := config[key], tuple) else value for key in keys}
-    return Encoder(name, model.eval(), open_clip.get_tokenizer(model_name), preprocess)
+    return model.eval(), open_clip.get_tokenizer(model_name), preprocess
