@@ -50,8 +50,9 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
 def redrawn_share(environments: Environments) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
-    For each factor a ridge regression reads its values (one-hot) from the embedding; it is fitted on the test
-    table without a shortcut, on images for image pairs and on captions for text pairs. With W its
+    For each factor a ridge regression reads its values (one-hot) from the embedding; it is fitted on the tested
+    images (those without a shortcut), on images for image pairs and on captions for text pairs. Of a folder,
+    only the class and the domain are known. With W its
     weights, the share is ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²``: 0 for no change, 1 for an independent
     draw from the same distribution.
 
@@ -65,11 +66,15 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
         Columns intervention, factor, share, and r2: how well the factor can be read at all (the share
         means little where it cannot).
     """
-    plain = environments.test.isel(row=(environments.test["shortcut"] == "none").to_numpy())
+    plain = environments.tested
+    if "shortcut" in plain.coords:
+        plain = plain.isel(row=(plain["shortcut"] == "none").to_numpy())
     rows = []
     for intervention, (before, after) in PAIRS.items():
+        if not (before in environments.source and after in environments.source):
+            continue
         f, f_do = (environments.source[name].to_numpy() for name in (before, after))
-        for factor in FACTORS:
+        for factor in (name for name in FACTORS if name in plain.coords):
             weights, r2 = _read_factor(plain, before, factor)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()

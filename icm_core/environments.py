@@ -4,14 +4,15 @@ This is where data set, interventions and encoder meet. What comes out is all th
 labelled arrays, and is kept in an :class:`~icm_core.embeddings.EmbeddingStore`, so it is computed once.
 
 The parts of the *source* table are aligned row by row: an image, the image after an image intervention,
-the image rendered anew (the oracle intervention), its caption and the edited caption. The *test* table holds
-other animals under three conditions: the shortcut as in the sources ("aligned"), absent ("none"), and
-pointing to another class ("reversed").
+the image rendered anew (the oracle intervention, in the animal world only), its caption and the edited caption.
+In the animal world a *test* table holds other animals under three conditions: the shortcut as in the sources
+("aligned"), absent ("none"), and pointing to another class ("reversed"). A folder of images has no such table: there
+the protocol decides which images train and which test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,13 +34,17 @@ from icm_core.animal_world import (
     render,
     sample_latents,
 )
+from icm_core.captions import attribute_captions, lexicon_for
+from icm_core.catalog import CATALOG, class_words
 from icm_core.embeddings import EmbeddingStore, embed, fingerprint
 from icm_core.encoders import Encoder
+from icm_core.extraction import embed_files
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
 PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
+PHOTO_TEMPLATES = ("a photo of a {}",)
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
 _BATCH = 128
 _EMBEDDED: WeakKeyDictionary[Encoder, dict[str, np.ndarray]] = WeakKeyDictionary()
@@ -52,21 +57,31 @@ class Environments:
     Attributes
     ----------
     source : Dataset
-        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``, ``oracle``, ``caption``,
-        ``edit``; coordinates ``label``, ``domain``, ``oracle_domain`` and the latent factors.
-    test : Dataset
+        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``, ``caption``, ``edit``, and in the
+        animal world ``oracle``; coordinates ``label``, ``domain``, and in the animal world ``oracle_domain`` and
+        the latent factors, of a folder ``path``.
+    test : Dataset or None
         Variables ``original`` and ``caption``; coordinates ``label``, ``domain``, ``shortcut`` and the
-        latent factors.
+        latent factors. None for a folder: every image of `source` can be tested.
     prompts : Dataset
         Variable ``prompt`` of shape (n_prompts, feature), coordinate ``label``.
     provenance : dict
         Names, seeds and fingerprints of all that went in.
+    domains, classes : tuple of str
+        The names that the numbers in ``domain`` and ``label`` stand for.
     """
 
     source: xr.Dataset
-    test: xr.Dataset
+    test: xr.Dataset | None
     prompts: xr.Dataset
     provenance: dict[str, Any]
+    domains: tuple[str, ...] = STYLES
+    classes: tuple[str, ...] = CLASSES
+
+    @property
+    def tested(self) -> xr.Dataset:
+        """The table whose images are tested."""
+        return self.source if self.test is None else self.test
 
 
 def animal_world(
@@ -134,15 +149,129 @@ def animal_world(
                 partial(lambda s: _embed_test(encoder, silhouettes, latents_of("test", s), s), shortcut),
             )
         )
-    prompts, names = class_prompts(CLASSES, TEMPLATES)
-    labels = [CLASSES.index(name) for name in names]
     return Environments(
         source=source,
         test=xr.concat(tests, "row"),
-        prompts=xr.Dataset(
-            {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
-        ),
+        prompts=_embed_prompts(encoder, CLASSES, TEMPLATES),
         provenance=common | strengths,
+    )
+
+
+def image_folder(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    *,
+    name: str,
+    captions: Sequence[str] | None = None,
+    edits: Sequence[str] | None = None,
+    templates: Sequence[str] = PHOTO_TEMPLATES,
+    seed: int = 0,
+) -> Environments:
+    """Embed the images of a folder, with an image and a text intervention on each.
+
+    Without captions, an image's caption is written from its class, its domain and attributes drawn at
+    random, and edited by rules (see :mod:`icm_core.captions`): no pixel is looked at.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    images : DataFrame
+        Columns path, label and domain, as :func:`~icm_core.datasets.load_folder` returns it.
+    store : EmbeddingStore
+    name : str
+        The data set's, for its words in prompts and captions (see :mod:`icm_core.catalog`) and for the record.
+    captions, edits : sequence of str, optional
+        For each image its caption and the caption after an intervention on its variant words; both or none.
+    templates : sequence of str
+        Prompts for the classes.
+    seed : int
+        Seed of the interventions.
+
+    Returns
+    -------
+    Environments
+
+    Raises
+    ------
+    ValueError
+        If only one of captions and edits is given, they are not one for each image, an image cannot be read,
+        or an embedding is not finite.
+    OSError
+        If the store's directory cannot be written.
+    """
+    if (captions is None) != (edits is None) or (captions is not None and edits is not None and not (
+        len(captions) == len(edits) == len(images)
+    )):  # fmt: skip
+        raise ValueError(
+            f"captions: {captions if captions is None else len(captions)}, edits: "
+            f"{edits if edits is None else len(edits)}, images: {len(images)}; give one of each for every image, "
+            "or neither captions nor edits."
+        )
+    domains, classes = (tuple(sorted(images[column].unique())) for column in ("domain", "label"))
+    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
+    if captions is None or edits is None:
+        captions, edits = written_pairs(name, images, words, seed)
+    embedded = embed_files(encoder, images, store, seed=seed)
+    texts = {"caption": _embed_texts(encoder, captions), "edit": _embed_texts(encoder, edits)}
+    source = embedded.assign({k: (("row", "feature"), v) for k, v in texts.items()})
+    numbers = {"label": classes, "domain": domains}
+    source = source.assign_coords(
+        {k: ("row", [of.index(value) for value in images[k]]) for k, of in numbers.items()}
+    )
+    return Environments(
+        source=source,
+        test=None,
+        prompts=_embed_prompts(encoder, [words[name] for name in classes], templates),
+        provenance={
+            "encoder": encoder.name,
+            "weights": encoder.fingerprint,
+            "dataset": name,
+            "pixels": embedded.attrs["images"],
+            "texts": fingerprint(*captions, *edits, *templates),
+            "seed": seed,
+            "n": len(images),
+        },
+        domains=domains,
+        classes=classes,
+    )
+
+
+def written_pairs(
+    name: str, images: pd.DataFrame, words: Mapping[str, str], seed: int
+) -> tuple[list[str], list[str]]:
+    """Write a caption for each image from its class and domain, and edit its variant words by rules.
+
+    Parameters
+    ----------
+    name : str
+        The data set's, for its words.
+    images : DataFrame
+        Columns label and domain.
+    words : mapping of str to str
+        Label -> the class as a word.
+    seed : int
+
+    Returns
+    -------
+    captions, edits : list of str
+        One for each image.
+    """
+    lexicon = lexicon_for(list(words.values()))
+    of_domain = CATALOG[name].domain_words if name in CATALOG else {}
+    captions = attribute_captions(
+        [words[label] for label in images["label"]], [of_domain.get(domain) for domain in images["domain"]],
+        seed=seed, lexicon=lexicon,
+    )  # fmt: skip
+    return captions, intervene_captions(captions, lexicon, seed=seed, keep=sorted(set(words.values())))
+
+
+def _embed_prompts(encoder: Encoder, words: Sequence[str], templates: Sequence[str]) -> xr.Dataset:
+    """Embed the prompts of classes numbered 0, 1, 2 and so on."""
+    prompts, _ = class_prompts(words, templates)
+    labels = np.repeat(np.arange(len(words)), len(templates))
+    return xr.Dataset(
+        {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
     )
 
 
@@ -235,14 +364,14 @@ def _embed_rendered(
     return _once(encoder, keys, compute)
 
 
-def _embed_texts(encoder: Encoder, texts: list[str]) -> np.ndarray:
+def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     """Embed texts, (n, D)."""
 
     def compute(rows: np.ndarray) -> np.ndarray:
         batches = rows.reshape(-1, _BATCH)
         return np.concatenate([encoder.encode_text([texts[row] for row in batch]) for batch in batches])
 
-    return _once(encoder, texts, compute)
+    return _once(encoder, list(texts), compute)
 
 
 def _once(encoder: Encoder, keys: list[str], compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The experiments on the animal world: which worlds, which seeds, one tidy table.
+"""The experiments: which data, which targets, which seeds, one tidy table.
 
 A *world* is a pair ``(shortcut, strength)``: the shortcut is ``"coat"``, ``"scene"`` or
 ``"coat+scene"``, and the strength is the probability with which these factors follow the class.
@@ -6,28 +6,26 @@ A *world* is a pair ``(shortcut, strength)``: the shortcut is ``"coat"``, ``"sce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from icm_core.animal_world import STYLES, Silhouettes
+from icm_core.animal_world import Silhouettes
 from icm_core.claims import claim, judge
 from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import Encoder, load_encoder
-from icm_core.environments import Environments, animal_world
+from icm_core.encoders import Encoder
+from icm_core.environments import Environments, animal_world, image_folder
 from icm_core.evaluation import (
-    CONDITIONS,
     CONSISTENCY_WEIGHTS,
-    N_COMPONENTS,
-    contrast,
     grid_accuracy,
     leave_one_domain_out,
-    split,
     validation_set,
 )
+from icm_core.intervals import contrast
+from icm_core.splits import CONDITIONS, PROTOCOLS, split
 
 World = tuple[str, float]
 
@@ -71,57 +69,105 @@ def embed_world(
     )  # fmt: skip
 
 
-def run_leave_one_domain_out(
-    worlds: Mapping[str, Iterable[World | Sequence[Any]]],
-    seeds: Iterable[int],
-    silhouettes: Silhouettes,
+def world_name(world: World | Sequence[Any]) -> str:
+    """Name a world as the tables do, for example ``coat+scene 0.9``."""
+    return f"{world[0]} {world[1]:g}"
+
+
+def run_domain_generalization(
+    dataset: str,
+    encoder: Encoder,
     store: EmbeddingStore,
     *,
+    seeds: Iterable[int],
+    worlds: Sequence[World | Sequence[Any]] = (),
+    targets: Sequence[str] | None = None,
+    protocol: str = PROTOCOLS[0],
+    silhouettes: Silhouettes | None = None,
+    images: pd.DataFrame | None = None,
     n: int | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Leave each style out in turn, in every world, for every encoder and seed.
+    """Run a protocol for each target domain and seed, on the animal world or on a folder of images.
+
+    In the animal world each seed draws new images in every world. A folder is embedded once, and each seed
+    splits it anew.
 
     Parameters
     ----------
-    worlds : mapping of str to iterable of (shortcut, strength)
-        For each encoder, by name, the worlds to run it in.
-    seeds : iterable of int
-    silhouettes : Silhouettes
+    dataset : str
+        ``"animal-world"``, or the name of the folder's data set.
+    encoder : Encoder
     store : EmbeddingStore
+    seeds : iterable of int
+    worlds : sequence of (shortcut, strength)
+        For the animal world.
+    targets : sequence of str, optional
+        Domains to leave out in turn; by default every one.
+    protocol : str
+        One of :data:`~icm_core.splits.PROTOCOLS`.
+    silhouettes : Silhouettes, optional
+        For the animal world.
+    images : DataFrame, optional
+        For a folder, as :func:`~icm_core.datasets.load_folder` returns it.
     n : int, optional
-        Images in each table.
+        For the animal world, images in each table.
     **options
-        Passed to :func:`~icm_core.evaluation.leave_one_domain_out`.
+        Passed to :func:`~icm_core.evaluation.evaluate`.
 
     Returns
     -------
     DataFrame
-        The rows of :func:`~icm_core.evaluation.leave_one_domain_out`, with dataset, encoder, shortcut,
-        strength, and the target by name.
+        The rows of :func:`~icm_core.evaluation.leave_one_domain_out`, with dataset, encoder, world, shortcut,
+        strength, and the target by name. Of a folder the world is the data set, and no shortcut is known.
 
     Raises
     ------
     ValueError
-        If there is no world or no seed, or as :func:`embed_world` and
-        :func:`~icm_core.evaluation.leave_one_domain_out`.
+        If there is nothing to run, a target is unknown, or as :func:`embed_world`,
+        :func:`~icm_core.environments.image_folder` and :func:`~icm_core.evaluation.leave_one_domain_out`.
     """
     seeds = tuple(seeds)
-    jobs = [(name, world, seed) for name, listed in worlds.items() for world in listed for seed in seeds]
+    if images is not None:
+        folder = image_folder(encoder, images, store, name=dataset)
+        jobs = [
+            (folder, {"world": dataset, "shortcut": "unknown", "strength": float("nan")}, seed)
+            for seed in seeds
+        ]
+    elif silhouettes is not None:
+        jobs = [
+            (embed_world(encoder, silhouettes, store, world, seed, n),
+             {"world": world_name(world), "shortcut": world[0], "strength": world[1]}, seed)
+            for world in worlds for seed in seeds
+        ]  # fmt: skip
+    else:
+        jobs = []
     if not jobs:
-        raise ValueError(f"Nothing to run: worlds={dict(worlds)}, seeds={seeds}; name at least one of each.")
-    encoders = {name: load_encoder(name) for name in worlds}
+        raise ValueError(
+            f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and either silhouettes and worlds or images."
+        )
+    runs = [
+        (environments, columns, seed, target)
+        for environments, columns, seed in jobs
+        for target in _targets(environments, targets, protocol)
+    ]
     tables = []
-    for name, world, seed in tqdm(jobs, desc="worlds", unit="world"):
-        environments = embed_world(encoders[name], silhouettes, store, world, seed, n)
-        for target, style in enumerate(STYLES):
-            table = leave_one_domain_out(environments, target, seed=seed, **options)
-            tables.append(
-                table.assign(
-                    dataset="animal-world", encoder=name, shortcut=world[0], strength=world[1], target=style
-                )
-            )
+    for environments, columns, seed, target in tqdm(runs, desc="runs", unit="run"):
+        table = leave_one_domain_out(environments, target, protocol=protocol, seed=seed, **options)
+        name = "none" if target is None else environments.domains[target]
+        tables.append(table.assign(dataset=dataset, encoder=encoder.name, target=name, **columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def _targets(environments: Environments, names: Sequence[str] | None, protocol: str) -> list[int | None]:
+    if protocol == "open class":
+        return [None]
+    unknown = set(names or ()) - set(environments.domains)
+    if unknown:
+        raise ValueError(
+            f"targets={sorted(unknown)} are no domains of the data; they are {list(environments.domains)}."
+        )
+    return [i for i, name in enumerate(environments.domains) if names is None or name in names]
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
@@ -131,7 +177,7 @@ def ablation_grid(
     *,
     seed: int,
     n_pairs: int | None = None,
-    n_components: Sequence[int | str] = N_COMPONENTS,
+    n_components: Sequence[int | str] | None = None,
     consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
     objective: str = "trace",
 ) -> pd.DataFrame:
@@ -153,7 +199,7 @@ def ablation_grid(
         accuracies intervened, plain and re-rendered (the oracle's images); the test accuracies in_distribution, unseen and reversed, in percent.
     """
     rows = []
-    for target, style in enumerate(STYLES):
+    for target, style in enumerate(environments.domains):
         data = split(environments, target, seed=seed)
         sets = {name: validation_set(data, name, intervention) for name in ("intervened", "plain")}
         sets["re-rendered"] = validation_set(data, "intervened", "oracle")
@@ -189,64 +235,74 @@ def select(grid: pd.DataFrame, validation: str) -> pd.DataFrame:
 
 
 def to_conditions(runs: pd.DataFrame) -> pd.DataFrame:
-    """Turn the three test accuracies of a grid into rows, with columns condition and value."""
-    keys = [name for name in runs.columns if name not in (*CONDITIONS, "intervened", "plain", "re-rendered")]
-    return runs.melt(keys, list(CONDITIONS), var_name="condition", value_name="value")
+    """Turn the test accuracies of a grid into rows, with columns condition and value."""
+    conditions = [name for name in CONDITIONS if name in runs]
+    keys = [name for name in runs.columns if name not in (*conditions, "intervened", "plain", "re-rendered")]
+    return runs.melt(keys, conditions, var_name="condition", value_name="value")
 
 
-def domain_generalization_claims(table: pd.DataFrame, encoder: str, world: Sequence[Any]) -> pd.DataFrame:
-    """Judge what CLIP-ICM gains in one world, against each rival.
+#: What the verdicts call the conditions other than in distribution.
+SHIFTS = {
+    "unseen": "on an unseen domain",
+    "reversed": "on an unseen domain with the shortcut reversed",
+    "new_classes": "on classes that training has not seen",
+}
+CHOICES = {
+    "ICM": "K and λ chosen on intervened source images",
+    "ICM auto": "λ fixed at 1, K = positive eigenvalues",
+}
+
+
+def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+    """Judge what CLIP-ICM gains in one world with one encoder, against each rival.
 
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`run_leave_one_domain_out` for at least the world.
-    encoder : str
-        The encoder of the probes; of every other encoder in the table only zero-shot is judged.
-    world : (shortcut, strength)
+        Rows of :func:`run_domain_generalization`, of one encoder and one world.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
 
     Returns
     -------
     DataFrame
         Columns claim, statement, measured, threshold, verdict.
+
+    Raises
+    ------
+    ValueError
+        If there are several encoders or worlds, or as :func:`~icm_core.intervals.contrast`.
     """
-    table = table[(table["shortcut"] == world[0]) & (table["strength"] == world[1])]
+    if len(table[["encoder", "world"]].drop_duplicates()) != 1:
+        raise ValueError("The table has several encoders or worlds, or none; judge them one at a time.")
+    where = f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"
     is_probe = table["predictor"] == "linear probe"
     table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
-    choices = {
-        "ICM": "K and λ chosen on intervened source images",
-        "ICM auto": "λ fixed at 1, K = positive eigenvalues",
-    }
+    shifts = [name for name in SHIFTS if name in set(table["condition"])]
+    kinds = [name for name in ("image", "text", "image+text") if name in set(table["intervention"])]
     plain, augmented, zero = ("plain", "none"), ("augmentation", "image"), ("zero-shot plain", "none")
     names = {
         plain: "the plain probe",
         augmented: "the probe trained on augmented images",
         zero: "plain zero-shot",
     }
-    questions = [
-        (encoder, "", choice, kind, plain, "reversed")
-        for choice in choices
-        for kind in ("image", "text", "image+text")
-    ]
-    for choice in choices:
-        rivals = ((plain, "unseen"), (augmented, "reversed"), (zero, "reversed"))
-        questions += [(encoder, "", choice, "image+text", *rival) for rival in rivals]
-        for name in table["encoder"].unique():
-            questions += [
-                (name, "zero-shot ", choice, kind, zero, condition)
-                for kind in ("text", "image+text")
-                for condition in ("unseen", "reversed")
-            ]
+    questions = []
+    for choice in CHOICES:
+        if is_probe.any():
+            questions += [("", choice, kind, plain, shifts[-1]) for kind in kinds]
+            questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
+            questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
+        questions += [("zero-shot ", choice, kind, zero, shift) for kind in kinds[1:] for shift in shifts]
     rows = []
-    for name, prefix, choice, kind, rival, condition in questions:
-        part = table[(table["encoder"] == name) & (table["condition"] == condition)]
-        where = "an unseen style" + (" with the shortcut reversed" if condition == "reversed" else "")
+    for prefix, choice, kind, rival, condition in questions:
+        part = table[table["condition"] == condition]
+        kind_of = "Zero-shot" if prefix else "T5.6, probe" if rival == plain else "Probe"
         rows.append(
             _gain_claim(
-                f"{'Zero-shot' if prefix else 'T5.6, probe' if rival == plain else 'Probe'}, {name}",
-                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {choices[choice]}: "
-                f"beats {names[rival]} on {where}",
-                contrast(part, (prefix + choice, kind), rival, ["condition"]),
+                f"{kind_of} ({where})",
+                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {CHOICES[choice]}: "
+                f"beats {names[rival]} {SHIFTS[condition]}",
+                contrast(part, (prefix + choice, kind), rival, ["condition"], over=over),
             )
         )
     return pd.DataFrame(rows)

@@ -4,45 +4,67 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from icm_core.animal_world import Silhouettes
 from icm_core.encoders import Encoder
-from icm_core.environments import pixel_fingerprint
 
 PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "open_clip_torch")
 
 
 def run_record(
-    parameters: dict[str, Any], encoders: Sequence[Encoder] = (), silhouettes: Silhouettes | None = None
+    notebook: str,
+    parameters: dict[str, Any],
+    encoders: Sequence[Encoder] = (),
+    data: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Describe a run: parameters and seeds, versions, fingerprints of data and weights.
+    """Describe a run: commit, command, parameters and seeds, versions, fingerprints of data and weights.
 
     Parameters
     ----------
+    notebook : str
+        The notebook's name, without its ending.
     parameters : dict
         What the run was given, seeds included; JSON values.
     encoders : sequence of Encoder
         Those that were used.
-    silhouettes : Silhouettes, optional
-        Those that were rendered.
+    data : mapping of str to str, optional
+        For each data set its fingerprint.
 
     Returns
     -------
     dict of JSON values
-        Keys parameters, versions, weights and data. Put it into ``DataFrame.attrs``: pandas keeps it in the
-        Parquet file.
+        Keys commit, command, parameters, versions, weights and data. Put it into ``DataFrame.attrs``: pandas
+        keeps it in the Parquet file. The command repeats the run, in the folder ``notebooks``.
 
     Raises
     ------
     TypeError
         If a parameter is no JSON value.
     """
+    given = json.dumps(parameters)
     return {
-        "parameters": json.loads(json.dumps(parameters)),
+        "commit": commit(),
+        "command": f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(given)}",
+        "parameters": json.loads(given),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "weights": {encoder.name: encoder.fingerprint for encoder in encoders},
-        "data": {"animal-world": pixel_fingerprint(silhouettes)} if silhouettes else {},
+        "data": dict(data or {}),
     }
+
+
+def commit() -> str:
+    """Name the commit of this checkout, with "+changes" if files differ from it; "unknown" where git cannot tell."""
+    folder = Path(__file__).resolve().parent
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--match=", "--dirty=+changes"],
+            cwd=folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from icm_core.claims import claim, interval_table, judge, mean_interval, with_interval
+from icm_core.claims import claim, judge
 from icm_core.figures import plot_curves
+from icm_core.intervals import interval_table, mean_interval, with_interval
 
 values = st.lists(st.floats(0.01, 100), min_size=2, max_size=10)
 

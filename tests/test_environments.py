@@ -25,16 +25,20 @@ from icm_core.diagnosis import FACTORS, live_rank, redrawn_share
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import TEMPLATES, Environments, animal_world, with_single_interventions
-from icm_core.evaluation import CONDITIONS, grid_accuracy, split, validation_set
+from icm_core.evaluation import grid_accuracy, validation_set
 from icm_core.experiments import (
     ablation_grid,
     embed_world,
-    run_leave_one_domain_out,
+    run_domain_generalization,
     select,
     to_conditions,
 )
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
+from icm_core.splits import CONDITIONS as ALL_CONDITIONS
+from icm_core.splits import split
+
+CONDITIONS = ALL_CONDITIONS[:3]  # of leaving one domain out in a world with a shortcut
 
 D = 24
 
@@ -333,38 +337,65 @@ def test_bad_worlds(encoder, silhouettes, store):
         embed_world(encoder, silhouettes, store, ("light", 0.9), seed=0)
     with pytest.raises(ValueError, match="not a probability"):
         embed_world(encoder, silhouettes, store, ("coat", 1.9), seed=0)
-    for worlds, seeds in (({}, [0]), ({"animal-world": []}, [0]), ({"animal-world": [("coat", 0.9)]}, [])):
+    for worlds, seeds in (([], [0]), ([("coat", 0.9)], [])):
         with pytest.raises(ValueError, match="Nothing to run"):
-            run_leave_one_domain_out(worlds, seeds, silhouettes, store)
+            run_domain_generalization(
+                "animal-world", encoder, store, worlds=worlds, seeds=seeds, silhouettes=silhouettes
+            )
 
 
-def test_the_grid_runs_every_encoder_world_seed_and_target(silhouettes, store, monkeypatch):
+def test_the_grid_runs_every_world_seed_and_target(silhouettes, store, monkeypatch):
     calls = []
 
-    def one_row(environments, target, *, seed, **options):
-        calls.append((target, seed, options))
-        return pd.DataFrame({"target": [target], "seed": [seed], "value": [environments]})
+    def one_row(environments, target, **options):
+        calls.append((environments.source, target, options))
+        return pd.DataFrame({"target": [target], "seed": [options["seed"]]})
 
-    monkeypatch.setattr(experiments, "load_encoder", lambda name: f"encoder {name}")
-    monkeypatch.setattr(
-        experiments, "embed_world", lambda encoder, animals, store, world, seed, n: (encoder, world, seed, n)
-    )
+    def embed(encoder, animals, store, world, seed, n):
+        return Environments((encoder.name, world, seed, n), None, None, {})
+
+    monkeypatch.setattr(experiments, "embed_world", embed)
     monkeypatch.setattr(experiments, "leave_one_domain_out", one_row)
-    worlds = {"one": [("coat", 0.9), ("scene", 0.5)], "other": [("coat", 0.9)]}
-    table = run_leave_one_domain_out(worlds, iter([0, 1]), silhouettes, store, n=8, interventions=["image"])
-    jobs = table[["encoder", "shortcut", "strength", "seed", "target"]]
+    worlds = [("coat", 0.9), ("coat+scene", 0.5)]
+    table = run_domain_generalization(
+        "animal-world", SimpleNamespace(name="one"), store, worlds=worlds, seeds=iter([0, 1]),
+        silhouettes=silhouettes, n=8, interventions=["image"],
+    )  # fmt: skip
+    jobs = table[["shortcut", "strength", "world", "seed", "target"]]
     expected = [
-        (encoder, *world, seed, style)
-        for encoder, listed in worlds.items()
-        for world in listed
+        (shortcut, strength, f"{shortcut} {strength}", seed, style)
+        for shortcut, strength in worlds
         for seed in (0, 1)
         for style in STYLES
     ]
     assert list(jobs.itertuples(index=False, name=None)) == expected
-    assert set(table["dataset"]) == {"animal-world"}
-    assert table["value"].tolist() == [(f"encoder {e}", (c, r), s, 8) for e, c, r, s, _ in expected]
-    assert [call[:2] for call in calls[:8]] == [(t, s) for s in (0, 1) for t in range(4)]
-    assert all(call[2] == {"interventions": ["image"]} for call in calls)
+    assert (table[["dataset", "encoder"]] == ["animal-world", "one"]).all(axis=None)
+    assert [call[:2] for call in calls] == [
+        (("one", (shortcut, strength), seed, 8), STYLES.index(style))
+        for shortcut, strength, _, seed, style in expected
+    ]
+    assert all(call[2]["interventions"] == ["image"] for call in calls)
+
+
+def test_targets_are_chosen_by_name(silhouettes, store, monkeypatch):
+    monkeypatch.setattr(experiments, "embed_world", lambda *_: Environments(None, None, None, {}))
+    monkeypatch.setattr(
+        experiments, "leave_one_domain_out", lambda _, target, **__: pd.DataFrame({"number": [target]})
+    )
+
+    def run(**options):
+        return run_domain_generalization(
+            "animal-world", SimpleNamespace(name="one"), store, worlds=[("coat", 0.9)], seeds=[0],
+            silhouettes=silhouettes, **options,
+        )  # fmt: skip
+
+    some = run(targets=["sketch", "photo"])
+    assert dict(zip(some["target"], some["number"], strict=True)) == {
+        name: STYLES.index(name) for name in ("sketch", "photo")
+    }
+    assert run(protocol="open class")["target"].tolist() == ["none"]
+    with pytest.raises(ValueError, match=r"targets=\['cubism'\] are no domains of the data; they are"):
+        run(targets=["cubism"])
 
 
 def test_single_interventions_join_the_source_table(embedded, silhouettes):
