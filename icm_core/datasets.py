@@ -4,11 +4,16 @@ Data sets for domain generalization come as ``root/domain/class/image``: one fol
 called environment), and in it one for each class. `index_folder` lists such a tree as a table, and
 `read_image` opens one of its images. Both say plainly what is wrong with data that cannot be used, since a
 class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
+
+ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. To look at every image
+before anything is computed: ``python -m icm_core.datasets check ROOT``, or `icm_core.data_check.check_folder`.
 """
 
 import os
+import sys
 import unicodedata
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -18,6 +23,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
 LAYOUT = "expected root/domain/class/image"
+FLAT_LAYOUT = "expected root/class/image"
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -51,10 +57,40 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         )
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not an image file but a folder or a device.")
-    if path.stat().st_size == 0:
+    with open(path, "rb") as stream:
+        return decode_image(stream, path)
+
+
+def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = False) -> Image.Image:
+    """Decode an opened image, as `read_image` does.
+
+    Parameters
+    ----------
+    stream : binary file
+        The image's bytes.
+    path : path-like
+        What to call it in messages.
+    small : bool
+        Decode a JPEG at one eighth of its size: all of the file is read, with less work on the pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The image, in mode ``RGB``, loaded.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or has so many pixels
+        that it may be a decompression bomb.
+    """
+    if stream.seek(0, os.SEEK_END) == 0:
         raise ValueError(f"image {str(path)!r} is empty (zero bytes); download or copy it again.")
+    stream.seek(0)
     try:
-        with Image.open(path) as image:
+        with Image.open(stream) as image:
+            if small:
+                image.draft(image.mode, (1, 1))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
@@ -96,11 +132,7 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
         If `root` is not a folder, has no domains, a domain has no classes or no images, or, unless
         `allow_missing`, a class has no images in a domain; or if a name is not UTF-8.
     """
-    root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"the data folder {str(root)!r} does not exist; {LAYOUT}.")
-    if not root.is_dir():
-        raise ValueError(f"{str(root)!r} is a file, not a data folder; {LAYOUT}.")
+    root = _data_folder(root, LAYOUT)
     rows: list[tuple[str, str, str]] = []
     empty: list[str] = []
     domains = _folders(root)
@@ -115,14 +147,66 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
             rows += [(str(image), _name(class_), _name(domain)) for image in images]
             if not images:
                 empty.append(str(class_))
-    if empty and not allow_missing:
+    if not allow_missing:
+        _check_filled(empty)
+    table = pd.DataFrame(rows, columns=["path", "label", "domain"])
+    _check_classes(table, [_name(domain) for domain in domains], allow_missing)
+    return table
+
+
+def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
+    """List the images below ``root/class/``, as ImageNet and its variants lay them out.
+
+    Parameters
+    ----------
+    root : path-like
+        The data set's folder.
+    allow_missing : bool
+        Accept class folders without images.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each image, sorted by class and file name, with the columns *path*, *label* (the class
+        folder's name) and *domain* (the name of `root`, for all).
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If `root` is not a folder, has no classes or no images, or, unless `allow_missing`, a class has no
+        images; or if a name is not UTF-8.
+    """
+    root = _data_folder(root, FLAT_LAYOUT)
+    classes = _folders(root)
+    images = {class_: _images(class_) for class_ in classes}
+    if not any(images.values()):
+        below = ", ".join(repr(folder.name) for class_ in classes for folder in _folders(class_)[:1])
+        deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
+        raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
+    if not allow_missing:
+        _check_filled([str(class_) for class_ in classes if not images[class_]])
+    domain = _name(root.absolute())
+    rows = [(str(image), _name(class_), domain) for class_ in classes for image in images[class_]]
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"the data folder {str(root)!r} does not exist; {layout}.")
+    if not root.is_dir():
+        raise ValueError(f"{str(root)!r} is a file, not a data folder; {layout}.")
+    return root
+
+
+def _check_filled(empty: list[str]) -> None:
+    if empty:
         raise ValueError(
             f"no images in the class folder(s) {', '.join(map(repr, empty))}. Add images ({_suffixes()}), "
             "remove the folder(s), or pass allow_missing=True."
         )
-    table = pd.DataFrame(rows, columns=["path", "label", "domain"])
-    _check_classes(table, [_name(domain) for domain in domains], allow_missing)
-    return table
 
 
 def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool) -> None:
@@ -184,3 +268,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", foreground.size, "white")
         return Image.alpha_composite(background, foreground).convert("RGB")
     return image.convert("RGB")
+
+
+if __name__ == "__main__":
+    from icm_core.data_check import main
+
+    sys.exit(main())
