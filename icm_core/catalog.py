@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from icm_core.imagenet import imagenet_classes, imagenet_index
 
 
@@ -30,10 +32,9 @@ class Hub:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file on a web server, with its size and MD5 hash where they are known."""
+    """A file on a web server, with its MD5 hash where it is known."""
 
     url: str
-    size: int | None = None
     md5: str | None = None
 
 
@@ -85,6 +86,30 @@ class KnownDataset:
     def n_images(self) -> int:
         """The number of images in the version that papers report."""
         return sum(self.versions[0].values())
+
+    def differences(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """Say how the images that were found differ in number from what is known.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+            One row for each image, with the columns *label* and *domain*.
+
+        Returns
+        -------
+        tuple of str
+            One sentence for each difference; empty if the folder is one of the known versions.
+        """
+        found = {self.name: len(table)} if self.flat else dict(table["domain"].value_counts())
+        differences = []
+        if table["label"].nunique() != self.n_classes:
+            differences.append(f"{table['label'].nunique()} classes; {self.name} has {self.n_classes}")
+        for domain in sorted({*found, *self.domains}):
+            expected = sorted({version.get(domain, 0) for version in self.versions}, reverse=True)
+            if found.get(domain, 0) not in expected:
+                numbers = " or ".join(f"{number:,}" for number in expected)
+                differences.append(f"{domain}: {found.get(domain, 0):,} images; {self.name} has {numbers}")
+        return tuple(differences)
 
 
 _HENDRYCKS = "https://people.eecs.berkeley.edu/~hendrycks"
@@ -169,8 +194,8 @@ _DATASETS = (
   year = {2018}
 }""",
         source=(
-            WebFile(f"{_LILA}/eccv_18_all_images_sm.tar.gz", size=6_492_615_601),
-            WebFile(f"{_LILA}/eccv_18_annotations.tar.gz", size=2_997_071),
+            WebFile(f"{_LILA}/eccv_18_all_images_sm.tar.gz"),
+            WebFile(f"{_LILA}/eccv_18_annotations.tar.gz"),
         ),
         class_words={"empty": "empty scene"},
         domain_words=dict.fromkeys(("location_100", "location_38", "location_43", "location_46")),

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from icm_core.catalog import KnownDataset, guess_dataset, known_dataset
+from icm_core.catalog import guess_dataset, known_dataset
 from icm_core.datasets import _folders, _name, decode_image, index_classes, index_folder
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
@@ -117,9 +117,9 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     reasons = pd.Series([reason for _, reason in found])
     bad = reasons != ""
     images = table[~bad].reset_index(drop=True)
-    labels, domains = sorted(set(table["label"]) | _empty(root, known)), sorted(set(table["domain"]))
+    domains = sorted(set(table["domain"]))
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
-        index=labels, columns=domains, fill_value=0
+        index=_class_names(Path(root), flat), columns=domains, fill_value=0
     )
     return FolderReport(
         root=str(root),
@@ -131,7 +131,7 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
             domain: lacks for domain in domains if (lacks := counts.index[counts[domain] == 0].tolist())
         },
         duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
-        differences=_differences(table, known) if known else (),
+        differences=known.differences(table) if known else (),
     )
 
 
@@ -239,21 +239,6 @@ def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str
     grouped = images.assign(digest=digests)
     several = grouped.groupby("digest")["domain"].transform("nunique") > 1
     return tuple(tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"])
-
-
-def _differences(table: pd.DataFrame, known: KnownDataset) -> tuple[str, ...]:
-    found = {known.name: len(table)} if known.flat else table["domain"].value_counts().to_dict()
-    n_classes = table["label"].nunique()
-    differences = []
-    if n_classes != known.n_classes:
-        differences.append(f"{n_classes} classes; {known.name} has {known.n_classes}")
-    if found not in known.versions:
-        for domain in sorted({*found, *known.domains}):
-            expected = sorted({version.get(domain, 0) for version in known.versions}, reverse=True)
-            if found.get(domain, 0) not in expected:
-                numbers = " or ".join(f"{number:,}" for number in expected)
-                differences.append(f"{domain}: {found.get(domain, 0):,} images; {known.name} has {numbers}")
-    return tuple(differences)
 
 
 def _table(counts: pd.DataFrame) -> str:
