@@ -1,7 +1,10 @@
 import os
 import struct
+import subprocess
+import sys
 import unicodedata
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.datasets import index_folder, read_image
+from icm_core.data_check import check_folder, load_folder, main
+from icm_core.datasets import index_classes, index_folder, read_image
 
-PACS = Path(__file__).parents[2] / "shared/data/PACS"
+PACS = Path(os.environ.get("ICM_PACS", Path(__file__).parents[2] / "shared/data/PACS"))
 
 
 @pytest.fixture
@@ -146,19 +150,16 @@ def test_floating_point_pixels(tmp_path):
         read_image(tmp_path / "float.tif")
 
 
-def test_decompression_bomb(tmp_path):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    (tmp_path / "bomb.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+@pytest.mark.parametrize("side", [20_000, 30_000])
+def test_decompression_bomb(tmp_path, side):
+    write_bomb(tmp_path / "bomb.png", side)
     with pytest.raises(ValueError, match="decompression bomb"):
         read_image(tmp_path / "bomb.png")
+
+
+def test_a_single_pixel(tmp_path):
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "pixel.png")
+    assert pixels(tmp_path / "pixel.png").tolist() == [[[1, 2, 3]]]
 
 
 # ------------------------------------------------------------------------------------------ index_folder
@@ -287,3 +288,245 @@ def test_pacs(pacs_root):
     for path in table.groupby(["domain", "label"])["path"].first():
         image = read_image(path)
         assert (image.mode, image.size) == ("RGB", (227, 227))
+
+
+# ----------------------------------------------------------------------------------------- index_classes
+
+
+def test_classes_without_domains(tmp_path):
+    root = make_tree(
+        tmp_path / "imagenet-a", ["n02/b.JPEG", "n01/c.jpg", "n02/a.jpg", "README.txt", "n01/x.txt"]
+    )
+    table = index_classes(root)
+    assert table["path"].tolist() == [str(root / name) for name in ("n01/c.jpg", "n02/a.jpg", "n02/b.JPEG")]
+    assert table["label"].tolist() == ["n01", "n02", "n02"]
+    assert set(table["domain"]) == {"imagenet-a"}
+
+
+def test_the_domain_of_classes_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_tree(tmp_path / "imagenet-r", ["n01/a.jpg"]))
+    assert index_classes(".")["domain"].tolist() == ["imagenet-r"]
+
+
+def test_classes_without_images(tmp_path):
+    make_tree(tmp_path, ["n01/a.jpg", "n02/a.txt"])
+    with pytest.raises(ValueError, match=r"no images in the class folder.*n02.*allow_missing"):
+        index_classes(tmp_path)
+    assert len(index_classes(tmp_path, allow_missing=True)) == 1
+
+
+def test_folders_that_are_no_classes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere' does not exist; expected root/class/image"):
+        index_classes(tmp_path / "nowhere")
+    make_tree(tmp_path, ["file.jpg"])
+    with pytest.raises(ValueError, match="is a file"):
+        index_classes(tmp_path / "file.jpg")
+    with pytest.raises(ValueError, match="no images in the class folders"):
+        index_classes(tmp_path)
+    make_tree(tmp_path, ["photo/dog/a.jpg"])
+    with pytest.raises(ValueError, match=r"may lie deeper, in folders such as 'dog'"):
+        index_classes(tmp_path, allow_missing=True)
+
+
+# ------------------------------------------------------------------------------------------ check_folder
+
+
+def save(path, seed=0, size=(40, 30), **options):
+    """Save an image that differs from all others, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """Two domains with two classes of two images each."""
+    root = tmp_path / "pets"
+    for seed, (domain, class_, image) in enumerate(product(("art", "photo"), ("cat", "dog"), ("1", "2"))):
+        save(root / domain / class_ / f"{image}.jpg", seed)
+    return root
+
+
+def write_bomb(path, side):
+    """Write a PNG whose header promises side x side pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_a_sound_folder(sound):
+    report = check_folder(sound)
+    assert report.ok
+    assert report.dataset is None
+    pd.testing.assert_frame_equal(report.images, index_folder(sound))
+    assert report.counts.loc["dog"].to_dict() == {"art": 2, "photo": 2}
+    assert "8 readable images, 2 domain(s), 2 classes" in str(report)
+    assert "No problems found" in str(report)
+    pd.testing.assert_frame_equal(load_folder(sound), report.images)
+
+
+def test_unusual_images_are_fine(sound):
+    folder = sound / "art" / "cat"
+    save(folder / "one pixel.png", 100, size=(1, 1))
+    save(folder / 'it\'s "ä" 猫 #1.jpg', 101)
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(folder / "cmyk.jpg")
+    Image.new("P", (5, 5), 3).save(folder / "palette.png")
+    Image.fromarray(np.arange(100, dtype=np.uint16).reshape(10, 10)).save(folder / "gray16.png")
+    report = check_folder(sound)
+    assert report.ok
+    assert report.counts.loc["cat", "art"] == 7
+    assert all(read_image(path).mode == "RGB" for path in report.images["path"])
+
+
+def test_unreadable_images_are_listed_and_skipped(sound):
+    folder = sound / "art" / "cat"
+    (folder / "zero.jpg").touch()
+    (folder / "page.jpg").write_text("<html>404 Not Found</html>")
+    write_bomb(folder / "bomb.png", 20_000)
+    os.truncate(save(folder / "half.jpg", 50, size=(300, 300)), 4000)
+    Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(folder / "float.tif")
+    report = check_folder(sound)
+    assert not report.ok
+    reasons = {Path(path).name: reason for path, reason in report.unreadable}
+    assert {name: (word in reasons[name]) for name, word in {
+        "zero.jpg": "zero bytes",
+        "page.jpg": "not an image",
+        "bomb.png": "400000000 pixels",
+        "half.jpg": "truncated",
+        "float.tif": "floating-point",
+    }.items()} == dict.fromkeys(reasons, True)  # fmt: skip
+    assert "unreadable images (5)" in str(report)
+    assert len(report.images) == 8
+    assert all(read_image(path) for path in report.images["path"])
+
+
+@given(st.integers(0, 2000), st.sampled_from(["jpg", "png", "webp", "gif", "tif"]))
+def test_the_check_and_read_image_agree_on_damaged_files(tmp_path_factory, cut, suffix):
+    folder = tmp_path_factory.mktemp("data") / "domain" / "class"
+    damaged = save(folder / f"damaged.{suffix}", size=(20, 20))
+    save(folder / "sound.jpg", 1)
+    os.truncate(damaged, max(0, damaged.stat().st_size - cut))
+    try:
+        read_image(damaged)
+        readable = True
+    except ValueError:
+        readable = False
+    report = check_folder(folder.parents[1])
+    assert (str(damaged) in set(report.images["path"])) == readable
+    assert (str(damaged) in dict(report.unreadable)) != readable
+
+
+def test_an_empty_class_folder_and_a_domain_with_one_class(sound):
+    (sound / "art" / "emu").mkdir()
+    save(sound / "sketch" / "dog" / "1.png", 30)
+    report = check_folder(sound)
+    assert report.missing == {"art": ["emu"], "photo": ["emu"], "sketch": ["cat", "emu"]}
+    assert "sketch: cat, emu" in str(report)
+    with pytest.raises(ValueError, match="domains without some of the classes"):
+        load_folder(sound)
+
+
+def test_a_class_of_which_no_image_can_be_read_is_missing(sound):
+    for image in (sound / "photo" / "dog").iterdir():
+        image.write_bytes(b"")
+    assert check_folder(sound).missing == {"photo": ["dog"]}
+
+
+def test_links_in_a_loop_do_not_disturb_the_check(sound):
+    (sound / "photo" / "up").symlink_to(sound, target_is_directory=True)
+    (sound / "photo" / "dog" / "loop.jpg").symlink_to("loop.jpg")
+    assert check_folder(sound).ok
+
+
+def test_the_same_file_in_two_domains(sound):
+    original, copy = sound / "art" / "cat" / "1.jpg", sound / "photo" / "dog" / "9.jpg"
+    copy.write_bytes(original.read_bytes())
+    within = sound / "art" / "cat" / "9.jpg"  # the same domain: no leak from source to target
+    within.write_bytes((sound / "art" / "cat" / "2.jpg").read_bytes())
+    report = check_folder(sound)
+    assert report.duplicates == ((str(original), str(copy)),)
+    assert "the same file in several domains (1)" in str(report)
+
+
+def test_counts_are_compared_with_a_known_data_set(sound):
+    report = check_folder(sound, dataset="PACS")
+    assert "2 classes; PACS has 7" in report.differences
+    assert "photo: 4 images; PACS has 1,670" in report.differences
+    assert check_folder(sound.rename(sound.with_name("VLCS"))).dataset == "VLCS"
+    with pytest.raises(ValueError, match="unknown data set 'PAX'"):
+        check_folder(sound.with_name("VLCS"), dataset="PAX")
+
+
+def test_a_flat_folder_is_checked_by_its_name(tmp_path):
+    root = tmp_path / "imagenet-a"
+    for seed in range(3):
+        save(root / "n01498041" / f"{seed}.jpg", seed)
+    report = check_folder(root)
+    assert report.images["domain"].unique().tolist() == ["imagenet-a"]
+    assert report.differences == (
+        "1 classes; imagenet-a has 200",
+        "imagenet-a: 3 images; imagenet-a has 7,500",
+    )
+
+
+def test_it_goes_on_only_if_told_to(sound):
+    (sound / "art" / "cat" / "zero.jpg").touch()
+    with pytest.raises(ValueError, match=r"(?s)zero bytes.*Nothing was computed.*accept_problems=True"):
+        load_folder(sound)
+    with pytest.warns(UserWarning, match=r"(?s)in spite of problems.*zero\.jpg"):
+        images = load_folder(sound, accept_problems=True)
+    assert len(images) == 8
+
+
+def test_nothing_readable_is_never_accepted(tmp_path):
+    make_tree(tmp_path, TREE)
+    with pytest.raises(ValueError, match="0 readable images"):
+        load_folder(tmp_path, accept_problems=True)
+
+
+def test_long_lists_are_cut_in_print_only(sound):
+    for i in range(30):
+        (sound / "art" / "cat" / f"zero{i}.jpg").touch()
+    report = check_folder(sound)
+    assert len(report.unreadable) == 30
+    assert "... and 20 more" in str(report)
+
+
+def test_more_images_than_one_block(sound, monkeypatch):
+    monkeypatch.setattr("icm_core.data_check.BLOCK", 3)
+    assert len(check_folder(sound).images) == 8
+
+
+def test_command_line(sound, capsys):
+    assert main(["check", str(sound)]) == 0
+    assert "No problems found" in capsys.readouterr().out
+    (sound / "art" / "cat" / "zero.jpg").touch()
+    assert main(["check", str(sound)]) == 1
+    assert "zero bytes" in capsys.readouterr().out
+    assert main(["check", str(sound / "nowhere")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["check", str(sound), "--dataset", "PAX"]) == 1
+    assert "unknown data set" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(sound):
+    command = [sys.executable, "-m", "icm_core.datasets", "check", str(sound)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.returncode, "No problems found" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.slow
+def test_pacs_is_sound(pacs_root):
+    report = check_folder(pacs_root)
+    assert report.dataset == "PACS"
+    assert report.ok
+    assert len(report.images) == 9991
