@@ -15,9 +15,9 @@ import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -111,14 +111,10 @@ def archive_to_folder(archive: str | os.PathLike[str], destination: str | os.Pat
     """
     n_images = 0
     with tqdm(desc="unpacking", unit="image") as bar:
-        for name, stream in _members(Path(archive)):
-            *_, class_, file = ("", *PurePosixPath(name).parts)
-            if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES and not f"{class_}/{file}".startswith(
-                (".", "/")
-            ):
-                _write(Path(destination) / class_ / file, stream.read())
-                n_images += 1
-                bar.update()
+        for path, data in _members(Path(archive), _is_class_image):
+            _write(Path(destination) / path.parent.name / path.name, data)
+            n_images += 1
+            bar.update()
     if not n_images:
         raise ValueError(f"the archive {str(archive)!r} has no images in class folders.")
     return n_images
@@ -156,10 +152,8 @@ def camera_traps_to_folder(
         If an archive cannot be read.
     """
     folders: dict[str, set[Path]] = defaultdict(set)
-    for name, stream in _members(Path(annotations)):
-        if not name.endswith(".json"):
-            continue
-        content = json.load(stream)
+    for _, data in _members(Path(annotations), lambda path: path.suffix == ".json"):
+        content = json.loads(data)
         category = {entry["id"]: entry["name"] for entry in content["categories"]}
         place = {
             entry["id"]: (f"location_{entry['location']}", entry["file_name"]) for entry in content["images"]
@@ -170,14 +164,11 @@ def camera_traps_to_folder(
                 folders[file].add(Path(destination) / domain / category[entry["category_id"]])
     n_images = 0
     with tqdm(total=sum(map(len, folders.values())), desc="unpacking", unit="image") as bar:
-        for name, stream in _members(Path(images)):
-            file = PurePosixPath(name).name
-            if file in folders:
-                data = stream.read()
-                for folder in folders[file]:
-                    _write(folder / file, data)
-                n_images += len(folders[file])
-                bar.update(len(folders[file]))
+        for path, data in _members(Path(images), lambda path: path.name in folders):
+            for folder in folders[path.name]:
+                _write(folder / path.name, data)
+            n_images += len(folders[path.name])
+            bar.update(len(folders[path.name]))
     return n_images
 
 
@@ -191,21 +182,28 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Go through the regular files of an archive, one after the other."""
+def _is_class_image(path: PurePosixPath) -> bool:
+    """Tell whether a file in an archive is an image in a class folder; hidden ones and ".." are not."""
+    parts = (path.parent.name, path.name)
+    return all(part and part[0] != "." for part in parts) and path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Go through the regular files of an archive that are wanted, one after the other."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 for entry in zipped.infolist():
-                    if not entry.is_dir():
-                        with zipped.open(entry) as stream:
-                            yield entry.filename, stream
+                    path = PurePosixPath(entry.filename)
+                    if not entry.is_dir() and wanted(path):
+                        yield path, zipped.read(entry)
         else:
             with tarfile.open(archive, "r:*") as tar:
                 for member in tar:
-                    content = tar.extractfile(member) if member.isreg() else None
+                    path = PurePosixPath(member.name)
+                    content = tar.extractfile(member) if member.isreg() and wanted(path) else None
                     if content is not None:
-                        yield member.name, content
+                        yield path, content.read()
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
             f"{str(archive)!r} is no archive, or damaged: {error}. Delete it and start again."

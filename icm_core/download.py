@@ -64,8 +64,6 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
     """
     known = known_dataset(name)
     root, parts = Path(destination) / name, Path(destination) / f".{name}.download"
-    if not known.source:
-        raise RuntimeError(f"{name} cannot be downloaded by this command. {known.by_hand.format(root=root)}")
     if revision is not None and not isinstance(known.source, Hub):
         raise ValueError(f"{name} does not come from the hub, so there is no revision to choose.")
     record = _read_record(root, known, revision)
@@ -73,6 +71,8 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
         _check_counts(root, known)
         print(f"{root} is complete.")
         return root
+    if not known.source:
+        raise RuntimeError(f"{name} cannot be downloaded by this command. {known.by_hand.format(root=root)}")
     print(
         f"{name}: {known.n_images:,} images, {known.size} to download. Licence: {known.licence} See {known.page}"
     )
