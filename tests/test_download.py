@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -529,32 +530,29 @@ def on_hub(server, shards, commit=COMMIT):
         server.files[f"/api/datasets/lab/toy/revision/{revision}"] = json.dumps(listing).encode()
 
 
-SCRIPT = """
-import sys
-from icm_core.catalog import CATALOG, Hub, KnownDataset
-from icm_core.download import main
-CATALOG["toy"] = KnownDataset("toy", 3, ({"Art": 15, "Real World": 15},), "30 kB", "", "", "", HUB)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def run_hub(endpoint, hub, *arguments):
-    """Run the command in a process of its own, since the client reads its settings when it is imported."""
-    script = SCRIPT.replace("HUB", repr(hub))
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    return subprocess.run(
-        [sys.executable, "-c", script, "toy", *map(str, arguments)],
-        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-HUB = Hub("lab/toy", COMMIT, "data/*.parquet")
-
-
-def test_download_from_the_hub(server, shards, tmp_path):
+@pytest.fixture
+def hub(server, known, shards, monkeypatch):
+    """The small data set on a hub on this machine, for the real client."""
+    point_client_to(server.url, monkeypatch)
     on_hub(server, shards[0])
-    done = run_hub(server.url, HUB, tmp_path / "data")
-    assert done.returncode == 0, done.stderr
+    known(source=Hub("lab/toy", COMMIT, "data/*.parquet"))
+    return server
+
+
+def point_client_to(url, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def shard_url(shards, i):
+    return f"/datasets/lab/toy/resolve/{COMMIT}/data/{shards[0][i].name}"
+
+
+def test_download_from_the_hub(hub, shards, tmp_path, monkeypatch, capsys):
+    assert main(["toy", str(tmp_path / "data")]) == 0
     root = tmp_path / "data" / "toy"
     assert len(list(root.rglob("*.jpg"))) == 30
     record = json.loads((root / "SOURCE.json").read_text())
@@ -562,50 +560,60 @@ def test_download_from_the_hub(server, shards, tmp_path):
     assert [file["name"] for file in record["files"]] == [f"data/{path.name}" for path in shards[0]]
     assert record["files"][0]["sha256"] == hashlib.sha256(shards[0][0].read_bytes()).hexdigest()
     assert not (tmp_path / "data/.toy.download").exists()
-    n_requests = len(server.requests)
-    done = run_hub("http://127.0.0.1:9", HUB, tmp_path / "data")
-    assert "is complete" in done.stdout
-    assert len(server.requests) == n_requests
+    hub.requests.clear()
+    assert main(["toy", str(tmp_path / "data")]) == 0
+    assert f"{root} is complete" in capsys.readouterr().out
+    assert hub.requests == []
 
 
-def test_the_hub_goes_on_with_the_same_commit(server, shards, tmp_path):
-    on_hub(server, shards[0])
-    missing = server.files.pop(f"/datasets/lab/toy/resolve/{COMMIT}/data/{shards[0][2].name}")
-    done = run_hub(server.url, HUB, tmp_path / "data", "--revision", "main")
-    assert done.returncode == 1
-    assert "cannot download lab/toy@main from the Hugging Face hub" in done.stderr
+def test_the_hub_goes_on_with_the_same_commit(hub, known, shards, tmp_path, capsys):
+    missing = hub.files.pop(shard_url(shards, 2))
+    assert main(["toy", str(tmp_path / "data"), "--revision", "main"]) == 1
+    assert "cannot download lab/toy@main from the Hugging Face hub" in capsys.readouterr().err
     assert json.loads((tmp_path / "data/toy/SOURCE.json").read_text())["revision"] == COMMIT
-    done = run_hub(server.url, HUB, tmp_path / "data", "--revision", "f" * 40)
-    assert "was begun with revision 0123" in done.stderr
-    server.files[f"/datasets/lab/toy/resolve/{COMMIT}/data/{shards[0][2].name}"] = missing
-    server.requests.clear()
-    done = run_hub(server.url, Hub("lab/toy", "f" * 40, "data/*.parquet"), tmp_path / "data")
-    assert done.returncode == 0, done.stderr
-    got = [
-        path.rsplit("/", 1)[1] for method, path, _ in server.requests if method == "GET" and "resolve" in path
-    ]
-    assert got == [shards[0][2].name]  # the others were there
+    assert main(["toy", str(tmp_path / "data"), "--revision", "f" * 40]) == 1
+    assert "was begun with revision 0123" in capsys.readouterr().err
+    hub.files[shard_url(shards, 2)] = missing
+    hub.requests.clear()
+    known(source=Hub("lab/toy", "f" * 40, "data/*.parquet"))  # the catalog has a newer pin
+    assert main(["toy", str(tmp_path / "data")]) == 0
+    got = [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
+    assert got == [shard_url(shards, 2)]  # the others were there
 
 
-def test_a_damaged_file_from_the_hub(server, shards, tmp_path):
-    on_hub(server, shards[0])
-    url = f"/datasets/lab/toy/resolve/{COMMIT}/data/{shards[0][0].name}"
-    server.files[url] = bytes(len(server.files[url]))
-    done = run_hub(server.url, HUB, tmp_path / "data")
-    assert done.returncode == 1
-    assert "was damaged on the way and is deleted; run the command again" in done.stderr
+def test_a_damaged_file_from_the_hub(hub, shards, tmp_path, capsys):
+    data, hub.files[shard_url(shards, 0)] = (
+        hub.files[shard_url(shards, 0)],
+        bytes(shards[0][0].stat().st_size),
+    )
+    assert main(["toy", str(tmp_path / "data")]) == 1
+    assert "was damaged on the way and is deleted; run the command again" in capsys.readouterr().err
+    hub.files[shard_url(shards, 0)] = data
+    assert main(["toy", str(tmp_path / "data")]) == 0
 
 
-def test_no_hub(server, tmp_path):
+def test_a_repository_without_the_files(hub, tmp_path, capsys):
+    on_hub(hub, [])
+    assert main(["toy", str(tmp_path / "data")]) == 1
+    assert "has no files 'data/*.parquet'; try another --revision" in capsys.readouterr().err
+
+
+def test_a_repository_that_is_not_there(hub, known, tmp_path):
+    known(source=Hub("lab/gone", COMMIT, "data/*.parquet"))
+    with pytest.raises(RuntimeError, match=r"(?s)cannot download lab/gone@0123.*404"):
+        download("toy", tmp_path)
+
+
+@pytest.mark.slow
+def test_without_a_network_the_command_says_what_to_do(server, tmp_path):
     server.stop()
-    done = run_hub(server.url, HUB, tmp_path / "data")
+    done = subprocess.run(
+        [sys.executable, "-m", "icm_core.download", "PACS", str(tmp_path)],
+        env=os.environ | {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"},
+        cwd=Path(__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 1
-    assert "cannot download lab/toy" in done.stderr
+    assert "PACS: 9,991 images, 191 MB to download" in done.stdout
+    assert "cannot download flwrlabs/pacs@3941130" in done.stderr
     assert "If there is no network here" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_repository_without_the_files(server, tmp_path):
-    on_hub(server, [])
-    done = run_hub(server.url, HUB, tmp_path / "data")
-    assert "has no files 'data/*.parquet'; try another --revision" in done.stderr
