@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -193,3 +194,16 @@ def test_templates():
     assert "a photo of a {}." in templates
     assert all(template.count("{}") == 1 for template in templates)
     assert templates[0].format("dog") == "a bad photo of a dog."
+
+
+# ------------------------------------------------------------------------------------------ the documentation
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_page_on_data_says_what_the_catalog_says(name):
+    page = (Path(__file__).parents[1] / "reports" / "data.qmd").read_text()
+    known = CATALOG[name]
+    row = next(line for line in page.splitlines() if line.startswith(f"| [`{name}`]({known.page}) |"))
+    for fact in (f"{known.n_classes:,}", f"{known.n_images:,}", known.size, known.licence):
+        assert f"| {fact} |" in row
+    assert known.citation in page
