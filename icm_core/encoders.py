@@ -120,7 +120,7 @@ class Encoder:
     ):
         self.name = name
         self.device = torch.device(device)
-        self.model = model.to(self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # faster convolutions
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
         self.resize = _resizer(preprocess)
@@ -328,7 +328,7 @@ def _load_shipped(name: str) -> Parts:
     tokenizer = AnimalTokenizer(config["vocabulary"], config["model"]["text_cfg"]["context_length"])
     model = build_clip(config["model"], tokenizer.vocab_size)
     model.load_state_dict({k: v.float() for k, v in load_file(weights_path).items()})
-    model.eval().to(memory_format=torch.channels_last)
+    model.eval()
     return model, tokenizer, config["preprocess"]
 
 
