@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import os
 import pickle
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
@@ -513,3 +515,38 @@ def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
     if name == "trunk":
         noise = noise + 0.25 * np.sin(2 * np.pi * x / period)
     return noise.clip(0, 1)
+
+
+def write_folder(root: str | os.PathLike[str], silhouettes: Silhouettes, *, per_class: int = 20) -> Path:
+    """Write a small example data set, ``root/style/class/*.png``, as a stand-in for a user's own folder.
+
+    Coat and scene follow the class in every style, with strength 0.9: in the first two styles one way, in the
+    other two the other way. So what gives the class away in some of the domains misleads in the others.
+
+    Parameters
+    ----------
+    root : path-like
+        Folder to write to; images of the same name are replaced.
+    silhouettes : Silhouettes
+        Those of the part "source" are rendered.
+    per_class : int
+        Images of each class in each style.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    for style, shortcut in zip(STYLES, ("aligned", "aligned", "reversed", "reversed"), strict=True):
+        latents = sample_latents(
+            silhouettes, "source", coat_strength=0.9, scene_strength=0.9, shortcut=shortcut, n=4000, seed=0
+        )
+        for label, name in enumerate(CLASSES):
+            rows = latents[(latents["style"] == STYLES.index(style)) & (latents["label"] == label)][
+                :per_class
+            ]
+            folder = Path(root) / style / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(render(rows, silhouettes)):
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:03d}.png")
+    return Path(root)

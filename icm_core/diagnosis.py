@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -17,8 +19,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from icm_core.environments import PAIRS, Environments
+from icm_core.evaluation import available, pair_moments
+from icm_core.projection import InvariantProjection
 
 FACTORS = ("label", "domain", "coat", "scene", "light", "blur")
+_SAID = {"label": "class"}  # names of factors that differ from those of the coordinates
+WEIGHTS = (0.3, 1.0, 3.0, 10.0)  # values of λ to show the spectrum at
 
 
 def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
@@ -82,6 +88,55 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
                 {"intervention": intervention, "factor": factor, "share": change / (2 * spread), "r2": r2}
             )
     return pd.DataFrame(rows)
+
+
+def spectra(environments: Environments) -> dict[str, dict[float, NDArray[np.floating]]]:
+    """Eigenvalues of C − λS of the source pairs, from the largest, for each kind of intervention and λ.
+
+    Parameters
+    ----------
+    environments : Environments
+
+    Returns
+    -------
+    dict of str to dict of float to ndarray of shape (D,)
+    """
+    moments = {kind: pair_moments(environments.source, kind) for kind in available(environments.source)}
+    return {
+        kind: {
+            weight: InvariantProjection(consistency_weight=weight).fit_moments(pairs).eigenvalues_
+            for weight in WEIGHTS
+        }
+        for kind, pairs in moments.items()
+    }
+
+
+def diagnose(worlds: Sequence[Environments]) -> pd.DataFrame:
+    """Everything that can be said before any accuracy, as one tidy table.
+
+    Parameters
+    ----------
+    worlds : sequence of Environments
+
+    Returns
+    -------
+    DataFrame
+        Columns quantity, intervention, of and value. Quantities: ``share`` and ``r2`` of a factor, see
+        :func:`redrawn_share`; ``positive eigenvalues`` of C − λS at a λ; ``live rank`` and ``dimension`` of the
+        image embeddings.
+    """
+    rows: list[tuple[str, str, str, float]] = []
+    for environments in worlds:
+        for row in redrawn_share(environments).to_dict("records"):
+            factor = _SAID.get(row["factor"], row["factor"])
+            rows += [(name, row["intervention"], factor, row[name]) for name in ("share", "r2")]
+        for kind, by_weight in spectra(environments).items():
+            for weight, eigenvalues in by_weight.items():
+                rows.append(("positive eigenvalues", kind, f"{weight:g}", int((eigenvalues > 0).sum())))
+        original = environments.source["original"].to_numpy()
+        rows += [("live rank", "none", "", live_rank(original)), ("dimension", "none", "", original.shape[1])]
+    table = pd.DataFrame(rows, columns=["quantity", "intervention", "of", "value"])
+    return table.astype({"value": float})
 
 
 def _read_factor(table: xr.Dataset, variable: str, factor: str) -> tuple[NDArray[np.floating], float]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -163,15 +163,11 @@ def image_folder(
     store: EmbeddingStore,
     *,
     name: str,
-    captions: Sequence[str] | None = None,
-    edits: Sequence[str] | None = None,
+    texts: tuple[Sequence[str], Sequence[str]] | Literal["written"] | None = "written",
     templates: Sequence[str] = PHOTO_TEMPLATES,
     seed: int = 0,
 ) -> Environments:
     """Embed the images of a folder, with an image and a text intervention on each.
-
-    Without captions, an image's caption is written from its class, its domain and attributes drawn at
-    random, and edited by rules (see :mod:`icm_core.captions`): no pixel is looked at.
 
     Parameters
     ----------
@@ -181,8 +177,10 @@ def image_folder(
     store : EmbeddingStore
     name : str
         The data set's, for its words in prompts and captions (see :mod:`icm_core.catalog`) and for the record.
-    captions, edits : sequence of str, optional
-        For each image its caption and the caption after an intervention on its variant words; both or none.
+    texts : (captions, edits), "written" or None
+        For each image its caption, and the caption after an intervention on its variant words. ``"written"``: from
+        the image's class, its domain and attributes drawn at random, edited by rules; no pixel is looked at (see
+        :func:`written_pairs`). None: no text interventions, as for an encoder that knows few words.
     templates : sequence of str
         Prompts for the classes.
     seed : int
@@ -195,26 +193,22 @@ def image_folder(
     Raises
     ------
     ValueError
-        If only one of captions and edits is given, they are not one for each image, an image cannot be read,
-        or an embedding is not finite.
+        If captions and edits are not one for each image, an image cannot be read, or an embedding is not finite.
     OSError
         If the store's directory cannot be written.
     """
-    if (captions is None) != (edits is None) or (captions is not None and edits is not None and not (
-        len(captions) == len(edits) == len(images)
-    )):  # fmt: skip
-        raise ValueError(
-            f"captions: {captions if captions is None else len(captions)}, edits: "
-            f"{edits if edits is None else len(edits)}, images: {len(images)}; give one of each for every image, "
-            "or neither captions nor edits."
-        )
     domains, classes = (tuple(sorted(images[column].unique())) for column in ("domain", "label"))
     words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
-    if captions is None or edits is None:
-        captions, edits = written_pairs(name, images, words, seed)
-    embedded = embed_files(encoder, images, store, seed=seed)
-    texts = {"caption": _embed_texts(encoder, captions), "edit": _embed_texts(encoder, edits)}
-    source = embedded.assign({k: (("row", "feature"), v) for k, v in texts.items()})
+    if texts == "written":
+        texts = written_pairs(name, images, words, seed)
+    if texts is not None and {len(part) for part in texts} != {len(images)}:
+        raise ValueError(
+            f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; give one of each for every image."
+        )
+    source = embed_files(encoder, images, store, seed=seed)
+    pixels = source.attrs["images"]
+    if texts is not None:
+        source = source.assign(_embed_pairs(encoder, store, *texts).data_vars)
     numbers = {"label": classes, "domain": domains}
     source = source.assign_coords(
         {k: ("row", [of.index(value) for value in images[k]]) for k, of in numbers.items()}
@@ -227,8 +221,8 @@ def image_folder(
             "encoder": encoder.name,
             "weights": encoder.fingerprint,
             "dataset": name,
-            "pixels": embedded.attrs["images"],
-            "texts": fingerprint(*captions, *edits, *templates),
+            "pixels": pixels,
+            "texts": fingerprint(*templates, *(text for part in texts or () for text in part)),
             "seed": seed,
             "n": len(images),
         },
@@ -237,10 +231,22 @@ def image_folder(
     )
 
 
+def _embed_pairs(
+    encoder: Encoder, store: EmbeddingStore, captions: Sequence[str], edits: Sequence[str]
+) -> xr.Dataset:
+    texts = {"caption": captions, "edit": edits}
+    return store.get(
+        {"weights": encoder.fingerprint, "texts": fingerprint(*captions, *edits)},
+        lambda: xr.Dataset({k: (("row", "feature"), _embed_texts(encoder, v)) for k, v in texts.items()}),
+    )
+
+
 def written_pairs(
     name: str, images: pd.DataFrame, words: Mapping[str, str], seed: int
 ) -> tuple[list[str], list[str]]:
     """Write a caption for each image from its class and domain, and edit its variant words by rules.
+
+    See :mod:`icm_core.captions`; no pixel is looked at.
 
     Parameters
     ----------

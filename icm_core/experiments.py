@@ -7,6 +7,7 @@ A *world* is a pair ``(shortcut, strength)``: the shortcut is ``"coat"``, ``"sce
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from icm_core.animal_world import Silhouettes
 from icm_core.claims import claim, judge
 from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import Encoder
+from icm_core.encoders import SHIPPED, Encoder
 from icm_core.environments import Environments, animal_world, image_folder
 from icm_core.evaluation import (
     CONSISTENCY_WEIGHTS,
@@ -25,6 +26,7 @@ from icm_core.evaluation import (
     validation_set,
 )
 from icm_core.intervals import contrast
+from icm_core.record import repeat_command
 from icm_core.splits import CONDITIONS, PROTOCOLS, split
 
 World = tuple[str, float]
@@ -72,6 +74,51 @@ def embed_world(
 def world_name(world: World | Sequence[Any]) -> str:
     """Name a world as the tables do, for example ``coat+scene 0.9``."""
     return f"{world[0]} {world[1]:g}"
+
+
+def load_environments(
+    dataset: str,
+    encoder: Encoder,
+    store: EmbeddingStore,
+    *,
+    seed: int = 0,
+    world: World | Sequence[Any] | None = None,
+    silhouettes: Silhouettes | None = None,
+    images: pd.DataFrame | None = None,
+    n: int | None = None,
+) -> Environments:
+    """Embed (or open) a world of the animals, or a folder of images.
+
+    A folder is embedded once: its interventions have seed 0, whatever `seed` is. It has text interventions unless
+    the encoder is one that ships with the project, since these know the words of the animal world only.
+
+    Parameters
+    ----------
+    dataset, encoder, store, silhouettes, images, n
+        As for :func:`run_domain_generalization`.
+    seed : int
+    world : (shortcut, strength), optional
+
+    Returns
+    -------
+    Environments
+
+    Raises
+    ------
+    ValueError
+        If there are neither images nor silhouettes and a world, or as :func:`embed_world` and
+        :func:`~icm_core.environments.image_folder`.
+    """
+    if images is not None:
+        return image_folder(
+            encoder, images, store, name=dataset, texts=None if encoder.name in SHIPPED else "written"
+        )
+    if silhouettes is None or world is None:
+        raise ValueError(
+            f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the images of a "
+            "folder, or silhouettes and a world."
+        )
+    return embed_world(encoder, silhouettes, store, world, seed, n)
 
 
 def run_domain_generalization(
@@ -128,24 +175,23 @@ def run_domain_generalization(
         :func:`~icm_core.environments.image_folder` and :func:`~icm_core.evaluation.leave_one_domain_out`.
     """
     seeds = tuple(seeds)
-    if images is not None:
-        folder = image_folder(encoder, images, store, name=dataset)
-        jobs = [
-            (folder, {"world": dataset, "shortcut": "unknown", "strength": float("nan")}, seed)
-            for seed in seeds
-        ]
-    elif silhouettes is not None:
-        jobs = [
-            (embed_world(encoder, silhouettes, store, world, seed, n),
-             {"world": world_name(world), "shortcut": world[0], "strength": world[1]}, seed)
-            for world in worlds for seed in seeds
-        ]  # fmt: skip
-    else:
-        jobs = []
-    if not jobs:
+    places: list[Any] = list(worlds) if images is None else [None]
+    if not (places and seeds):
         raise ValueError(
-            f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and either silhouettes and worlds or images."
+            f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and worlds of the animals or a folder."
         )
+    given: dict[str, Any] = {"silhouettes": silhouettes, "images": images, "n": n}
+    jobs = []
+    for world in places:
+        columns = {"world": dataset, "shortcut": "unknown", "strength": float("nan")}
+        if world is not None:
+            columns = {"world": world_name(world), "shortcut": world[0], "strength": world[1]}
+        jobs += [
+            (load_environments(dataset, encoder, store, seed=seed, world=world, **given), columns, seed)
+            for seed in (seeds if images is None else seeds[:1])
+        ]
+    if images is not None:
+        jobs = [(jobs[0][0], jobs[0][1], seed) for seed in seeds]
     runs = [
         (environments, columns, seed, target)
         for environments, columns, seed in jobs
@@ -157,6 +203,49 @@ def run_domain_generalization(
         name = "none" if target is None else environments.domains[target]
         tables.append(table.assign(dataset=dataset, encoder=encoder.name, target=name, **columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Read the tables of several runs of one experiment that differ in their seeds, and join their records.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Parquet files, each with a record in its attributes (see :mod:`icm_core.record`).
+
+    Returns
+    -------
+    DataFrame
+        All rows. Its attributes are the record of the first run, with every seed and the diagnosis of all.
+
+    Raises
+    ------
+    ValueError
+        If the runs differ in more than their seeds: then their rows cannot be pooled.
+    """
+    tables = [pd.read_parquet(path) for path in paths]
+    records = [table.attrs for table in tables]
+    joined = dict(records[0])
+    alike = [
+        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "commit")},
+         "parameters": record["parameters"] | {"seeds": []}}
+        for record in records
+    ]  # fmt: skip
+    if any(record != alike[0] for record in alike):
+        raise ValueError(
+            f"The runs {[str(path) for path in paths]} differ in more than their seeds (settings, versions, weights or "
+            "data); run the older ones again."
+        )
+    seeds = sorted(seed for record in records for seed in record["parameters"]["seeds"])
+    joined["parameters"] = records[0]["parameters"] | {"seeds": seeds}
+    joined["command"] = repeat_command(joined["command"], joined["parameters"])
+    joined["diagnosis"] = {
+        name: [value for record in records for value in record["diagnosis"][name]]
+        for name in records[0]["diagnosis"]
+    }
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = joined
+    return table
 
 
 def _targets(environments: Environments, names: Sequence[str] | None, protocol: str) -> list[int | None]:

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 from numpy.typing import NDArray
+from PIL import ImageOps
+
+from icm_core.animal_world import Silhouettes, redraw_variant, render, sample_latents
+from icm_core.datasets import read_image
+from icm_core.interventions import intervene_images
 
 INVARIANT = "#0072B2"
 VARIANT = "#D55E00"
@@ -238,6 +245,39 @@ def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     return figure
 
 
+def pairs_figure(data: Silhouettes | pd.DataFrame, n: int = 12, seed: int = 2) -> Figure:
+    """Show some images of a data set and what interventions make of them.
+
+    Parameters
+    ----------
+    data : Silhouettes or DataFrame
+        The animals, or the table of a folder's images with the column path.
+    n : int
+        Number of images.
+    seed : int
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if isinstance(data, Silhouettes):
+        strong = partial(sample_latents, data, coat_strength=0.9, scene_strength=0.9, n=n, seed=seed)
+        source = strong("source")
+        original = render(source, data)
+        later = {
+            "oracle": render(redraw_variant(source), data),
+            "test, no shortcut": render(sample_latents(data, "test", n=n, seed=seed), data),
+            "test, reversed": render(strong("test", shortcut="reversed"), data),
+        }
+    else:
+        paths = data["path"].sample(min(n, len(data)), random_state=seed)
+        squares = [ImageOps.fit(read_image(path), (128, 128)) for path in paths]
+        original = torch.from_numpy(np.stack([np.asarray(image) for image in squares])).permute(0, 3, 1, 2)
+        later = {}
+    rows = {"source": original, "image intervention": intervene_images(original), **later}
+    return image_grid({name: images.numpy() for name, images in rows.items()})
+
+
 def method_name(method: str, intervention: str) -> str:
     """Name a method as the figures and tables of the report do."""
     if method == "plain":
@@ -248,9 +288,12 @@ def method_name(method: str, intervention: str) -> str:
 
 CONDITION_STYLE = {
     "in_distribution": ("in distribution", CONTEXT, "o"),
-    "unseen": ("unseen style", INVARIANT, "s"),
+    "unseen": ("unseen domain", INVARIANT, "s"),
     "reversed": ("shortcut reversed", VARIANT, "D"),
+    "seen_classes": ("seen classes", CONTEXT, "o"),
+    "new_classes": ("new classes", INVARIANT, "s"),
 }
+condition_name = {name: said for name, (said, _, _) in CONDITION_STYLE.items()}
 
 
 def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title: str) -> Figure:
@@ -271,11 +314,12 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     matplotlib.figure.Figure
     """
     names = [method_name(m, i) for m, i in means[["method", "intervention"]].drop_duplicates().to_numpy()]
+    styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
     figure, axes = plt.subplots(
         1, len(panels), figsize=(9, 0.36 * len(names) + 1.3), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
-        for condition, (_, color, marker) in CONDITION_STYLE.items():
+        for condition, (_, color, marker) in styles.items():
             rows = means[mask & (means["condition"] == condition)]
             y = [names.index(method_name(m, i)) for m, i in rows[["method", "intervention"]].to_numpy()]
             error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
@@ -292,7 +336,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=name)
-        for name, color, marker in CONDITION_STYLE.values()
+        for name, color, marker in styles.values()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

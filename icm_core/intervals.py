@@ -212,7 +212,9 @@ def aggregate(
     return pd.DataFrame(rows)
 
 
-def _over_images(targets: NDArray, outcomes: Sequence[NDArray[np.floating]]) -> tuple[float, float, float]:
+def _over_images(
+    targets: NDArray, outcomes: Sequence[NDArray[np.floating]], level: float = 0.95
+) -> tuple[float, float, float]:
     """Mean in percent and interval; one outcome an image, one array of them a run.
 
     Runs on one target are taken as fully dependent (their standard errors are averaged), which errs on
@@ -230,7 +232,7 @@ def _over_images(targets: NDArray, outcomes: Sequence[NDArray[np.floating]]) -> 
     )
     each = runs.groupby("target", sort=False).mean()
     mean = float(each["mean"].mean())
-    half = float(stats.norm.ppf(0.975) * np.sqrt((each["error"] ** 2).sum()) / len(each))
+    half = float(stats.norm.ppf((1 + level) / 2) * np.sqrt((each["error"] ** 2).sum()) / len(each))
     return 100 * mean, 100 * (mean - half), 100 * (mean + half)
 
 
@@ -241,6 +243,7 @@ def contrast(
     by: Sequence[str],
     *,
     over: str = "seeds",
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Paired difference in accuracy between two methods, run by run or image by image.
 
@@ -254,6 +257,8 @@ def contrast(
         Columns to keep apart.
     over : {"seeds", "images"}
         What the interval speaks for, see :func:`aggregate`.
+    level : float
+        Coverage of the interval over images.
 
     Returns
     -------
@@ -285,7 +290,7 @@ def contrast(
     rows = []
     for key, group in pairs.reset_index().groupby(list(by), sort=False, dropna=False):
         gains = [a.astype(float) - b for a, b in zip(group["first"], group["second"], strict=True)]
-        interval = _over_images(group["target"].to_numpy(), gains)
+        interval = _over_images(group["target"].to_numpy(), gains, level)
         summary = dict(zip(("value", "low", "high"), interval, strict=True)) | {"n_runs": len(group)}
         rows.append(dict(zip(by, key, strict=True)) | summary)
     return pd.DataFrame(rows).assign(**names)

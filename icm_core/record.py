@@ -46,15 +46,19 @@ def run_record(
     TypeError
         If a parameter is no JSON value.
     """
-    given = json.dumps(parameters)
     return {
         "commit": commit(),
-        "command": f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(given)}",
-        "parameters": json.loads(given),
+        "command": repeat_command(f"papermill {notebook}.ipynb", parameters),
+        "parameters": json.loads(json.dumps(parameters)),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "weights": {encoder.name: encoder.fingerprint for encoder in encoders},
         "data": dict(data or {}),
     }
+
+
+def repeat_command(command: str, parameters: dict[str, Any]) -> str:
+    """Write the command that runs a notebook with parameters; of a command that has some, they are replaced."""
+    return " ".join(command.split()[:2]) + f" out.ipynb -y {shlex.quote(json.dumps(parameters))}"
 
 
 def commit() -> str:

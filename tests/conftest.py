@@ -26,54 +26,80 @@ def _kernels_find_the_library() -> Any:
         yield
 
 
-#: Parameters with which each notebook runs in seconds. Files are added when it is executed.
-NOTEBOOKS: dict[str, dict[str, Any]] = {
-    "00_summary": {},
-    "01_theory": {"n_seeds": 2, "n_pairs": 300, "n_models": 10, "n_worlds": 2, "n_images": 300},
-    "02_domain_generalization": {
-        "worlds": {"animal-world": [["coat+scene", 0.9]]},
-        "seeds": [0, 1],
-        "n_images": 600,
-        "cache": "cache",
-    },
-    "03_ablations": {
-        "seeds": [0, 1],
-        "n_images": 600,
-        "n_components": [8, 64],
-        "consistency_weights": [1.0],
-        "n_pairs": [30],
-        "cache": "cache",
-    },
+SMALL = {"seeds": [0, 1], "n_images": 600}
+RECORDED = ROOT / "reports" / "recorded"
+
+#: Each page of the report but the first: its notebook, and parameters with which that runs in seconds. Files are
+#: added when it is executed.
+PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "01_theory": (
+        "01_theory",
+        {"n_seeds": 2, "n_pairs": 300, "n_models": 10, "n_worlds": 2, "n_images": 300},
+    ),
+    "02_domain_generalization_animal-world": (
+        "02_domain_generalization",
+        {"worlds": [["coat+scene", 0.9], ["coat+scene", 0.0]], **SMALL},
+    ),
+    "02_domain_generalization_animal-world-biased": (
+        "02_domain_generalization",
+        {"encoder": "animal-world-biased", "worlds": [["coat+scene", 0.9]], **SMALL},
+    ),
+    "PACS_lite0-minilm": (
+        "02_domain_generalization",
+        {
+            "dataset": "PACS",
+            "encoder": "lite0-minilm",
+            "tables": [str(RECORDED / "PACS_lite0-minilm.parquet")],
+        },
+    ),
+    "03_ablations": (
+        "03_ablations",
+        {"n_components": [8, 64], "consistency_weights": [1.0], "n_pairs": [30], **SMALL},
+    ),
+    "04_imagenet_variants": ("04_imagenet_variants", SMALL),
+    "05_your_data": ("05_your_data", {"seeds": [0]}),
 }
 
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Execute every notebook with tiny parameters, in a copy of the pages and the workflow."""
+    """Execute every page with tiny parameters, in a copy of the pages and the workflow."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "_quarto.yml", folder)
     for name in ("reports", "workflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     results = folder / "results"
     results.mkdir()
-    *experiments, summary = sorted(NOTEBOOKS, reverse=True)
-    for name in experiments:
-        files = {"results": f"{results}/{name}.parquet", "claims": f"{results}/{name}_claims.parquet"}
-        if "cache" in NOTEBOOKS[name]:
-            files["cache"] = f"{folder}/{NOTEBOOKS[name]['cache']}"
-        execute(name, results / f"{name}.ipynb", files)
-    claims = [f"{results}/{name}_claims.parquet" for name in sorted(experiments)]
-    table = f"{results}/02_domain_generalization.parquet"
-    execute(summary, folder / "index.ipynb", {"table": table, "claims": claims})
+    for page, (notebook, parameters) in PAGES.items():
+        files = {"results": f"{results}/{page}.parquet", "claims": f"{results}/{page}_claims.parquet"}
+        files |= {
+            "cache": f"{folder}/cache",
+            "example": f"{folder}/example",
+            "projection": f"{results}/{page}.safetensors",
+        }
+        known = parameters_of(notebook)
+        files = {name: path for name, path in files.items() if name in known}
+        execute(notebook, results / f"{page}.ipynb", parameters | files)
+    claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
+    table = f"{results}/02_domain_generalization_animal-world.parquet"
+    recorded = [str(path) for path in sorted(RECORDED.glob("*.parquet"))]
+    execute("00_summary", folder / "index.ipynb", {"table": table, "claims": claims, "recorded": recorded})
     return folder
 
 
-def execute(name: str, page: Path, files: dict[str, Any]) -> None:
+def parameters_of(name: str) -> set[str]:
+    """Name the parameters of a notebook."""
+    import papermill
+
+    return set(papermill.inspect_notebook(ROOT / "notebooks" / f"{name}.ipynb"))
+
+
+def execute(name: str, page: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook through papermill, in its own folder, as the workflow does."""
     import papermill
 
     papermill.execute_notebook(
-        ROOT / "notebooks" / f"{name}.ipynb", page, {**NOTEBOOKS[name], **files},
+        ROOT / "notebooks" / f"{name}.ipynb", page, parameters,
         cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False,
     )  # fmt: skip
 

@@ -1,7 +1,12 @@
+import json
+import shlex
+
 import pandas as pd
 import pytest
+from conftest import ROOT
 
-from icm_core.record import PACKAGES, run_record
+from icm_core import record as module
+from icm_core.record import PACKAGES, commit, repeat_command, run_record
 
 
 class StandIn:
@@ -9,7 +14,7 @@ class StandIn:
 
 
 def test_the_record_survives_parquet_and_names_what_was_used(tmp_path):
-    record = run_record({"seeds": [0, 1]}, [StandIn()])
+    record = run_record("02_study", {"seeds": [0, 1]}, [StandIn()], {"PACS": "abc"})
     table = pd.DataFrame({"value": [1.0]})
     table.attrs = record
     table.to_parquet(tmp_path / "t.parquet")
@@ -17,13 +22,36 @@ def test_the_record_survives_parquet_and_names_what_was_used(tmp_path):
     assert read == record
     assert read["parameters"] == {"seeds": [0, 1]}
     assert read["weights"] == {"some-encoder": "f00"}
+    assert read["data"] == {"PACS": "abc"}
     assert set(read["versions"]) == {"python", *PACKAGES}
 
 
 def test_the_record_is_the_same_when_the_run_is_repeated():
-    assert run_record({"n": 1}) == run_record({"n": 1})
+    assert run_record("a", {"n": 1}) == run_record("a", {"n": 1})
+
+
+def test_the_command_gives_the_parameters_back():
+    parameters = {"dataset": "it's \"mine\"", "seeds": [0, 1], "targets": None}
+    command = run_record("02_study", parameters)["command"]
+    *program, given = shlex.split(command)
+    assert program == ["papermill", "02_study.ipynb", "out.ipynb", "-y"]
+    assert json.loads(given) == parameters
+    assert json.loads(shlex.split(repeat_command(command, {"seeds": [2]}))[-1]) == {"seeds": [2]}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+def test_the_commit_is_that_of_this_checkout():
+    head = (ROOT / ".git" / "HEAD").read_text().strip()
+    if head.startswith("ref: "):
+        head = (ROOT / ".git" / head.removeprefix("ref: ")).read_text().strip()
+    assert commit().removesuffix("+changes") == head
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert module.commit() == "unknown"
 
 
 def test_a_parameter_that_is_no_json_is_refused():
     with pytest.raises(TypeError, match="JSON"):
-        run_record({"path": object()})
+        run_record("a", {"path": object()})

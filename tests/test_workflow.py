@@ -131,7 +131,7 @@ import icm_core.{module}
 with open(sys.argv[-1], "w") as file:
     file.write("done")
 """
-PARAMETERS = "seeds = tables = []\nworlds = table = results = claims = None"
+PARAMETERS = "seeds = tables = []\nworlds = encoder = table = recorded = results = claims = projection = None"
 NOTEBOOK = """
 import time
 
@@ -147,7 +147,7 @@ def log(event):
 
 log("start")
 time.sleep(1)
-for path in [results, claims if isinstance(claims, str) else None]:
+for path in [results, claims if isinstance(claims, str) else None, projection]:
     if path is not None:
         pd.DataFrame({{"seed": seeds}}).to_parquet(path)
 log("end")
@@ -159,6 +159,8 @@ RUNS = [
     "02_domain_generalization 0 1",
     "02_domain_generalization 1",
     "03_ablations 0 1",
+    "04_imagenet_variants 0 1",
+    "05_your_data",
 ]
 
 
@@ -175,7 +177,9 @@ def study(tmp_path: Path) -> Path:
     (tmp_path / "workflow" / "world.py").write_text(SCRIPT.format(module="world"))
     (tmp_path / "workflow" / "embed.py").write_text(SCRIPT.format(module="encoder"))
     config = yaml.safe_load((tmp_path / "workflow" / "config.yaml").read_text())
-    config |= {"seeds": [0, 1], "notebooks": {name.split()[0]: {} for name in RUNS}}
+    notebooks = {name.split()[0]: {} for name in RUNS}
+    world = {"animal-world": {"encoder": "animal-world", "worlds": [["coat", 0.9]]}}
+    config |= {"seeds": [0, 1], "notebooks": notebooks, "domain_generalization": world, "recorded": {}}
     (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
     for name in config["notebooks"]:
         module = "theory" if name == "01_theory" else "evaluation"
@@ -259,5 +263,5 @@ def test_the_graph_of_the_real_study_names_every_step() -> None:
     counts = dict(line.split() for line in said if len(line.split()) == 2)
     assert planned.returncode == 0, planned.stderr
     assert counts["domain_generalization"] == counts["embeddings"] == str(seeds)
-    for step in ("world", "theory", "gather_domain_generalization", "ablations", "summary", "report"):
+    for step in ("world", "theory", "ablations", "imagenet_variants", "your_data", "summary", "report"):
         assert counts[step] == "1"
