@@ -90,7 +90,8 @@ class RuleEditor:
 
     Notes
     -----
-    Two words may still make a class together: where "brown bear" is a class, "a white bear" can become one.
+    Two words may still make a class together: where "brown bear" is a class, "a white bear" can become one. Articles
+    stay, so that "an engraving" may become "an mosaic".
     """
 
     def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:

@@ -35,7 +35,7 @@ LEXICON: Lexicon = {
             "engraving",
             "mosaic",
         ),
-        *("embroidery", "graffiti", "origami", "sculpture", "infographic", "doodle"),
+        *("embroidery", "graffiti", "origami", "sculpture", "infographic", "doodle", "tattoo"),
     ),
     # how the camera or the copy treated it
     "quality": ("blurry", "sharp", "grainy", "low resolution", "high resolution", "pixelated", "overexposed"),

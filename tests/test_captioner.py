@@ -89,7 +89,7 @@ def test_captions_are_texts_that_depend_on_the_image_and_not_on_the_batch(coca, 
     assert captions == backwards[::-1]
 
 
-@pytest.mark.parametrize(("end_seed", "shortest"), [(0, 20), (1, 6)])
+@pytest.mark.parametrize(("end_seed", "shortest"), [(0, 20), (34, 7)])
 def test_the_caption_is_what_open_clip_generates(end_seed, shortest, images, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     for name in ("LogitsProcessorList", "RepetitionPenaltyLogitsProcessor", "MinLengthLogitsProcessor"):
@@ -104,7 +104,10 @@ def test_the_caption_is_what_open_clip_generates(end_seed, shortest, images, tmp
         theirs = encoder.model.generate(encoder.normalize(pixels), generation_type="top_k", top_k=1)
     texts = [open_clip.decode(row).split("<end_of_text>")[0].replace("<start_of_text>", "") for row in theirs]
     lengths = {(row == captioner.END).nonzero()[0, 0].item() + 1 for row in theirs}
-    assert (min(lengths), max(lengths)) == (shortest, captioner.CAPTION_TOKENS)  # some end by themselves
+    assert (min(lengths), max(lengths)) == (
+        shortest,
+        captioner.CAPTION_TOKENS,
+    )  # some end by themselves; 34 would end too soon
     assert captioner._describe(encoder, images) == [" ".join(text.split()) for text in texts]
 
 

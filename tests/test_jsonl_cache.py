@@ -1,6 +1,7 @@
 """The JSONL cache: what is put is there again, whatever a kill has left behind."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def test_a_folder_is_refused(tmp_path):
         JsonlCache(tmp_path)
 
 
-def test_a_text_is_on_the_disk_when_put_returns(tmp_path):
-    path = tmp_path / "c.jsonl"
+def test_a_text_is_on_the_disk_when_put_returns(tmp_path, monkeypatch):
+    path, synced = tmp_path / "c.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(len(path.read_text().splitlines())))
     cache = JsonlCache(path)
     for k in range(3):
         cache.put({"k": k}, "x")
-        assert len(path.read_text().splitlines()) == k + 1
+    assert synced == [1, 2, 3]

@@ -317,6 +317,15 @@ def test_the_rate_limit_counts_every_request(server, make, clock):
     assert sum(clock.naps[3:]) == pytest.approx(6)  # the pause counts towards the next turn
 
 
+def test_idle_time_is_not_saved_up_for_a_burst(server, make, clock):
+    starts = []
+    server.good = lambda body: (starts.append(clock.now), Server.good(body))[1]
+    editor = make(requests_per_minute=10)
+    clock.now = 1000.0
+    editor([f"a photo of a dog {i}" for i in range(3)], ["dog"] * 3)
+    assert starts == [1000, 1006, 1012]
+
+
 def test_interrupted_and_resumed_no_caption_is_asked_twice(server, make, clock):
     captions = [f"a photo of a dog {i}" for i in range(8)]
 
@@ -366,6 +375,12 @@ def test_an_address_or_a_key_that_cannot_be_used(server, make, monkeypatch):
     assert "secret" not in str(error.value)
     monkeypatch.setenv("ICM_LLM_API_KEY", f"{KEY}\n")
     assert make()([CAPTION], ["dog"]) == ["a sketch of a dog on grass"]
+    assert server.headers[0][0] == "/v1/chat/completions"
+    for address in (f"api.example.org/{KEY}", f"http://127.0.0.1:1/{KEY}"):
+        monkeypatch.setenv("ICM_LLM_BASE_URL", address)
+        with pytest.raises(RuntimeError, match=r"\*\*\*") as error:
+            make()(["a new dog"], ["dog"])
+        assert KEY not in str(error.value)
 
 
 @pytest.mark.parametrize("options", [{"requests_per_minute": 0}, {"timeout": -1}])
