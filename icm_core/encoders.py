@@ -173,9 +173,17 @@ class Encoder:
 
         Raises
         ------
+        TypeError
+            If the images are not a tensor.
         ValueError
             If the images have another shape or type.
         """
+        if not isinstance(images, torch.Tensor):
+            raise TypeError(
+                f"images is of type {type(images).__name__}; expected a torch uint8 tensor of shape (n, 3, H, W). "
+                "torch.from_numpy(array).permute(0, 3, 1, 2) converts an array of shape (n, H, W, 3), and "
+                "torchvision.transforms.v2.functional.pil_to_tensor(image)[None] a PIL image."
+            )
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images has shape {tuple(images.shape)} and type {images.dtype}; expected (n, 3, H, W), uint8 RGB."
@@ -299,7 +307,7 @@ def _load(name: str) -> Parts:
     if name in SHIPPED:
         return _load_shipped(name)
     if name == PHOTO:
-        from icm_core import lite0_minilm
+        from icm_core import lite0_minilm  # its packages are optional
 
         return lite0_minilm.load()
     if Path(name).expanduser().exists():
@@ -334,11 +342,23 @@ def _load_shipped(name: str) -> Parts:
 
 def _load_local(name: str, path: Path) -> Parts:
     folder = path if path.is_dir() else path.parent
-    if not (folder / "open_clip_config.json").exists():
+    config = folder / "open_clip_config.json"
+    if not config.exists():
         raise FileNotFoundError(
             f"The local checkpoint {name!r} has no open_clip_config.json beside it. Its architecture and preprocessing "
             "are unknown and are not guessed. Save the model with open_clip's `save_for_hf`/`push_to_hf_hub`, or write "
             "the config with 'model_cfg' and 'preprocess_cfg'."
+        )
+    try:
+        preprocess = json.loads(config.read_text())["preprocess_cfg"]
+        missing = [key for key in ("mean", "std") if key not in preprocess]
+    except (ValueError, LookupError, TypeError):
+        missing = ["preprocess_cfg"]
+    if missing:  # open_clip would take its own default
+        raise ValueError(
+            f"{config} does not tell {' and '.join(map(repr, missing))}, and the preprocessing is not guessed. Add a "
+            "'preprocess_cfg' with 'mean' and 'std', and with 'interpolation' and 'resize_mode' unless these are "
+            "open_clip's usual 'bicubic' and 'shortest'."
         )
     return _load_open_clip(name, f"local-dir:{folder}", weights=None if path.is_dir() else path)
 
@@ -359,10 +379,14 @@ def _load_open_clip(
             open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except Exception as error:
         cause = " ".join(str(error).split())
+        ways_out = (
+            "connect to the internet once, so that they are cached; copy a Hugging Face cache and set HF_HOME; or give "
+            "the path of a local folder with open_clip_config.json and the weights."
+            if pretrained
+            else "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is their architecture."
+        )
         raise RuntimeError(
-            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {cause:.300}. Ways out: connect to the "
-            "internet once, so that they are cached; copy a Hugging Face cache and set HF_HOME; or give the path "
-            "of a local folder with open_clip_config.json and the weights."
+            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {cause:.300}. Ways out: {ways_out}"
         ) from error
     keys = ("size", "interpolation", "resize_mode", "mean", "std")
     config = open_clip.get_model_preprocess_cfg(model)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import numpy as np
 import open_clip
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import binomtest
 
+import icm_core
 from icm_core import encoders, pretraining
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, render, sample_latents
 from icm_core.encoders import AnimalTokenizer, Encoder, build_clip, load_encoder
@@ -75,6 +77,26 @@ def test_an_unknown_name_lists_close_ones(name, close):
 def test_a_name_with_nothing_like_it():
     with pytest.raises(ValueError, match="Close names: none"):
         load_encoder("@@@")
+
+
+def test_no_name():
+    for name in ("", " "):
+        with pytest.raises(ValueError, match="name is empty; give one, such as 'animal-world'"):
+            load_encoder(name)
+    with pytest.raises(TypeError, match="must be a string; got 3 of type int"):
+        load_encoder(3)
+
+
+def test_the_encoder_for_photographs_has_its_own_module(monkeypatch):
+    module = types.ModuleType("icm_core.lite0_minilm")
+    module.load = lambda: (small_encoder().model, small_encoder().tokenizer, PREPROCESS)
+    monkeypatch.setitem(sys.modules, "icm_core.lite0_minilm", module)
+    monkeypatch.setattr(icm_core, "lite0_minilm", module, raising=False)
+    encoder = load_encoder("lite0-minilm")
+    assert encoder.name == "lite0-minilm"
+    assert encoder.fingerprint == small_encoder().fingerprint
+    with pytest.raises(ValueError, match=r"Close names: .*lite0-minilm"):
+        load_encoder("lite0-minlm")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +198,65 @@ def test_a_local_checkpoint_without_weights_is_not_filled_at_random(checkpoint):
 
 def test_a_local_checkpoint_of_another_model(checkpoint):
     save_file({"logit_scale": torch.ones(())}, checkpoint / "epoch_2.safetensors")
-    with pytest.raises(RuntimeError, match=r"could not be loaded: RuntimeError.*Missing key"):
+    with pytest.raises(RuntimeError, match=r"could not be loaded: RuntimeError.*Missing key.*'model_cfg'"):
         load_encoder(str(checkpoint / "epoch_2.safetensors"))
+
+
+@pytest.mark.parametrize("file", ["", "open_clip_model.safetensors", "epoch_3.pt"])
+def test_a_local_checkpoint_with_another_models_config(checkpoint, file):
+    path = checkpoint / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["vision_cfg"]["width"] = 48
+    path.write_text(json.dumps(config))
+    with pytest.raises(RuntimeError) as caught:
+        load_encoder(str(checkpoint / file))
+    for part in ("size mismatch", "'model_cfg' in open_clip_config.json is their architecture"):
+        assert part in str(caught.value)
+    assert "internet" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "missing"),
+    [
+        (None, "'preprocess_cfg'"),
+        ("usual", "'mean' and 'std'"),
+        ({}, "'mean' and 'std'"),
+        ({"mean": [0.5] * 3, "interpolation": "bicubic"}, "'std'"),
+    ],
+)
+def test_a_config_that_leaves_the_preprocessing_open(checkpoint, preprocess, missing):
+    path = checkpoint / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config.pop("preprocess_cfg")
+    path.write_text(json.dumps(config | ({} if preprocess is None else {"preprocess_cfg": preprocess})))
+    for file in ("", "epoch_2.safetensors"):
+        with pytest.raises(
+            ValueError, match=rf"does not tell {missing}, and the preprocessing is not guessed"
+        ):
+            load_encoder(str(checkpoint / file))
+
+
+def test_a_config_that_is_not_json(checkpoint):
+    (checkpoint / "open_clip_config.json").write_text("{")
+    with pytest.raises(ValueError, match="does not tell 'preprocess_cfg'"):
+        load_encoder(str(checkpoint))
+
+
+def test_usual_preprocessing_is_filled_in_and_told(checkpoint):
+    path = checkpoint / "open_clip_config.json"
+    config = json.loads(path.read_text()) | {
+        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7]}
+    }
+    path.write_text(json.dumps(config))
+    told = repr(load_encoder(str(checkpoint), device="cpu"))
+    for part in (
+        str(checkpoint),
+        "(shortest, bicubic)",
+        "mean [0.1, 0.2, 0.3]",
+        "std [0.9, 0.8, 0.7]",
+        "float32 on cpu",
+    ):
+        assert part in told
 
 
 def test_a_checkpoint_that_runs_code_is_refused(checkpoint):
@@ -227,6 +306,42 @@ def test_unsupported_preprocessing(change):
         small_encoder(**change)
 
 
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_photographs_embed_as_with_open_clips_own_preprocessing(resize_mode):
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "image_size": 224, "head_width": 16},
+        "text_cfg": SMALL["text_cfg"],
+    }
+    options = {"interpolation": "bicubic", "resize_mode": resize_mode}
+    options |= {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config).eval()
+    encoder = Encoder("random", model, open_clip.get_tokenizer("ViT-B-32"), {"size": 224, **options})
+    own = image_transform_v2(PreprocessCfg(size=224, **options), is_train=False)
+    rng = np.random.default_rng(0)
+    shapes = [(227, 227), (500, 375), (180, 240), (1200, 1600)]
+    photographs = []
+    for height, width in shapes:  # smooth areas, edges and noise
+        coarse = Image.fromarray(rng.integers(256, size=(9, 12, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=int)
+        smooth[height // 3 : height // 2, width // 4 :] //= 3
+        photographs.append((smooth + rng.integers(-15, 16, smooth.shape)).clip(0, 255).astype(np.uint8))
+    with torch.inference_mode():
+        batch = torch.stack([own(Image.fromarray(photograph)) for photograph in photographs])
+        theirs = model.encode_image(batch, normalize=True).numpy()
+    resized = [encoder.resize(torch.from_numpy(p).permute(2, 0, 1)[None]) for p in photographs]
+    ours = encoder.encode_images(torch.cat(resized))
+    assert (ours * theirs).sum(1).min() > 0.999
+    # a model with random weights gives all photographs about the same embedding: compare the differences too
+    ours, theirs = ours - theirs.mean(0), theirs - theirs.mean(0)
+    cosine = ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+    assert cosine.diagonal().min() > 0.99
+    assert cosine[~np.eye(4, dtype=bool)].max() < 0.9
+    assert torch.equal(encoder.resize(resized[0]), resized[0])  # resizing again changes nothing
+
+
 def test_embeddings_do_not_depend_on_the_batch(encoder, images):
     together = encoder.encode_images(images)
     assert together.dtype == np.float32
@@ -258,6 +373,55 @@ def test_no_images_and_no_texts(encoder, images):
 def test_bad_images(encoder, bad):
     with pytest.raises(ValueError, match=r"images has shape .*expected \(n, 3, H, W\), uint8 RGB"):
         encoder.encode_images(bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 32, 32, 3), np.uint8), Image.new("RGB", (32, 32)), [torch.zeros(3, 32, 32)]]
+)
+def test_images_that_are_no_tensor(encoder, bad):
+    with pytest.raises(
+        TypeError, match=r"expected a torch uint8 tensor.*permute\(0, 3, 1, 2\).*pil_to_tensor"
+    ):
+        encoder.encode_images(bad)
+
+
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert encoders._compute_dtype(torch.device("cuda", 0)) == precision
+    for device in ("cpu", "mps"):
+        assert encoders._compute_dtype(torch.device(device)) == torch.float32
+
+
+def test_default_device(monkeypatch):
+    made = []
+    monkeypatch.setattr(encoders, "Encoder", lambda *parts: made.append(parts[-1]))
+    for available, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        load_encoder("animal-world")
+        load_encoder("animal-world", device="cpu")
+        assert made[-2:] == [torch.device(device), torch.device("cpu")]
+
+
+def test_precision_changes_embeddings_a_little_and_the_fingerprint_not(images, monkeypatch):
+    exact = small_encoder()
+    monkeypatch.setattr(encoders, "_compute_dtype", lambda device: torch.bfloat16)  # the CPU has it too
+    half = small_encoder()
+    assert (exact.precision, half.precision) == ("float32", "bfloat16")
+    assert exact.fingerprint == half.fingerprint
+    for ours, theirs in (
+        (half.encode_images(images), exact.encode_images(images)),
+        (half.encode_text(["a cat"]), exact.encode_text(["a cat"])),
+    ):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+        assert (ours * theirs).sum(1).min() > 0.99
+        assert not np.array_equal(ours, theirs)
 
 
 # Text
@@ -310,7 +474,8 @@ def test_fingerprint_sees_every_change(encoder):
         found.add(small_encoder(**change).fingerprint)
     for key in ("logit_scale", "visual.conv1.weight", "visual.bn1.running_mean", "token_embedding.weight"):
         changed = small_encoder()
-        changed.model.state_dict()[key].view(-1)[0] += 1e-3
+        value = changed.model.state_dict()[key]
+        value[(0,) * value.ndim] += 1e-3
         found.add(changed.fingerprint)
     activation = small_encoder()
     activation.model.transformer.resblocks[0].mlp.gelu = open_clip.transformer.QuickGELU()
