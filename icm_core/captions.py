@@ -70,16 +70,6 @@ LEXICON: Lexicon = {
 }
 """Variant factors of photographs and pictures, each with its interchangeable values."""
 
-DOMAIN_WORDS: Mapping[str, str] = {
-    **{"art_painting": "painting", "cartoon": "cartoon", "photo": "photo", "sketch": "sketch"},  # PACS
-    **dict.fromkeys(("Caltech101", "LabelMe", "SUN09", "VOC2007"), "photo"),  # VLCS
-    **{"Art": "painting", "Clipart": "clip art", "Product": "photo", "Real World": "photo"},  # OfficeHome
-    **dict.fromkeys(("location_100", "location_38", "location_43", "location_46"), "photo"),  # TerraIncognita
-    **{"clipart": "clip art", "infograph": "infographic", "painting": "painting", "quickdraw": "doodle"},
-    "real": "photo",  # with the line above and PACS' sketch: DomainNet
-}
-"""The word for the medium of each domain folder of the DomainBed data sets, a value of ``LEXICON["medium"]``."""
-
 # Where `attribute_captions` puts each factor: before the medium, before the class word, or behind it.
 BEFORE_MEDIUM = dict.fromkeys(("tone", "quality", "light", "framing"), "{} ")
 BEFORE_CLASS = dict.fromkeys(("size", "color"), "{} ")
@@ -183,7 +173,7 @@ def attribute_captions(
     class_words : sequence of n str
         The class word of each image, such as ``"alarm clock"``.
     domain_words : sequence of n (str or None), optional
-        The word for the medium of each image's domain, a value of ``lexicon["medium"]``; see `DOMAIN_WORDS`. None
+        The word for the medium of each image's domain, a value of ``lexicon["medium"]``; see `icm_core.catalog`. None
         where it is not known: the medium is then drawn at random.
     seed : int
         Together with an image's row, decides the draw.
@@ -240,7 +230,7 @@ def _check_domains(domain_words: Sequence[str | None] | None, n: int, words: Lex
         if word is not None and word not in media:
             raise ValueError(
                 f"the domain word {word!r} is no value of the lexicon's factor 'medium', {tuple(media)}. Use "
-                "DOMAIN_WORDS or one of these; or add it to the lexicon; or pass None."
+                "one of these; or add it to the lexicon; or pass None."
             )
     return domain_words
 

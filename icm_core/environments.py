@@ -264,7 +264,8 @@ def written_pairs(
         One for each image.
     """
     lexicon = lexicon_for(list(words.values()))
-    of_domain = CATALOG[name].domain_words if name in CATALOG else {}
+    known = CATALOG[name].domain_words if name in CATALOG else {}
+    of_domain = {domain: word for domain, word in known.items() if word in lexicon.get("medium", ())}
     captions = attribute_captions(
         [words[label] for label in images["label"]], [of_domain.get(domain) for domain in images["domain"]],
         seed=seed, lexicon=lexicon,

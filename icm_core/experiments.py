@@ -381,7 +381,9 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
             questions += [("", choice, kind, plain, shifts[-1]) for kind in kinds]
             questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
             questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
-        questions += [("zero-shot ", choice, kind, zero, shift) for kind in kinds[1:] for shift in shifts]
+        questions += [
+            ("zero-shot ", choice, kind, zero, shift) for kind in (kinds[1:] or kinds) for shift in shifts
+        ]
     rows = []
     for prefix, choice, kind, rival, condition in questions:
         part = table[table["condition"] == condition]

@@ -258,10 +258,13 @@ def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
 @pytest.mark.slow
 def test_the_graph_of_the_real_study_names_every_step() -> None:
     planned = run("workflow/study.py", "--dry-run", "--forceall")
-    seeds = len(yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())["seeds"])
+    config = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
+    seeds, runs = len(config["seeds"]), len(config["domain_generalization"])
     said = (planned.stdout + planned.stderr).splitlines()
     counts = dict(line.split() for line in said if len(line.split()) == 2)
     assert planned.returncode == 0, planned.stderr
-    assert counts["domain_generalization"] == counts["embeddings"] == str(seeds)
+    assert (counts["embeddings"], counts["domain_generalization"]) == (str(seeds), str(runs * seeds))
+    assert counts["gather_domain_generalization"] == str(runs)
+    assert counts["recorded_page"] == str(len(list((ROOT / "reports" / "recorded").glob("*.parquet"))))
     for step in ("world", "theory", "ablations", "imagenet_variants", "your_data", "summary", "report"):
         assert counts[step] == "1"

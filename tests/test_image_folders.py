@@ -1,0 +1,208 @@
+"""A folder of images through the whole study: environments, protocols, table, diagnosis, advice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icm_core.advice import ANSWERS, advise
+from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
+from icm_core.data_check import load_folder
+from icm_core.diagnosis import diagnose, spectra
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import load_encoder
+from icm_core.environments import image_folder, written_pairs
+from icm_core.experiments import domain_generalization_claims, gather, run_domain_generalization
+from icm_core.extraction import embed_files
+from icm_core.intervals import aggregate, unpack
+from icm_core.record import run_record
+from icm_core.splits import PROTOCOLS
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "animals on file"
+    return load_folder(write_folder(folder, load_silhouettes(), per_class=12))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return EmbeddingStore(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("animal-world")
+
+
+@pytest.fixture(scope="module")
+def table(images, store, encoder):
+    return run_domain_generalization(
+        "animals", encoder, store, seeds=[0, 1], images=images, validations=("intervened", "target")
+    )
+
+
+def test_the_example_folder_has_every_class_in_every_style(images):
+    assert images.groupby(["domain", "label"]).size().eq(12).all()
+    assert set(images["domain"]) == set(STYLES)
+    assert set(images["label"]) == set(CLASSES)
+
+
+def test_environments_of_a_folder_are_its_images(images, store, encoder):
+    texts = [f"a red {label}" for label in images["label"]], [f"a blue {label}" for label in images["label"]]
+    environments = image_folder(encoder, images, store, name="animals", texts=texts)
+    source = environments.source
+    assert environments.test is None
+    assert environments.tested is source
+    assert environments.domains == tuple(sorted(STYLES))
+    assert environments.classes == tuple(sorted(CLASSES))
+    assert [environments.domains[i] for i in source["domain"].to_numpy()] == images["domain"].tolist()
+    assert [environments.classes[i] for i in source["label"].to_numpy()] == images["label"].tolist()
+    direct = embed_files(encoder, images, store)
+    for name in ("original", "image"):
+        np.testing.assert_array_equal(source[name], direct[name])
+    np.testing.assert_allclose(source["caption"][:3], encoder.encode_text(texts[0][:3]), atol=1e-5)
+    np.testing.assert_allclose(source["edit"][:3], encoder.encode_text(texts[1][:3]), atol=1e-5)
+    prompts = [f"a photo of a {name}" for name in environments.classes]
+    np.testing.assert_allclose(environments.prompts["prompt"], encoder.encode_text(prompts), atol=1e-5)
+
+
+def test_one_caption_for_each_image(images, store, encoder):
+    with pytest.raises(ValueError, match="2 captions and 1 edits for 480 images"):
+        image_folder(encoder, images, store, name="animals", texts=(["a dog", "a cat"], ["a dog"]))
+
+
+def test_written_pairs_keep_the_class_and_start_from_the_domain():
+    images = pd.DataFrame({"label": ["dog", "guitar"] * 50, "domain": ["sketch", "art_painting"] * 50})
+    words = {"dog": "dog", "guitar": "guitar"}
+    captions, edits = written_pairs("PACS", images, words, seed=0)
+    for label, medium, caption, edit in zip(
+        images["label"], ["sketch", "painting"] * 50, captions, edits, strict=True
+    ):
+        assert label in caption.split()
+        assert label in edit.split()
+        assert medium in caption.split()
+        assert medium not in edit.split()
+    assert (captions, edits) == written_pairs("PACS", images, words, seed=0)
+    assert captions != written_pairs("PACS", images, words, seed=1)[0]
+
+
+def test_the_table_has_every_domain_as_the_target(table):
+    assert set(table["target"]) == set(STYLES)
+    assert set(table["seed"]) == {0, 1}
+    assert set(table["condition"]) == {"in_distribution", "unseen"}
+    assert set(table["intervention"]) == {"none", "image"}  # this encoder knows too few words for captions
+    assert (table["world"] == "animals").all()
+    runs = table.groupby(["target", "seed", "condition"]).size()
+    assert (runs == 2 + 1 + 2 * 3).all()
+    assert (table.loc[table["condition"] == "unseen", "n"] == 120).all()
+    shares = [unpack(row).mean() for _, row in table.iterrows()]
+    np.testing.assert_allclose(table["value"], 100 * np.array(shares))
+
+
+def test_a_folder_is_embedded_once(images, store, encoder, table, monkeypatch):
+    monkeypatch.setattr(encoder, "encode_images", lambda pixels: pytest.fail("embedded again"))
+    again = run_domain_generalization(
+        "animals", encoder, store, seeds=[0, 1], images=images, validations=("intervened", "target")
+    )
+    pd.testing.assert_frame_equal(again, table)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS[1:])
+def test_open_classes_on_a_folder(images, store, encoder, protocol):
+    open_table = run_domain_generalization(
+        "animals", encoder, store, seeds=[0], images=images, targets=["sketch"], protocol=protocol
+    )
+    assert set(open_table["target"]) == ({"none"} if protocol == "open class" else {"sketch"})
+    assert set(open_table["predictor"]) == {"zero-shot"}
+    claims = domain_generalization_claims(
+        open_table.assign(intervention=open_table["intervention"]), "images"
+    )
+    assert claims.empty or claims["statement"].str.contains("not seen").all()
+
+
+def test_intervals_over_images_are_those_of_the_pooled_images(table):
+    part = table[(table["method"] == "plain") & (table["predictor"] == "linear probe") & (table["seed"] == 0)]
+    part = part[part["condition"] == "unseen"]
+    row = aggregate(part, ["condition"], over="images").iloc[0]
+    correct = np.concatenate([unpack(one) for _, one in part.iterrows()])  # targets have equally many images
+    assert row["value"] == pytest.approx(100 * correct.mean())
+    within = [unpack(one).var() / 120 for _, one in part.iterrows()]
+    half = 100 * 1.959964 * np.sqrt(np.sum(within)) / 4
+    assert (row["low"], row["high"]) == pytest.approx((row["value"] - half, row["value"] + half))
+
+
+def test_verdicts_of_a_folder(table):
+    claims = domain_generalization_claims(table, "images")
+    assert (claims["claim"].str.contains("animals, animal-world")).all()
+    assert len(claims) == 2 * (
+        1 + 2 + 1
+    )  # a choice: the probe against three rivals, and zero-shot against its own
+    with pytest.raises(ValueError, match="several encoders or worlds"):
+        domain_generalization_claims(pd.concat([table, table.assign(world="other")]))
+
+
+def test_diagnosis_of_a_folder_knows_class_and_domain(images, store, encoder):
+    environments = image_folder(encoder, images, store, name="animals", texts=None)
+    found = diagnose([environments])
+    assert set(found.loc[found["quantity"] == "share", "of"]) == {"class", "domain"}
+    counts = found[found["quantity"] == "positive eigenvalues"].set_index("of")["value"]
+    for weight, eigenvalues in spectra(environments)["image"].items():
+        assert counts[f"{weight:g}"] == (eigenvalues > 0).sum()
+    assert found.loc[found["quantity"] == "dimension", "value"].tolist() == [64]
+
+
+def test_runs_that_differ_in_seeds_are_gathered(table, tmp_path):
+    paths = []
+    for seed, part in table.groupby("seed"):
+        record = run_record("02_domain_generalization", {"seeds": [int(seed)], "dataset": "animals"})
+        part = part.reset_index(drop=True)
+        part.attrs = record | {"diagnosis": {"quantity": ["dimension"], "value": [float(seed)]}}
+        paths.append(tmp_path / f"{seed}.parquet")
+        part.to_parquet(paths[-1])
+    joined = gather(paths)
+    assert len(joined) == len(table)
+    assert joined.attrs["parameters"] == {"seeds": [0, 1], "dataset": "animals"}
+    assert '"seeds": [0, 1]' in joined.attrs["command"]
+    assert joined.attrs["diagnosis"] == {"quantity": ["dimension"] * 2, "value": [0.0, 1.0]}
+    other = pd.read_parquet(paths[0])
+    other.attrs["versions"] = {"numpy": "0"}
+    other.to_parquet(paths[0])
+    with pytest.raises(ValueError, match="differ in more than their seeds"):
+        gather(paths)
+
+
+def outcomes(plain, icm, n=400):
+    """A table of two probes, right on a given share of the images of one target; ICM is right wherever plain is."""
+    order = np.arange(n)
+    rows = [
+        {"method": method, "intervention": kind, "correct": np.packbits(order < share * n).tobytes()}
+        for method, kind, share in (
+            ("plain", "none", plain),
+            ("ICM", "image", icm),
+            ("ICM auto", "image", 0.1),
+        )
+    ]
+    return pd.DataFrame(rows).assign(
+        predictor="linear probe", condition="unseen", target="a", seed=0, n=n, K=8, consistency_weight=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "icm", "answer"),
+    [(0.5, 0.9, "helps"), (0.9, 0.5, "does not help"), (0.5, 0.505, "cannot be told")],
+)
+def test_advice(plain, icm, answer):
+    advice = advise(outcomes(plain, icm))
+    assert advice.answer == answer
+    assert advice.gain == pytest.approx(100 * (icm - plain))
+    assert advice.low < advice.gain < advice.high
+    assert (advice.method, advice.intervention, advice.n_ways) == ("ICM", "image", 2)
+    assert (advice.n_components, advice.consistency_weight) == (8, 1.0)
+    assert set(ANSWERS.values()) == {"helps", "does not help", "cannot be told"}
+
+
+def test_advice_never_takes_what_was_tuned_on_the_target():
+    tuned = outcomes(0.5, 0.99).replace({"method": {"ICM": "ICM, tuned on the target"}})
+    assert advise(tuned).method == "ICM auto"
+    with pytest.raises(ValueError, match="no linear probe of CLIP-ICM"):
+        advise(tuned[tuned["method"] == "plain"])
