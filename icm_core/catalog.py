@@ -174,7 +174,7 @@ _DATASETS = (
             "Flipflops": "flip-flops", "Postit_Notes": "post-it notes", "ToothBrush": "toothbrush", "TV": "TV",
         },
         domain_words={
-            "Art": "artwork", "Clipart": "clipart", "Product": "product photo", "Real World": "photo",
+            "Art": "painting", "Clipart": "clip art", "Product": "photo", "Real World": "photo",
         },
     ),
     KnownDataset(
@@ -230,7 +230,7 @@ _DATASETS = (
             "teddy-bear": "teddy bear",
         },
         domain_words={
-            "clipart": "clipart", "infograph": "infographic", "painting": "painting",
+            "clipart": "clip art", "infograph": "infographic", "painting": "painting",
             "quickdraw": "doodle", "real": "photo", "sketch": "sketch",
         },
     ),

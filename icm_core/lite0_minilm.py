@@ -34,8 +34,8 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.functional import normalize as to_unit_length
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tqdm import tqdm
 
 HEAD = Path(__file__).parent / "weights" / "lite0-minilm.safetensors"
@@ -272,14 +272,20 @@ def load_towers() -> tuple[EfficientNet, SentenceEncoder, WordPieceTokenizer]:
 def fold_batch_norms(image: EfficientNet) -> EfficientNet:
     """Fold each batch norm into the convolution before it: the same function, in two thirds of the time."""
     pairs = [(image, "conv_stem", "bn1"), (image, "conv_head", "bn2")]
-    for block in (block for stage in image.blocks for block in stage):
+    for block in (block for stage in image.get_submodule("blocks").children() for block in stage.children()):
         convolutions = [name for name, module in block.named_children() if isinstance(module, nn.Conv2d)]
         norms = [name for name, module in block.named_children() if isinstance(module, nn.BatchNorm2d)]
         pairs += [(block, *pair) for pair in zip(convolutions, norms, strict=True)]
     for owner, convolution, norm in pairs:
         before, after = getattr(owner, convolution), getattr(owner, norm)
         before.weight, before.bias = fuse_conv_bn_weights(
-            before.weight, before.bias, after.running_mean, after.running_var, after.eps, after.weight, after.bias
+            before.weight,
+            before.bias,
+            after.running_mean,
+            after.running_var,
+            after.eps,
+            after.weight,
+            after.bias,
         )
         setattr(owner, norm, after.act)
     return image

@@ -31,7 +31,7 @@ def test_the_record_is_the_same_when_the_run_is_repeated():
 
 
 def test_the_command_gives_the_parameters_back():
-    parameters = {"dataset": "it's \"mine\"", "seeds": [0, 1], "targets": None}
+    parameters = {"dataset": 'it\'s "mine"', "seeds": [0, 1], "targets": None}
     command = run_record("02_study", parameters)["command"]
     *program, given = shlex.split(command)
     assert program == ["papermill", "02_study.ipynb", "out.ipynb", "-y"]
