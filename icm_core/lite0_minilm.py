@@ -271,7 +271,7 @@ def load_towers() -> tuple[EfficientNet, SentenceEncoder, WordPieceTokenizer]:
 
 def fold_batch_norms(image: EfficientNet) -> EfficientNet:
     """Fold each batch norm into the convolution before it: the same function, in two thirds of the time."""
-    pairs = [(image, "conv_stem", "bn1"), (image, "conv_head", "bn2")]
+    pairs: list[tuple[nn.Module, str, str]] = [(image, "conv_stem", "bn1"), (image, "conv_head", "bn2")]
     for block in (block for stage in image.get_submodule("blocks").children() for block in stage.children()):
         convolutions = [name for name, module in block.named_children() if isinstance(module, nn.Conv2d)]
         norms = [name for name, module in block.named_children() if isinstance(module, nn.BatchNorm2d)]
