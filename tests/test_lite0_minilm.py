@@ -134,6 +134,20 @@ def test_an_embedding_hardly_depends_on_its_batch(encoder):
     np.testing.assert_allclose(encoder.encode_images(images), alone, atol=2e-6)
 
 
+# Images
+
+
+@needs_packages
+def test_folding_the_batch_norms_changes_nothing_but_the_speed(encoder):
+    image, _, _ = lite0_minilm.load_towers()
+    pixels = encoder.normalize(noise(2, size=(224, 224)))
+    with torch.inference_mode():
+        expected = image.global_pool(image.forward_features(pixels))
+        torch.testing.assert_close(encoder.model.encode_image(pixels), expected, atol=1e-4, rtol=1e-4)
+    norms = [isinstance(module, torch.nn.BatchNorm2d) for module in encoder.model.modules()]
+    assert not any(norms)
+
+
 # Text
 
 
@@ -261,7 +275,7 @@ def class_vectors(encoder):
 
 
 def card_parameters():
-    return [float(x) for x in re.search(r"α = ([\d.]+), γ = ([\d.]+)", CARD).groups()]
+    return [float(x) for x in re.search(r"α = (\d+\.\d+), γ = (\d+\.\d+)", CARD).groups()]
 
 
 # Real photographs
