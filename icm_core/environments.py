@@ -12,10 +12,12 @@ the protocol decides which images train and which test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,7 +36,9 @@ from icm_core.animal_world import (
     render,
     sample_latents,
 )
-from icm_core.captions import attribute_captions, lexicon_for
+from icm_core.caption_editors import load_editor
+from icm_core.captioner import caption_images
+from icm_core.captions import attribute_captions, lexicon_for, with_class_word
 from icm_core.catalog import CATALOG, class_words
 from icm_core.embeddings import EmbeddingStore, embed, fingerprint
 from icm_core.encoders import Encoder
@@ -137,7 +141,7 @@ def animal_world(
 
     source = store.get(
         common | {"part": "source", **strengths},
-        lambda: _embed_source(encoder, silhouettes, latents_of("source", "aligned"), seed),
+        lambda: embed_source(encoder, silhouettes, latents_of("source", "aligned"), seed),
     )
     tests = []
     for shortcut in SHORTCUTS:
@@ -152,7 +156,7 @@ def animal_world(
     return Environments(
         source=source,
         test=xr.concat(tests, "row"),
-        prompts=_embed_prompts(encoder, CLASSES, TEMPLATES),
+        prompts=embed_prompts(encoder, store, CLASSES, TEMPLATES),
         provenance=common | strengths,
     )
 
@@ -163,11 +167,11 @@ def image_folder(
     store: EmbeddingStore,
     *,
     name: str,
-    texts: tuple[Sequence[str], Sequence[str]] | Literal["written"] | None = "written",
+    texts: tuple[Sequence[str], Sequence[str]] | None = None,
     templates: Sequence[str] = PHOTO_TEMPLATES,
     seed: int = 0,
 ) -> Environments:
-    """Embed the images of a folder, with an image and a text intervention on each.
+    """Embed the images of a folder, with an image intervention on each, and text interventions if they are given.
 
     Parameters
     ----------
@@ -177,10 +181,9 @@ def image_folder(
     store : EmbeddingStore
     name : str
         The data set's, for its words in prompts and captions (see :mod:`icm_core.catalog`) and for the record.
-    texts : (captions, edits), "written" or None
-        For each image its caption, and the caption after an intervention on its variant words. ``"written"``: from
-        the image's class, its domain and attributes drawn at random, edited by rules; no pixel is looked at (see
-        :func:`written_pairs`). None: no text interventions, as for an encoder that knows few words.
+    texts : (captions, edits), optional
+        For each image its caption, and the caption after an intervention on its variant words, for example from
+        :func:`text_pairs`. By default there are no text interventions.
     templates : sequence of str
         Prompts for the classes.
     seed : int
@@ -199,8 +202,6 @@ def image_folder(
     """
     domains, classes = (tuple(sorted(images[column].unique())) for column in ("domain", "label"))
     words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
-    if texts == "written":
-        texts = written_pairs(name, images, words, seed)
     if texts is not None and {len(part) for part in texts} != {len(images)}:
         raise ValueError(
             f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; give one of each for every image."
@@ -216,7 +217,7 @@ def image_folder(
     return Environments(
         source=source,
         test=None,
-        prompts=_embed_prompts(encoder, [words[name] for name in classes], templates),
+        prompts=embed_prompts(encoder, store, [words[name] for name in classes], templates),
         provenance={
             "encoder": encoder.name,
             "weights": encoder.fingerprint,
@@ -241,44 +242,71 @@ def _embed_pairs(
     )
 
 
-def written_pairs(
-    name: str, images: pd.DataFrame, words: Mapping[str, str], seed: int
+def text_pairs(
+    images: pd.DataFrame,
+    *,
+    name: str,
+    captioner: str | None = None,
+    editor: str = "rules",
+    seed: int = 0,
+    cache: str | os.PathLike[str] = "cache",
 ) -> tuple[list[str], list[str]]:
-    """Write a caption for each image from its class and domain, and edit its variant words by rules.
-
-    See :mod:`icm_core.captions`; no pixel is looked at.
+    """Caption each image of a folder, and edit the variant words of its caption.
 
     Parameters
     ----------
-    name : str
-        The data set's, for its words.
     images : DataFrame
-        Columns label and domain.
-    words : mapping of str to str
-        Label -> the class as a word.
+        Columns path, label and domain.
+    name : str
+        The data set's, for the words of its classes and domains (see :mod:`icm_core.catalog`).
+    captioner : str, optional
+        A captioner that looks at the images, see :func:`~icm_core.captioner.caption_images`. By default captions
+        are written from class, domain and attributes drawn at random, and no pixel is looked at, see
+        :func:`~icm_core.captions.attribute_captions`.
+    editor : {"rules", "llm"}
+        See :func:`~icm_core.caption_editors.load_editor`.
     seed : int
+    cache : path-like
+        Folder for what the captioner and the language model answered.
 
     Returns
     -------
     captions, edits : list of str
         One for each image.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As the captioner and the editor.
     """
-    lexicon = lexicon_for(list(words.values()))
-    known = CATALOG[name].domain_words if name in CATALOG else {}
-    of_domain = {domain: word for domain, word in known.items() if word in lexicon.get("medium", ())}
-    captions = attribute_captions(
-        [words[label] for label in images["label"]], [of_domain.get(domain) for domain in images["domain"]],
-        seed=seed, lexicon=lexicon,
-    )  # fmt: skip
-    return captions, intervene_captions(captions, lexicon, seed=seed, keep=sorted(set(words.values())))
+    classes = sorted(images["label"].unique())
+    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
+    of_image = [words[label] for label in images["label"]]
+    if captioner is None:
+        lexicon = lexicon_for(list(words.values()))
+        known = CATALOG[name].domain_words if name in CATALOG else {}
+        media = [known.get(domain) for domain in images["domain"]]
+        media = [word if word in lexicon.get("medium", ()) else None for word in media]
+        captions = attribute_captions(of_image, media, seed=seed, lexicon=lexicon)
+    else:
+        seen = caption_images(captioner, images["path"].tolist(), Path(cache) / "captions.jsonl")
+        captions = [with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)]
+    options = {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
+    edit = load_editor(editor, list(words.values()), **options)
+    return captions, edit(captions, of_image, seed=seed)
 
 
-def _embed_prompts(encoder: Encoder, words: Sequence[str], templates: Sequence[str]) -> xr.Dataset:
-    """Embed the prompts of classes numbered 0, 1, 2 and so on."""
+def embed_prompts(
+    encoder: Encoder, store: EmbeddingStore, words: Sequence[str], templates: Sequence[str]
+) -> xr.Dataset:
+    """Embed the prompts of classes numbered 0, 1, 2 and so on, or open what is stored."""
     prompts, _ = class_prompts(words, templates)
     labels = np.repeat(np.arange(len(words)), len(templates))
-    return xr.Dataset(
-        {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
+    return store.get(
+        {"weights": encoder.fingerprint, "prompts": fingerprint(*prompts), "n": len(words)},
+        lambda: xr.Dataset(
+            {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
+        ),
     )
 
 
@@ -321,12 +349,19 @@ def with_single_interventions(
     return replace(environments, source=environments.source.assign(singles.data_vars))
 
 
-def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int) -> xr.Dataset:
-    redrawn = redraw_variant(latents, seed=seed)
+def embed_source(
+    encoder: Encoder,
+    silhouettes: Silhouettes,
+    latents: pd.DataFrame,
+    seed: int,
+    styles: Sequence[str] = STYLES,
+) -> xr.Dataset:
+    """Embed rows of latents with all their pairs, see :class:`Environments`; the oracle draws from `styles`."""
+    redrawn = redraw_variant(latents, styles=styles, seed=seed)
     words = captions(latents, left_out=0.0, seed=seed)
     edits = intervene_captions(words, LEXICON, seed=seed, keep=CLASSES)
-    original, image = _embed_rendered(encoder, silhouettes, latents, seed).swapaxes(0, 1)
-    (oracle,) = _embed_rendered(encoder, silhouettes, redrawn).swapaxes(0, 1)
+    original, image = embed_rendered(encoder, silhouettes, latents, seed).swapaxes(0, 1)
+    (oracle,) = embed_rendered(encoder, silhouettes, redrawn).swapaxes(0, 1)
     variables = {
         "original": original,
         "image": image,
@@ -341,13 +376,13 @@ def _embed_source(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFr
 def _embed_test(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
 ) -> xr.Dataset:
-    (original,) = _embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
+    (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
     variables = {"original": original, "caption": _embed_texts(encoder, captions(latents, left_out=0.0))}
     coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
 
-def _embed_rendered(
+def embed_rendered(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
 ) -> np.ndarray:
     """Render and embed rows of latents: (n, 1, D), or (n, 2, D) with the image intervention of a seed."""

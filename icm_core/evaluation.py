@@ -101,6 +101,8 @@ def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.
     if validation not in VALIDATIONS:
         raise ValueError(f"validation={validation!r} is unknown; choose one of {tuple(VALIDATIONS)}.")
     if validation == "target":
+        if data.target not in data.tests:
+            raise ValueError("validation='target': this split has no single target that could be looked at.")
         target = data.tests[data.target]
         return target["original"].to_numpy(), target["label"].to_numpy()
     variable = "original" if validation == "plain" else "oracle" if intervention == "oracle" else "image"

@@ -18,7 +18,7 @@ from icm_core.animal_world import Silhouettes
 from icm_core.claims import claim, judge
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import SHIPPED, Encoder
-from icm_core.environments import Environments, animal_world, image_folder
+from icm_core.environments import Environments, animal_world, image_folder, text_pairs
 from icm_core.evaluation import (
     CONSISTENCY_WEIGHTS,
     grid_accuracy,
@@ -61,14 +61,15 @@ def embed_world(
     ValueError
         If the shortcut is none of "coat", "scene" and "coat+scene", or the strength is no probability.
     """
+    return animal_world(encoder, silhouettes, store, seed=seed, n=n, **strengths(world))
+
+
+def strengths(world: World | Sequence[Any]) -> dict[str, float]:
+    """Turn a world into the strengths of its shortcuts, ``coat_strength`` and ``scene_strength``."""
     shortcut, strength = world
     if shortcut not in ("coat", "scene", "coat+scene"):
         raise ValueError(f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'.")
-    factors = shortcut.split("+")
-    return animal_world(
-        encoder, silhouettes, store, seed=seed, n=n,
-        coat_strength=strength * ("coat" in factors), scene_strength=strength * ("scene" in factors),
-    )  # fmt: skip
+    return {f"{factor}_strength": strength * (factor in shortcut.split("+")) for factor in ("coat", "scene")}
 
 
 def world_name(world: World | Sequence[Any]) -> str:
@@ -86,6 +87,8 @@ def load_environments(
     silhouettes: Silhouettes | None = None,
     images: pd.DataFrame | None = None,
     n: int | None = None,
+    captioner: str | None = None,
+    editor: str = "rules",
 ) -> Environments:
     """Embed (or open) a world of the animals, or a folder of images.
 
@@ -96,6 +99,8 @@ def load_environments(
     ----------
     dataset, encoder, store, silhouettes, images, n
         As for :func:`run_domain_generalization`.
+    captioner, editor
+        For a folder, as for :func:`~icm_core.environments.text_pairs`.
     seed : int
     world : (shortcut, strength), optional
 
@@ -110,9 +115,10 @@ def load_environments(
         :func:`~icm_core.environments.image_folder`.
     """
     if images is not None:
-        return image_folder(
-            encoder, images, store, name=dataset, texts=None if encoder.name in SHIPPED else "written"
-        )
+        texts = None
+        if encoder.name not in SHIPPED:
+            texts = text_pairs(images, name=dataset, captioner=captioner, editor=editor, cache=store.root)
+        return image_folder(encoder, images, store, name=dataset, texts=texts)
     if silhouettes is None or world is None:
         raise ValueError(
             f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the images of a "
@@ -133,6 +139,8 @@ def run_domain_generalization(
     silhouettes: Silhouettes | None = None,
     images: pd.DataFrame | None = None,
     n: int | None = None,
+    captioner: str | None = None,
+    editor: str = "rules",
     **options: Any,
 ) -> pd.DataFrame:
     """Run a protocol for each target domain and seed, on the animal world or on a folder of images.
@@ -159,6 +167,8 @@ def run_domain_generalization(
         For a folder, as :func:`~icm_core.datasets.load_folder` returns it.
     n : int, optional
         For the animal world, images in each table.
+    captioner, editor
+        For a folder, as for :func:`~icm_core.environments.text_pairs`.
     **options
         Passed to :func:`~icm_core.evaluation.evaluate`.
 
@@ -181,6 +191,7 @@ def run_domain_generalization(
             f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and worlds of the animals or a folder."
         )
     given: dict[str, Any] = {"silhouettes": silhouettes, "images": images, "n": n}
+    given |= {"captioner": captioner, "editor": editor}
     jobs = []
     for world in places:
         columns = {"world": dataset, "shortcut": "unknown", "strength": float("nan")}
@@ -241,7 +252,7 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     joined["command"] = repeat_command(joined["command"], joined["parameters"])
     joined["diagnosis"] = {
         name: [value for record in records for value in record["diagnosis"][name]]
-        for name in records[0]["diagnosis"]
+        for name in records[0].get("diagnosis", {})
     }
     table = pd.concat(tables, ignore_index=True)
     table.attrs = joined
@@ -389,7 +400,7 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
         part = table[table["condition"] == condition]
         kind_of = "Zero-shot" if prefix else "T5.6, probe" if rival == plain else "Probe"
         rows.append(
-            _gain_claim(
+            gain_claim(
                 f"{kind_of} ({where})",
                 f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {CHOICES[choice]}: "
                 f"beats {names[rival]} {SHIFTS[condition]}",
@@ -431,12 +442,13 @@ def ablation_claims(
         part = part[part["condition"] == "reversed"].assign(method=part[column])
         gain = contrast(part, (first, kind), (second, kind), ["condition"])
         rows.append(
-            _gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
+            gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
         )
     return pd.DataFrame(rows)
 
 
-def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+def gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+    """Judge a row of :func:`~icm_core.intervals.contrast`: is the gain above zero?"""
     gain = gains.iloc[0]
     measured = f"{gain['value']:+.1f} points"
     if pd.notna(gain["low"]):

@@ -325,7 +325,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
             error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
         axis.set(
-            xlim=(_floor(means["value"]), 100.5),
+            xlim=(axis_floor(means["value"]), 100.5),
             xlabel="accuracy (%)",
             yticks=range(len(names)),
             yticklabels=names,
@@ -342,7 +342,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     return figure
 
 
-def _floor(accuracy: pd.Series) -> float:
+def axis_floor(accuracy: pd.Series) -> float:
     """Lower end of an axis of accuracies: a multiple of ten below all of them."""
     return max(0.0, 10 * np.floor((accuracy.min() - 1) / 10))
 
@@ -378,7 +378,7 @@ def sweep_figure(
         1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
-        axis.set_ylim(_floor(means["value"]), 100.5)
+        axis.set_ylim(axis_floor(means["value"]), 100.5)
         plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
         axis.set(xlabel=xlabel)
         ticks = sorted(means[x].unique())

@@ -110,9 +110,9 @@ def split(
     seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
     usable = np.flatnonzero(is_source & np.isin(source["label"], seen))
     _check_classes(seen, classes, source.isel(row=usable), environments.prompts)
-    train, rest = _halve(source, usable, held_out, seed)
+    train, rest = halve(source, usable, held_out, seed)
     if environments.test is None:
-        rest, measure = _halve(source, rest, 0.5, seed)
+        rest, measure = halve(source, rest, 0.5, seed)
         tests = _folder_tests(source, target, seen, protocol, measure)
     else:
         tests = _animal_tests(environments.test, target, seen, protocol)
@@ -149,7 +149,7 @@ def _rows(table: xr.Dataset, name: str, value: object, *, equal: bool = True) ->
     return (table[name].to_numpy() == value) == equal
 
 
-def _halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide rows at random, each class in the same proportion; `share` goes to the second part."""
     try:
         first, second = train_test_split(

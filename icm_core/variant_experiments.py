@@ -23,8 +23,8 @@ from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder
 from icm_core.environments import Environments
 from icm_core.evaluation import BASELINE, evaluate
-from icm_core.experiments import CHOICES, World, _gain_claim, world_name
-from icm_core.figures import CONTEXT, INVARIANT, _floor, condition_name, method_name
+from icm_core.experiments import CHOICES, World, gain_claim, strengths, world_name
+from icm_core.figures import CONTEXT, INVARIANT, axis_floor, condition_name, method_name
 from icm_core.intervals import contrast
 from icm_core.variants import animal_variants, imagenet_variants, variant_split
 
@@ -68,14 +68,9 @@ def load_variants(
             f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the training images "
             "of ImageNet and its variants, or silhouettes and a world."
         )
-    shortcut, strength = world
-    if shortcut not in ("coat", "scene", "coat+scene"):
-        raise ValueError(f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'.")
-    factors = shortcut.split("+")
     return animal_variants(
-        encoder, silhouettes, store, seed=seed, n=n, reference=reference,
-        coat_strength=strength * ("coat" in factors), scene_strength=strength * ("scene" in factors),
-    )  # fmt: skip
+        encoder, silhouettes, store, seed=seed, n=n, reference=reference, **strengths(world)
+    )
 
 
 def run_variants(
@@ -183,7 +178,7 @@ def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
                 continue
             gain = contrast(part, (choice, kind), (BASELINE, "none"), ["condition"], over=over)
             statement = f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant}"
-            rows.append(_gain_claim(f"Variants, {predictor} ({where})", statement, gain))
+            rows.append(gain_claim(f"Variants, {predictor} ({where})", statement, gain))
     return pd.DataFrame(rows)
 
 
@@ -216,7 +211,7 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
             for plain in rows.loc[rows["method"] == BASELINE, "value"]:
                 axis.axvline(plain, color=color, linewidth=1, linestyle=":")
-        axis.set(xlim=(_floor(means["value"]), 101), yticks=range(len(names)), yticklabels=names)
+        axis.set(xlim=(axis_floor(means["value"]), 101), yticks=range(len(names)), yticklabels=names)
         axis.set_xlabel("accuracy (%)", fontsize=10)
         axis.set_title(condition_name.get(condition, condition), fontsize=11)
         axis.grid(axis="x")

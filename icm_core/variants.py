@@ -31,22 +31,23 @@ import pandas as pd
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from icm_core.animal_world import CLASSES, Silhouettes, redraw_variant, sample_latents
+from icm_core.animal_world import CLASSES, Silhouettes, sample_latents
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.environments import (
     TEMPLATES,
     Environments,
-    _embed_prompts,
-    _embed_rendered,
-    _embed_source,
+    embed_prompts,
+    embed_rendered,
+    embed_source,
     image_folder,
     pixel_fingerprint,
+    text_pairs,
 )
 from icm_core.extraction import embed_files
 from icm_core.imagenet import imagenet_index, imagenet_templates
 from icm_core.prediction import LinearProbe
-from icm_core.splits import Split, _halve
+from icm_core.splits import Split, halve
 
 SOURCE_STYLES = ("photo",)
 #: Variants of the animal world: name -> (styles, shortcut). Of A this is the pool that it is picked from.
@@ -105,11 +106,13 @@ def imagenet_variants(
     indices = {name: imagenet_index(images["label"].tolist()) for name, images in variants.items()}
     for name, index in indices.items():
         _check_classes(f"The variant {name!r}", index, np.array(list(numbers)))
+    train = train.assign(domain="imagenet")
     source = image_folder(
         encoder,
-        train.assign(domain="imagenet"),
+        train,
         store,
         name="imagenet",
+        texts=text_pairs(train, name="imagenet", seed=seed, cache=store.root),
         templates=imagenet_templates(),
         seed=seed,
     )
@@ -215,7 +218,7 @@ def animal_variants(
     return Environments(
         source=source,
         test=xr.concat(tests, "row"),
-        prompts=_embed_prompts(encoder, CLASSES, TEMPLATES),
+        prompts=embed_prompts(encoder, store, CLASSES, TEMPLATES),
         provenance=common | strengths | {
             "encoder": encoder.name, "weights": encoder.fingerprint,
             "reference": reference.name, "reference_weights": reference.fingerprint,
@@ -253,8 +256,8 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
             f"The environments {environments.domains} are no variants of one source; expected what `animal_variants` or "
             "`imagenet_variants` returns. For domains that are left out in turn use `icm_core.splits.split`."
         )
-    train, rest = _halve(source, np.arange(source.sizes["row"]), held_out, seed)
-    choose, measure = _halve(source, rest, 0.5, seed)
+    train, rest = halve(source, np.arange(source.sizes["row"]), held_out, seed)
+    choose, measure = halve(source, rest, 0.5, seed)
     variants = {
         name: test.isel(row=np.flatnonzero(test["domain"] == number))
         for number, name in enumerate(environments.domains)
@@ -271,14 +274,13 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
 
 def _embed_photos(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int) -> xr.Dataset:
     """Source table of photos, whose oracle pairs are photos too."""
-    source = _embed_source(encoder, silhouettes, latents, seed).drop_vars(["domain", "oracle_domain"])
-    oracle = _embed_originals(encoder, silhouettes, redraw_variant(latents, styles=SOURCE_STYLES, seed=seed))
-    source["oracle"] = ("row", "feature"), oracle["original"].to_numpy()
+    source = embed_source(encoder, silhouettes, latents, seed, SOURCE_STYLES)
+    source = source.drop_vars(["domain", "oracle_domain"])
     return source.assign_coords({name: ("row", values) for name, values in latents.items()})
 
 
 def _embed_originals(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame) -> xr.Dataset:
-    (original,) = _embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
+    (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
     return xr.Dataset(
         {"original": (("row", "feature"), original)},
         {name: ("row", values) for name, values in latents.items()},

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icm_core import environments as environments_module
 from icm_core.advice import ANSWERS, advise
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
 from icm_core.data_check import load_folder
 from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
-from icm_core.environments import image_folder, written_pairs
+from icm_core.environments import image_folder, text_pairs
 from icm_core.experiments import domain_generalization_claims, gather, run_domain_generalization
 from icm_core.extraction import embed_files
 from icm_core.intervals import aggregate, unpack
@@ -73,8 +74,7 @@ def test_one_caption_for_each_image(images, store, encoder):
 
 def test_written_pairs_keep_the_class_and_start_from_the_domain():
     images = pd.DataFrame({"label": ["dog", "guitar"] * 50, "domain": ["sketch", "art_painting"] * 50})
-    words = {"dog": "dog", "guitar": "guitar"}
-    captions, edits = written_pairs("PACS", images, words, seed=0)
+    captions, edits = text_pairs(images, name="PACS", seed=0)
     for label, medium, caption, edit in zip(
         images["label"], ["sketch", "painting"] * 50, captions, edits, strict=True
     ):
@@ -82,8 +82,32 @@ def test_written_pairs_keep_the_class_and_start_from_the_domain():
         assert label in edit.split()
         assert medium in caption.split()
         assert medium not in edit.split()
-    assert (captions, edits) == written_pairs("PACS", images, words, seed=0)
-    assert captions != written_pairs("PACS", images, words, seed=1)[0]
+    assert (captions, edits) == text_pairs(images, name="PACS", seed=0)
+    assert captions != text_pairs(images, name="PACS", seed=1)[0]
+
+
+def test_a_captioner_and_an_editor_are_plugged_by_name(monkeypatch, tmp_path):
+    images = pd.DataFrame(
+        {"path": ["a.jpg", "b.jpg"], "label": ["dog", "house"], "domain": ["photo", "photo"]}
+    )
+
+    def caption(name, paths, cache):
+        assert (name, paths, cache) == ("some/coca", ["a.jpg", "b.jpg"], tmp_path / "captions.jsonl")
+        return ["a dog in a dark field", "a red building"]
+
+    def editor(name, words, **options):
+        assert (name, words, options) == ("llm", ["dog", "house"], {"cache": tmp_path / "edits.jsonl"})
+        return lambda captions, words, seed: [
+            f"{text} {word} {seed}" for text, word in zip(captions, words, strict=True)
+        ]
+
+    monkeypatch.setattr(environments_module, "caption_images", caption)
+    monkeypatch.setattr(environments_module, "load_editor", editor)
+    captions, edits = text_pairs(
+        images, name="PACS", captioner="some/coca", editor="llm", seed=3, cache=tmp_path
+    )
+    assert captions == ["a dog in a dark field", "a house, a red building"]
+    assert edits == ["a dog in a dark field dog 3", "a house, a red building house 3"]
 
 
 def test_the_table_has_every_domain_as_the_target(table):
@@ -142,7 +166,7 @@ def test_verdicts_of_a_folder(table):
 
 
 def test_diagnosis_of_a_folder_knows_class_and_domain(images, store, encoder):
-    environments = image_folder(encoder, images, store, name="animals", texts=None)
+    environments = image_folder(encoder, images, store, name="animals")
     found = diagnose([environments])
     assert set(found.loc[found["quantity"] == "share", "of"]) == {"class", "domain"}
     counts = found[found["quantity"] == "positive eigenvalues"].set_index("of")["value"]

@@ -1,0 +1,90 @@
+"""The recorded results: whole, consistent, and with everything it takes to repeat them."""
+
+import json
+import re
+import shlex
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import RECORDED, ROOT
+
+from icm_core.evaluation import PREDICTORS
+from icm_core.intervals import unpack
+from icm_core.record import PACKAGES
+from icm_core.splits import CONDITIONS, PROTOCOLS
+
+PATHS = sorted(RECORDED.glob("*.parquet"))
+CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def table(request):
+    table = pd.read_parquet(request.param)
+    table.attrs["name"] = request.param.stem
+    return table
+
+
+def test_real_pacs_is_recorded():
+    assert "PACS_lite0-minilm" in {path.stem for path in PATHS}
+
+
+def test_the_files_are_small():
+    assert sum(path.stat().st_size for path in PATHS) < 5e6
+
+
+def test_every_setting_of_the_run_is_recorded(table):
+    record, settings = table.attrs, dict(CONFIG["recorded"][table.attrs["name"]])
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "recorded from a checkout with changes"
+    assert set(record["versions"]) == {"python", *PACKAGES}
+    assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["weights"].values())
+    assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["data"].values())
+    assert list(record["weights"]) == [settings["encoder"]]
+    assert list(record["data"]) == [settings["dataset"]]
+    notebook = settings.pop("notebook")
+    program, page, _, _, given = shlex.split(record["command"])
+    assert (program, page) == ("papermill", f"{notebook}.ipynb")
+    assert json.loads(given) == record["parameters"]
+    assert record["parameters"].pop("dataset").endswith(settings.pop("dataset"))
+    for key, value in settings.items():
+        assert record["parameters"][key] == value
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), "a path of one machine"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+def test_the_commit_is_in_the_history(table):
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True
+    )
+    if shallow.stdout.strip() != "false":
+        pytest.skip("the history is not whole")
+    found = subprocess.run(["git", "cat-file", "-e", table.attrs["commit"]], cwd=ROOT)
+    assert found.returncode == 0
+
+
+def test_the_rows_are_whole(table):
+    parameters = table.attrs["parameters"]
+    assert set(table["predictor"]) <= set(PREDICTORS)
+    assert set(table["condition"]) <= set(CONDITIONS)
+    assert set(table["protocol"]) == {parameters["protocol"]} <= set(PROTOCOLS)
+    assert sorted(table["seed"].unique()) == parameters["seeds"]
+    keys = ["predictor", "method", "intervention", "condition", "target", "seed"]
+    assert not table.duplicated(keys).any()
+    methods = table.groupby(["target", "seed", "condition"]).size()
+    assert methods.nunique() == 1
+    icm = table["method"].str.startswith("ICM")
+    assert table.loc[icm, ["K", "consistency_weight"]].notna().all(axis=None)
+
+
+def test_accuracies_and_differences_are_those_of_the_images(table):
+    keys = ["predictor", "condition", "target", "seed"]
+    plain = {key: group.iloc[0] for key, group in table[table["method"] == "plain"].groupby(keys)}
+    for _, row in table.iterrows():
+        correct = unpack(row)
+        assert row["value"] == pytest.approx(100 * correct.mean())
+        gain = correct.astype(float) - unpack(plain[tuple(row[key] for key in keys)])
+        assert row["difference"] == pytest.approx(100 * gain.mean())
+        assert row["low"] <= row["value"] <= row["high"]
+    assert np.isfinite(table[["value", "low", "high", "difference"]]).all(axis=None)
