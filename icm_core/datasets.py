@@ -6,7 +6,7 @@ called environment), and in it one for each class. `index_folder` lists such a t
 class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
 
 ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. To look at every image
-before anything is computed: ``python -m icm_core.datasets check ROOT``, or `icm_core.data_check.check_folder`.
+before anything is computed: ``python -m icm_core.datasets check ROOT``, or `icm_core.data.check.check_folder`.
 """
 
 import os
@@ -271,6 +271,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 if __name__ == "__main__":
-    from icm_core.data_check import main
+    from icm_core.data.check import main
 
     sys.exit(main())

@@ -36,15 +36,15 @@ from icm_core.animal_world import (
     render,
     sample_latents,
 )
-from icm_core.caption_editors import load_editor
-from icm_core.captioner import caption_images
-from icm_core.captions import attribute_captions, lexicon_for, with_class_word
-from icm_core.catalog import CATALOG, class_words
+from icm_core.data.catalog import CATALOG, class_words
 from icm_core.embeddings import EmbeddingStore, embed, fingerprint
 from icm_core.encoders import Encoder
 from icm_core.extraction import embed_files
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
+from icm_core.text.captioner import caption_images
+from icm_core.text.captions import attribute_captions, lexicon_for, with_class_word
+from icm_core.text.editors import load_editor
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
 PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
@@ -180,7 +180,7 @@ def image_folder(
         Columns path, label and domain, as :func:`~icm_core.datasets.load_folder` returns it.
     store : EmbeddingStore
     name : str
-        The data set's, for its words in prompts and captions (see :mod:`icm_core.catalog`) and for the record.
+        The data set's, for its words in prompts and captions (see :mod:`icm_core.data.catalog`) and for the record.
     texts : (captions, edits), optional
         For each image its caption, and the caption after an intervention on its variant words, for example from
         :func:`text_pairs`. By default there are no text interventions.
@@ -258,13 +258,13 @@ def text_pairs(
     images : DataFrame
         Columns path, label and domain.
     name : str
-        The data set's, for the words of its classes and domains (see :mod:`icm_core.catalog`).
+        The data set's, for the words of its classes and domains (see :mod:`icm_core.data.catalog`).
     captioner : str, optional
-        A captioner that looks at the images, see :func:`~icm_core.captioner.caption_images`. By default captions
+        A captioner that looks at the images, see :func:`~icm_core.text.captioner.caption_images`. By default captions
         are written from class, domain and attributes drawn at random, and no pixel is looked at, see
-        :func:`~icm_core.captions.attribute_captions`.
+        :func:`~icm_core.text.captions.attribute_captions`.
     editor : {"rules", "llm"}
-        See :func:`~icm_core.caption_editors.load_editor`.
+        See :func:`~icm_core.text.editors.load_editor`.
     seed : int
     cache : path-like
         Folder for what the captioner and the language model answered.

@@ -448,7 +448,7 @@ def ablation_claims(
 
 
 def gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
-    """Judge a row of :func:`~icm_core.intervals.contrast`: is the gain above zero?"""
+    """Judge whether the gain in a row of :func:`~icm_core.intervals.contrast` is above zero."""
     gain = gains.iloc[0]
     measured = f"{gain['value']:+.1f} points"
     if pd.notna(gain["low"]):

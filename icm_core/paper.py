@@ -28,7 +28,7 @@ def paper_figures(dataset: str, encoder: str) -> pd.DataFrame:
     Parameters
     ----------
     dataset : str
-        The data set's folder, as :mod:`icm_core.catalog` names it.
+        The data set's folder, as :mod:`icm_core.data.catalog` names it.
     encoder : str
 
     Returns

@@ -32,6 +32,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from icm_core.animal_world import CLASSES, Silhouettes, sample_latents
+from icm_core.data.imagenet import imagenet_index, imagenet_templates
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.environments import (
@@ -45,7 +46,6 @@ from icm_core.environments import (
     text_pairs,
 )
 from icm_core.extraction import embed_files
-from icm_core.imagenet import imagenet_index, imagenet_templates
 from icm_core.prediction import LinearProbe
 from icm_core.splits import Split, halve
 
@@ -74,7 +74,7 @@ def imagenet_variants(
     ----------
     encoder : Encoder
     train : DataFrame
-        Columns path, label and domain, as :func:`~icm_core.data_check.load_folder` returns it. The labels are ImageNet's
+        Columns path, label and domain, as :func:`~icm_core.data.check.load_folder` returns it. The labels are ImageNet's
         WordNet ids or numbers, of all classes or of some.
     variants : mapping of str to DataFrame
         For each variant its name and its images, in the same form.

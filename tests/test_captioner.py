@@ -11,9 +11,9 @@ from open_clip import coca_model
 from PIL import Image
 from safetensors.torch import save_file
 
-from icm_core import captioner
-from icm_core.captioner import caption_images
 from icm_core.encoders import load_encoder
+from icm_core.text import captioner
+from icm_core.text.captioner import caption_images
 
 CONFIG = {
     "embed_dim": 16,

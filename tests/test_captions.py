@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_core.captions import (
+from icm_core.data.catalog import CATALOG
+from icm_core.interventions import intervene_captions
+from icm_core.text.captions import (
     LEXICON,
     attribute_captions,
     has_word,
     lexicon_for,
     with_class_word,
 )
-from icm_core.catalog import CATALOG
-from icm_core.interventions import intervene_captions
 
 PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 VALUES = sorted(value for values in LEXICON.values() for value in values)

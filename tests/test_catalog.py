@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_core.catalog import CATALOG, Hub, class_word, class_words, guess_dataset, known_dataset
-from icm_core.imagenet import VARIANTS, imagenet_classes, imagenet_index, imagenet_templates
+from icm_core.data.catalog import CATALOG, Hub, class_word, class_words, guess_dataset, known_dataset
+from icm_core.data.imagenet import VARIANTS, imagenet_classes, imagenet_index, imagenet_templates
 
 # ---------------------------------------------------------------------------------------------- the catalog
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.data_check import check_folder, load_folder, main
+from icm_core.data.check import check_folder, load_folder, main
 from icm_core.datasets import index_classes, index_folder, read_image
 
 PACS = Path(os.environ.get("ICM_PACS", Path(__file__).parents[2] / "shared/data/PACS"))
@@ -502,7 +502,7 @@ def test_long_lists_are_cut_in_print_only(sound):
 
 
 def test_more_images_than_one_block(sound, monkeypatch):
-    monkeypatch.setattr("icm_core.data_check.BLOCK", 3)
+    monkeypatch.setattr("icm_core.data.check.BLOCK", 3)
     assert len(check_folder(sound).images) == 8
 
 

@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.catalog import CATALOG, Hub, KnownDataset, WebFile
-from icm_core.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
-from icm_core.download import download, fetch, main
+from icm_core.data.catalog import CATALOG, Hub, KnownDataset, WebFile
+from icm_core.data.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
+from icm_core.data.download import download, fetch, main
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DOMAINS, CLASSES = ("Art", "Real World"), ("Alarm_Clock", "Bed", "TV")
@@ -453,7 +453,7 @@ def test_download_goes_on_after_an_error(flat, tmp_path):
         download("toy", tmp_path / "data")
     flat.files = data
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icm_core.download.archive_to_folder", lambda *_: 1 / 0)
+        patch.setattr("icm_core.data.download.archive_to_folder", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             download("toy", tmp_path / "data")
     assert len(index := flat.requests) == 2
@@ -608,7 +608,7 @@ def test_a_repository_that_is_not_there(hub, known, tmp_path):
 def test_without_a_network_the_command_says_what_to_do(server, tmp_path):
     server.stop()
     done = subprocess.run(
-        [sys.executable, "-m", "icm_core.download", "PACS", str(tmp_path)],
+        [sys.executable, "-m", "icm_core.data.download", "PACS", str(tmp_path)],
         env=os.environ | {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"},
         cwd=Path(__file__).parents[1], capture_output=True, text=True,
     )  # fmt: skip

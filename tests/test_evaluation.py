@@ -23,9 +23,9 @@ from icm_core.intervals import aggregate, bootstrap_interval, contrast
 from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
-from icm_core.scm import LinearGaussianSCM
 from icm_core.splits import CONDITIONS as ALL_CONDITIONS
 from icm_core.splits import split
+from icm_core.theory.scm import LinearGaussianSCM
 
 CONDITIONS = ALL_CONDITIONS[:3]  # of leaving one domain out in a world with a shortcut
 

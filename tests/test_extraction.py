@@ -482,14 +482,15 @@ def test_killed_and_resumed_by_spawned_workers(start, store, whole, encoder, tab
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_an_interrupt_ends_the_workers(start, store):
+@pytest.mark.parametrize("interrupt", [os.kill, os.killpg], ids=["process", "terminal"])
+def test_an_interrupt_ends_the_workers(start, store, interrupt):
     process = start(pause=0.3)
     while len(list(store.root.glob("*.nc"))) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
-    os.kill(process.pid, signal.SIGINT)
+    interrupt(process.pid, signal.SIGINT)
     assert process.wait(30) != 0
     assert psutil.wait_procs(workers, timeout=30)[1] == []
     assert [path for path in store.root.iterdir() if path.suffix != ".nc"] == []

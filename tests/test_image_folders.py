@@ -7,7 +7,7 @@ import pytest
 from icm_core import environments as environments_module
 from icm_core.advice import ANSWERS, advise
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
-from icm_core.data_check import load_folder
+from icm_core.data.check import load_folder
 from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_core.jsonl_cache import JsonlCache
+from icm_core.text.jsonl_cache import JsonlCache
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 KEYS = st.dictionaries(TEXTS, st.one_of(TEXTS, st.integers()), min_size=1, max_size=3)

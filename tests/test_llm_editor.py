@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from icm_core import llm_editor
-from icm_core.llm_editor import LLMEditor
+from icm_core.text import llm_editor
+from icm_core.text.llm_editor import LLMEditor
 
 KEY = "sk-very-secret"
 CAPTION = "a photo of a dog on grass"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from icm_core import scm as scm_module
 from icm_core.projection import InvariantProjection
-from icm_core.scm import DiscreteSCM, LinearGaussianSCM
+from icm_core.theory import scm as scm_module
+from icm_core.theory.scm import DiscreteSCM, LinearGaussianSCM
 
 seeds = st.integers(0, 2**32 - 1)
 

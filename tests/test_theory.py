@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icm_core.scm import DiscreteSCM
-from icm_core.theory_contrastive import contrastive_optimum, identifiability
-from icm_core.theory_discrete import (
+from icm_core.theory.contrastive import contrastive_optimum, identifiability
+from icm_core.theory.discrete import (
     change_between_environments,
     information_threshold,
     invariance,
@@ -16,7 +15,8 @@ from icm_core.theory_discrete import (
     random_ood_risk,
     random_world,
 )
-from icm_core.theory_linear import consistency, largest_angle, recovery, solver_agreement
+from icm_core.theory.linear import consistency, largest_angle, recovery, solver_agreement
+from icm_core.theory.scm import DiscreteSCM
 
 METHODS = {
     "trace": {"consistency_weight": 100},

@@ -16,12 +16,12 @@ from PIL import Image
 
 from icm_core import variants
 from icm_core.animal_world import STYLES, load_silhouettes, redraw_variant, render, sample_latents
+from icm_core.data.imagenet import imagenet_classes, imagenet_templates
 from icm_core.datasets import index_classes
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import animal_world, pixel_fingerprint
 from icm_core.evaluation import evaluate
-from icm_core.imagenet import imagenet_classes, imagenet_templates
 from icm_core.intervals import aggregate
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_core.variant_experiments import (

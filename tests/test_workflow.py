@@ -27,7 +27,10 @@ def library(tmp_path: Path) -> Path:
     package = tmp_path / "icm_core"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "first.py").write_text("from icm_core.second import x\n")
+    (package / "first.py").write_text("from icm_core.second import x\nfrom icm_core.inner import third\n")
+    (package / "inner").mkdir()
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "third.py").write_text("x = 1\n")
     (package / "second.py").write_text("x = 1\n")
     (package / "other.py").write_text("x = 1\n")
     (tmp_path / "step.py").write_text("def main():\n    from icm_core import first\n")
@@ -35,7 +38,11 @@ def library(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "changed", ["step.py", "icm_core/__init__.py", "icm_core/first.py", "icm_core/second.py"]
+    "changed",
+    [
+        "step.py",
+        *(f"icm_core/{name}.py" for name in ("__init__", "first", "second", "inner/__init__", "inner/third")),
+    ],
 )
 def test_digest_follows_imports(library: Path, changed: str) -> None:
     before = digest("step.py", library)

@@ -56,8 +56,8 @@ def source_files(entry: Path, root: Path) -> list[Path]:
         for name in imported_names(read_code(path)):
             if name.split(".")[0] == PACKAGE:
                 module = root.joinpath(*name.split("."))
-                package = root / PACKAGE / "__init__.py"
-                waiting += [file for file in (package, module.with_suffix(".py")) if file.is_file()]
+                packages = [folder / "__init__.py" for folder in (module, *module.parents)]
+                waiting += [file for file in (*packages, module.with_suffix(".py")) if file.is_file()]
     return sorted(found)
 
 

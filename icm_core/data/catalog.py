@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from icm_core.imagenet import imagenet_classes, imagenet_index
+from icm_core.data.imagenet import imagenet_classes, imagenet_index
 
 
 @dataclass(frozen=True)

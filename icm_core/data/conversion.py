@@ -24,7 +24,7 @@ import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
 
-from icm_core.catalog import known_dataset
+from icm_core.data.catalog import known_dataset
 from icm_core.datasets import IMAGE_SUFFIXES
 
 #: The categories of the Caltech camera traps that Terra Incognita has.
@@ -54,7 +54,7 @@ def parquet_to_folder(
     destination : path-like
         The data set's folder.
     dataset : str, optional
-        A name in `icm_core.catalog.CATALOG`; the domains then get its folder names.
+        A name in `icm_core.data.catalog.CATALOG`; the domains then get its folder names.
 
     Returns
     -------

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_core.caption_editors import EDITORS, RuleEditor, check_pairs, load_editor
-from icm_core.captions import LEXICON, attribute_captions, has_word, lexicon_for
+from icm_core.text.captions import LEXICON, attribute_captions, has_word, lexicon_for
+from icm_core.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
 
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
 FACTOR_OF = {value: factor for factor, values in LEXICON.items() for value in values}

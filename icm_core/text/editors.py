@@ -8,7 +8,7 @@ else that makes the image what it is, stays. `load_editor` makes one by name:
 - ``"llm"`` asks a language model behind any server that speaks OpenAI's chat API. Every answer is checked; those
   that pass are kept in a JSONL file, with which a study is repeated without the model.
 
-Every editor refuses a caption without its class word; `icm_core.captions.with_class_word` puts it in.
+Every editor refuses a caption without its class word; `icm_core.text.captions.with_class_word` puts it in.
 """
 
 import operator
@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from icm_core.captions import LEXICON, Lexicon, has_word, lexicon_for
 from icm_core.interventions import intervene_captions
+from icm_core.text.captions import LEXICON, Lexicon, has_word, lexicon_for
 
 EDITORS = ("rules", "llm")
 
@@ -50,7 +50,7 @@ def load_editor(name: str, class_words: Sequence[str] = (), **options: Any) -> C
     class_words : sequence of str
         The class words of the whole data set: no edit writes one into a caption that does not have it.
     **options
-        As for `RuleEditor`, or `icm_core.llm_editor.LLMEditor`.
+        As for `RuleEditor`, or `icm_core.text.llm_editor.LLMEditor`.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def load_editor(name: str, class_words: Sequence[str] = (), **options: Any) -> C
     if name == "rules":
         return RuleEditor(class_words, **options)
     if name == "llm":
-        from icm_core.llm_editor import LLMEditor
+        from icm_core.text.llm_editor import LLMEditor
 
         return LLMEditor(class_words, **options)
     raise ValueError(f"unknown caption editor {name!r}; the known ones are: {', '.join(EDITORS)}.")
@@ -86,7 +86,7 @@ class RuleEditor:
     Raises
     ------
     TypeError, ValueError
-        As `icm_core.captions.lexicon_for`.
+        As `icm_core.text.captions.lexicon_for`.
 
     Notes
     -----
@@ -173,5 +173,5 @@ def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(captions)} captions lack their class word; the first is {lacking[0][0]!r}, which "
-            f"lacks {lacking[0][1]!r}. Put it in with icm_core.captions.with_class_word."
+            f"lacks {lacking[0][1]!r}. Put it in with icm_core.text.captions.with_class_word."
         )

@@ -1,6 +1,6 @@
 """Recovering the invariant subspace where it is known: experiments on the linear model.
 
-Each function draws linear-Gaussian models (:class:`icm_core.scm.LinearGaussianSCM`), fits projections on
+Each function draws linear-Gaussian models (:class:`icm_core.theory.scm.LinearGaussianSCM`), fits projections on
 pairs and measures them against the truth. It returns a tidy table with one row a run. The propositions
 are those of the CLIP-ICM paper, arXiv 2405.15289.
 """
@@ -18,7 +18,7 @@ from sklearn.linear_model import LinearRegression
 
 from icm_core.moments import PairMoments
 from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
-from icm_core.scm import LinearGaussianSCM
+from icm_core.theory.scm import LinearGaussianSCM
 
 
 def largest_angle(components: NDArray[np.float64], basis: NDArray[np.float64]) -> float:

@@ -19,9 +19,9 @@ import requests
 import tenacity
 from tqdm import tqdm
 
-from icm_core.caption_editors import check_pairs
-from icm_core.captions import has_word, whole_words
-from icm_core.jsonl_cache import JsonlCache
+from icm_core.text.captions import has_word, whole_words
+from icm_core.text.editors import check_pairs
+from icm_core.text.jsonl_cache import JsonlCache
 
 BASE_URL, MODEL, API_KEY = "ICM_LLM_BASE_URL", "ICM_LLM_MODEL", "ICM_LLM_API_KEY"
 

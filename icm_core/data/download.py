@@ -1,6 +1,6 @@
 """Download a public data set into the folder layout that the study reads.
 
-``python -m icm_core.download PACS`` makes ``data/PACS/domain/class/image``. The files come from a pinned
+``python -m icm_core.data.download PACS`` makes ``data/PACS/domain/class/image``. The files come from a pinned
 commit of the Hugging Face hub, or from the authors' web server; their hashes are checked where they are known,
 the images are written with their bytes unchanged, and at the end the counts are compared with the catalog.
 
@@ -28,8 +28,8 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download
 from tqdm import tqdm
 
-from icm_core.catalog import CATALOG, Hub, KnownDataset, WebFile, known_dataset
-from icm_core.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
+from icm_core.data.catalog import CATALOG, Hub, KnownDataset, WebFile, known_dataset
+from icm_core.data.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
 from icm_core.datasets import index_classes, index_folder
 
 RECORD = "SOURCE.json"
@@ -42,7 +42,7 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
     Parameters
     ----------
     name : str
-        A name in `icm_core.catalog.CATALOG`.
+        A name in `icm_core.data.catalog.CATALOG`.
     destination : path-like
         The folder in which the data set's own folder is made.
     revision : str, optional
@@ -151,7 +151,7 @@ def fetch(file: WebFile, path: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m icm_core.download NAME [DESTINATION]``.
+    """Run ``python -m icm_core.data.download NAME [DESTINATION]``.
 
     Parameters
     ----------
@@ -163,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 if the data set is complete, 1 otherwise.
     """
-    parser = argparse.ArgumentParser(prog="python -m icm_core.download", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m icm_core.data.download", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("name", choices=CATALOG, metavar="NAME", help=", ".join(CATALOG))
     parser.add_argument("destination", nargs="?", default="data", metavar="DESTINATION", help="default: data")
     parser.add_argument("--revision", help="another commit of the hub's repository than the pinned one")

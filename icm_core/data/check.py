@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from icm_core.catalog import guess_dataset, known_dataset
+from icm_core.data.catalog import guess_dataset, known_dataset
 from icm_core.datasets import _folders, _name, decode_image, index_classes, index_folder
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
@@ -96,7 +96,7 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     root : path-like
         A folder of images as root/domain/class/image, or root/class/image for ImageNet and its variants.
     dataset : str, optional
-        A name in `icm_core.catalog.CATALOG`. If it is not given and the folder's name is one, it is that.
+        A name in `icm_core.data.catalog.CATALOG`. If it is not given and the folder's name is one, it is that.
 
     Returns
     -------

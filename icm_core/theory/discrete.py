@@ -1,6 +1,6 @@
 """Which predictions carry over to another environment: exact experiments on discrete models.
 
-Everything here is enumerated with :class:`icm_core.scm.DiscreteSCM`, so differences between environments
+Everything here is enumerated with :class:`icm_core.theory.scm.DiscreteSCM`, so differences between environments
 and risks are exact and carry no sampling error. The propositions are those of the CLIP-ICM paper, arXiv
 2405.15289.
 """
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from icm_core.scm import DiscreteSCM
+from icm_core.theory.scm import DiscreteSCM
 
 WORLDS = ("shortcut", "cause", "concept shift")
 

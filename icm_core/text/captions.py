@@ -1,11 +1,11 @@
 """Captions of real images, and the words in them that name variant factors.
 
 A text-based intervention needs a caption `t` and an edit of it in which only the words for variant factors
-change (`icm_core.caption_editors`). For real photographs the captions come from one of two places:
+change (`icm_core.text.editors`). For real photographs the captions come from one of two places:
 
 - `attribute_captions` writes them from what is known without looking: the class word, the domain's word
   ("sketch") and other factors drawn at random. Nothing has to be installed or downloaded.
-- `icm_core.captioner.caption_images` has one of open_clip's CoCa models look at each image and describe it.
+- `icm_core.text.captioner.caption_images` has one of open_clip's CoCa models look at each image and describe it.
 
 `LEXICON` lists the variant factors of photographs and pictures and the words for them. `lexicon_for` takes out
 of it what is a class of the data set at hand.
@@ -173,7 +173,7 @@ def attribute_captions(
     class_words : sequence of n str
         The class word of each image, such as ``"alarm clock"``.
     domain_words : sequence of n (str or None), optional
-        The word for the medium of each image's domain, a value of ``lexicon["medium"]``; see `icm_core.catalog`. None
+        The word for the medium of each image's domain, a value of ``lexicon["medium"]``; see `icm_core.data.catalog`. None
         where it is not known: the medium is then drawn at random.
     seed : int
         Together with an image's row, decides the draw.

@@ -2,7 +2,7 @@
 
 A captioner is named the open_clip way, like an encoder: ``model/pretrained``, or a local folder. It looks at
 each image and describes it, so that its captions name what varies in *these* images: "a painting of two dogs
-on a red couch". An editor (`icm_core.caption_editors`) then makes the other half of each pair.
+on a red couch". An editor (`icm_core.text.editors`) then makes the other half of each pair.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from icm_core.datasets import read_image
 from icm_core.encoders import Encoder, load_encoder
-from icm_core.jsonl_cache import JsonlCache
+from icm_core.text.jsonl_cache import JsonlCache
 
 CAPTION_TOKENS = 30  # the longest caption with its start and end marks, as in CoCa's own generation
 MIN_TOKENS = 5  # and the shortest: four tokens and the start mark
@@ -37,7 +37,7 @@ def caption_images(
 
     Each image gets the model's greedy caption. Captions are kept in a JSONL file as they come, so a run may be
     killed and started again, and one whose captions are all there needs no model. A caption may lack the class
-    word; see `icm_core.captions.with_class_word`.
+    word; see `icm_core.text.captions.with_class_word`.
 
     Parameters
     ----------
