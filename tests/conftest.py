@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))  # the workflow's scripts are tested as modules
@@ -28,6 +29,7 @@ def _kernels_find_the_library() -> Any:
 
 SMALL = {"seeds": [0, 1], "n_images": 600}
 RECORDED = ROOT / "reports" / "recorded"
+CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
 
 #: Each page of the report but the first: its notebook, and parameters with which that runs in seconds. Files are
 #: added when it is executed.
@@ -44,14 +46,18 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
         "02_domain_generalization",
         {"encoder": "animal-world-biased", "worlds": [["coat+scene", 0.9]], **SMALL},
     ),
-    "PACS_lite0-minilm": (
+    "02_domain_generalization_animal-world-open": (
         "02_domain_generalization",
-        {
-            "dataset": "PACS",
-            "encoder": "lite0-minilm",
-            "tables": [str(RECORDED / "PACS_lite0-minilm.parquet")],
-        },
+        {"protocol": "domain shift with open classes", "worlds": [["coat+scene", 0.9]], **SMALL},
     ),
+    **{
+        path.stem: (
+            CONFIG["recorded"][path.stem]["notebook"],
+            {k: v for k, v in CONFIG["recorded"][path.stem].items() if k not in ("notebook", "seeds")}
+            | {"tables": [str(path)]},
+        )
+        for path in sorted(RECORDED.glob("*.parquet"))
+    },
     "03_ablations": (
         "03_ablations",
         {"n_components": [8, 64], "consistency_weights": [1.0], "n_pairs": [30], **SMALL},

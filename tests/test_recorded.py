@@ -8,8 +8,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from conftest import RECORDED, ROOT
+from conftest import CONFIG, RECORDED, ROOT
 
 from icm_core.evaluation import PREDICTORS
 from icm_core.intervals import unpack
@@ -17,7 +16,6 @@ from icm_core.record import PACKAGES
 from icm_core.splits import CONDITIONS, PROTOCOLS
 
 PATHS = sorted(RECORDED.glob("*.parquet"))
-CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
