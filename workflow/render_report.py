@@ -10,11 +10,16 @@ from pathlib import Path
 import yaml
 
 
-def missing_pages(root: Path) -> list[str]:
-    """Name the pages in the navigation of ``_quarto.yml`` that do not exist yet."""
+def navigation(root: Path) -> list[str]:
+    """List the pages in the navigation of ``_quarto.yml``, those in menus included."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
-    pages = [entry["href"] for entry in config["website"]["navbar"]["left"]]
-    return [page for page in pages if not (root / page).is_file()]
+    entries = config["website"]["navbar"]["left"]
+    return [item["href"] for entry in entries for item in entry.get("menu", [entry])]
+
+
+def missing_pages(root: Path) -> list[str]:
+    """Name the pages in the navigation that do not exist yet."""
+    return [page for page in navigation(root) if not (root / page).is_file()]
 
 
 def render_with_smalldocs(root: Path) -> list[str]:
