@@ -13,6 +13,7 @@ interval over test images, and the paired difference to the plain predictor of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ def grid_accuracy(
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
     n_pairs: int | None = None,
     seed: int = 0,
+    nested: Callable[[float], InvariantProjection] | None = None,
 ) -> pd.DataFrame:
     """Accuracy of CLIP-ICM at every K and λ, for both predictors.
 
@@ -150,6 +152,8 @@ def grid_accuracy(
     n_pairs : int, optional
         Estimate the projection from that many training rows, drawn with `seed`; by default from all.
     seed : int
+    nested : callable, optional
+        From λ to the projection with every component, where the caller has these already.
 
     Returns
     -------
@@ -171,9 +175,10 @@ def grid_accuracy(
             f"consistency_weights={tuple(consistency_weights)}."
         )
     rows = []
+    nested = _nested(moments, objective) if nested is None else nested
     weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
     for weight in weights:
-        whole = _project(moments, moments.n_features, objective, weight)
+        whole = nested(weight)
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
         for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
             for name in predictors_of(data):
@@ -184,9 +189,16 @@ def grid_accuracy(
     return pd.DataFrame(rows)
 
 
-def _project(moments: PairMoments, k: int | str, objective: str, weight: float) -> InvariantProjection:
-    weight = 1.0 if np.isnan(weight) else weight  # ignored by the objective that has no λ
-    return InvariantProjection(k, objective=objective, consistency_weight=weight).fit_moments(moments)
+def _nested(moments: PairMoments, objective: str) -> Callable[[float], InvariantProjection]:
+    """From λ to the projection with every component; the one of fewer is its `truncate`. Each λ is solved once."""
+
+    @cache
+    def solve(weight: float) -> InvariantProjection:
+        weight = 1.0 if np.isnan(weight) else weight  # ignored by the objective that has no λ
+        whole = InvariantProjection(moments.n_features, objective=objective, consistency_weight=weight)
+        return whole.fit_moments(moments)
+
+    return solve
 
 
 def _predictor(data: Split, projection: InvariantProjection | None, name: str, probe_C: float) -> Predictor:
@@ -296,20 +308,21 @@ def evaluate(
             augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
             fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
     for intervention in available(data.train) if interventions is None else interventions:
+        nested = _nested(pair_moments(data.train, intervention), objective)
         grid = grid_accuracy(
             data, intervention, n_components=n_components, consistency_weights=consistency_weights,
             objective=objective, probe_C=probe_C,
-            evaluate_on={name: validation_set(data, name, intervention) for name in validations},
+            evaluate_on={name: validation_set(data, name, intervention) for name in validations}, nested=nested,
         )  # fmt: skip
-        moments = pair_moments(data.train, intervention)
         choices = []
         for name, block in grid.groupby("predictor", sort=False):
             for validation in validations:
                 best = block.iloc[block[validation].argmax()]  # of equals, the first: the smallest change
                 k, weight = int(best["K"]), float(best["consistency_weight"])
-                projection = _project(moments, k, objective, weight)
+                projection = nested(weight).truncate(k)
                 choices.append((VALIDATIONS[validation], str(name), validation, projection))
-        automatic = _project(moments, "auto", objective, LABEL_FREE_WEIGHT)
+        automatic = nested(LABEL_FREE_WEIGHT)
+        automatic = automatic.truncate(auto_n_components(automatic.eigenvalues_, objective))
         choices += [("ICM auto", name, "none", automatic) for name in names]
         for method, name, chosen_by, projection in choices:
             row: dict[str, Any] = {
