@@ -200,10 +200,8 @@ LOOK = """() => {
 @pytest.mark.slow
 class TestPages:
     def test_all_pages_are_there(self, visits: dict[tuple[str, int], dict[str, Any]]) -> None:
-        config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
-        for entry in config["website"]["navbar"]["left"]:
-            visit = visits[Path(entry["href"]).with_suffix(".html").as_posix(), WIDTHS[0]]
-            assert visit["title"]
+        for page in render_report.navigation(ROOT):
+            assert visits[Path(page).with_suffix(".html").as_posix(), WIDTHS[0]]["title"]
 
     def test_nothing_fails_and_nothing_is_asked_of_the_network(self, visits: dict, address: str) -> None:
         for where, visit in visits.items():
@@ -252,4 +250,10 @@ class TestPages:
         link.wait_for(state="visible", timeout=5000)
         link.click()
         page.wait_for_url("**/01_theory.html")
+        page.locator(".navbar-toggler").first.click()
+        entry = page.locator("nav a", has_text="PACS").first
+        page.locator("nav a", has_text="Domain generalization").first.click()
+        entry.wait_for(state="visible", timeout=5000)
+        entry.click()
+        page.wait_for_url("**/PACS*.html")
         page.close()
