@@ -156,7 +156,7 @@ class Encoder:
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Scale uint8 images of shape (n, 3, H, W) to the range that the model was trained on."""
-        return (images.float().div_(255) - self._mean) / self._std
+        return images.float().div_(255).sub_(self._mean).div_(self._std)
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
