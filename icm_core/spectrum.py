@@ -140,7 +140,6 @@ def intervention_share(
     ndarray of shape (K,)
         NaN for a component without second moment.
     """
-    changed = np.einsum("kd,de,ke->k", components, S, components)
-    expressed = np.einsum("kd,de,ke->k", components, C, components)
+    changed, expressed = (((components @ moment) * components).sum(axis=1) for moment in (S, C))
     live = expressed > len(C) * np.finfo(np.float64).eps * np.trace(C)
     return np.divide(changed, expressed, out=np.full(len(components), np.nan), where=live)
