@@ -40,7 +40,9 @@ photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm
 
 photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
 	@python workflow/study.py photographs --keep-going; status=$$?; \
-	  mkdir -p reports/recorded && cp results/recorded/*.parquet reports/recorded/; exit $$status
+	  if ls results/recorded/*.parquet >/dev/null 2>&1; then cp results/recorded/*.parquet reports/recorded/; \
+	  else echo "make: nothing was recorded. Data sets are looked for in data/; reports/data.qmd says how to get them."; status=1; fi; \
+	  exit $$status
 
 test: .venv/photos ## Lint, type-check and test
 	ruff check .

@@ -16,7 +16,11 @@ from icm_core.claims import judge
 from icm_core.experiments import CHOICES
 from icm_core.intervals import contrast
 
-ANSWERS = {"supported": "helps", "refuted": "does not help", "not shown": "cannot be told"}
+ANSWERS = {  # verdict of :func:`icm_core.claims.judge` -> sentence
+    "supported": "On a new domain, CLIP-ICM helps this probe.",
+    "refuted": "On a new domain, CLIP-ICM does not help this probe.",
+    "not shown": "Whether CLIP-ICM helps this probe on a new domain cannot be told from these images.",
+}
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,14 @@ class Advice:
     ----------
     method, intervention : str
         The best way to run CLIP-ICM here, as the tables name it.
-    n_components : int
-        K, the median over the runs.
-    consistency_weight : float
-        λ, the median over the runs.
+    n_components, consistency_weight : int, float
+        K and λ: the pair that was chosen in most runs.
     gain, low, high : float
         Gain of the probe over the plain one on an unseen domain, in percentage points, and its interval.
     n_ways : int
         The number of ways that were compared; the interval holds for all at once.
-    answer : {"helps", "does not help", "cannot be told"}
+    answer : str
+        One of :data:`ANSWERS`.
     """
 
     method: str
@@ -82,11 +85,12 @@ def advise(table: pd.DataFrame) -> Advice:
     best = gains.iloc[gains["value"].argmax()]
     method, kind = ways.to_numpy()[best["way"]]
     runs = probes[(probes["method"] == method) & (probes["intervention"] == kind)]
+    n_components, weight = runs[["K", "consistency_weight"]].value_counts(sort=True).index[0]
     return Advice(
         method=method,
         intervention=kind,
-        n_components=int(runs["K"].median()),
-        consistency_weight=float(runs["consistency_weight"].median()),
+        n_components=int(n_components),
+        consistency_weight=float(weight),
         gain=float(best["value"]),
         low=float(best["low"]),
         high=float(best["high"]),

@@ -80,7 +80,7 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
         if not (before in environments.source and after in environments.source):
             continue
         f, f_do = (environments.source[name].to_numpy() for name in (before, after))
-        for factor in (name for name in FACTORS if name in plain.coords):
+        for factor in (name for name in FACTORS if name in plain.coords and np.ptp(plain[name].to_numpy())):
             weights, r2 = _read_factor(plain, before, factor)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()

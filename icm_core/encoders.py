@@ -30,6 +30,13 @@ from icm_core.embeddings import fingerprint
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("animal-world", "animal-world-biased")
 PHOTO = "lite0-minilm"
+NOTES = {  # what a page says beside a result of an encoder
+    PHOTO: (
+        "**This encoder is not CLIP**: it joins a classifier's image tower and a sentence encoder by a regression, and no "
+        "image was ever seen together with a caption. The linear probe is its serious use; its zero-shot and its text "
+        "interventions say little about CLIP (model card: `icm_core/weights/lite0-minilm.md`)."
+    )
+}
 
 #: What an `Encoder` is made of: model, tokenizer and preprocessing.
 Parts = tuple[Any, Callable[[Sequence[str]], torch.Tensor], dict[str, Any]]

@@ -52,6 +52,8 @@ def default_n_components(n_features: int) -> tuple[int, ...]:
 def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
 
+    Text pairs whose two sides are the same are left out.
+
     Parameters
     ----------
     table : Dataset
@@ -76,6 +78,9 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     each = []
     for kind in kinds:
         before, after = (table[name].to_numpy() for name in pairs[kind])
+        if kind == "text":  # an edit that found nothing to change says nothing
+            changed = (before != after).any(axis=1)
+            before, after = before[changed], after[changed]
         each.append(PairMoments(before.shape[1]).update(before, after))
     return combine(each, [1.0] * len(each))
 

@@ -97,8 +97,10 @@ def load_environments(
 
     Parameters
     ----------
-    dataset, encoder, store, silhouettes, images, n
+    dataset, encoder, store, silhouettes, n
         As for :func:`run_domain_generalization`.
+    images : DataFrame, optional
+        For a folder, as :func:`~icm_core.data.check.load_folder` returns it.
     captioner, editor
         For a folder, as for :func:`~icm_core.environments.text_pairs`.
     seed : int
@@ -137,10 +139,8 @@ def run_domain_generalization(
     targets: Sequence[str] | None = None,
     protocol: str = PROTOCOLS[0],
     silhouettes: Silhouettes | None = None,
-    images: pd.DataFrame | None = None,
+    folder: Environments | None = None,
     n: int | None = None,
-    captioner: str | None = None,
-    editor: str = "rules",
     **options: Any,
 ) -> pd.DataFrame:
     """Run a protocol for each target domain and seed, on the animal world or on a folder of images.
@@ -163,12 +163,10 @@ def run_domain_generalization(
         One of :data:`~icm_core.splits.PROTOCOLS`.
     silhouettes : Silhouettes, optional
         For the animal world.
-    images : DataFrame, optional
-        For a folder, as :func:`~icm_core.datasets.load_folder` returns it.
+    folder : Environments, optional
+        For a folder of images, as :func:`load_environments` returns them.
     n : int, optional
         For the animal world, images in each table.
-    captioner, editor
-        For a folder, as for :func:`~icm_core.environments.text_pairs`.
     **options
         Passed to :func:`~icm_core.evaluation.evaluate`.
 
@@ -181,28 +179,28 @@ def run_domain_generalization(
     Raises
     ------
     ValueError
-        If there is nothing to run, a target is unknown, or as :func:`embed_world`,
-        :func:`~icm_core.environments.image_folder` and :func:`~icm_core.evaluation.leave_one_domain_out`.
+        If there is nothing to run, a target is unknown, or as :func:`load_environments` and
+        :func:`~icm_core.evaluation.leave_one_domain_out`.
     """
     seeds = tuple(seeds)
-    places: list[Any] = list(worlds) if images is None else [None]
-    if not (places and seeds):
+    if not (seeds and (worlds or folder)):
         raise ValueError(
             f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and worlds of the animals or a folder."
         )
-    given: dict[str, Any] = {"silhouettes": silhouettes, "images": images, "n": n}
-    given |= {"captioner": captioner, "editor": editor}
-    jobs = []
-    for world in places:
+    if folder is not None:
         columns = {"world": dataset, "shortcut": "unknown", "strength": float("nan")}
-        if world is not None:
-            columns = {"world": world_name(world), "shortcut": world[0], "strength": world[1]}
-        jobs += [
-            (load_environments(dataset, encoder, store, seed=seed, world=world, **given), columns, seed)
-            for seed in (seeds if images is None else seeds[:1])
+        jobs: list[tuple[Environments, dict[str, Any], int]] = [(folder, columns, seed) for seed in seeds]
+    else:
+        given: dict[str, Any] = {"silhouettes": silhouettes, "n": n}
+        jobs = [
+            (
+                load_environments(dataset, encoder, store, seed=seed, world=world, **given),
+                {"world": world_name(world), "shortcut": world[0], "strength": world[1]},
+                seed,
+            )
+            for world in worlds
+            for seed in seeds
         ]
-    if images is not None:
-        jobs = [(jobs[0][0], jobs[0][1], seed) for seed in seeds]
     runs = [
         (environments, columns, seed, target)
         for environments, columns, seed in jobs
@@ -261,6 +259,10 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
 
 def _targets(environments: Environments, names: Sequence[str] | None, protocol: str) -> list[int | None]:
     if protocol == "open class":
+        if names is not None:
+            raise ValueError(
+                f"targets={list(names)}: the protocol 'open class' leaves no domain out; pass None."
+            )
         return [None]
     unknown = set(names or ()) - set(environments.domains)
     if unknown:

@@ -273,6 +273,10 @@ def contrast(
         unknown.
     """
     _check_over(over)
+    if over == "seeds" and level != 0.95:
+        raise ValueError(
+            f"level={level}: intervals over seeds are at 0.95 only; pass over='images', or leave it out."
+        )
     keys = [*by, "target", "seed"]
     first, second = (
         table[(table["method"] == name) & (table["intervention"] == kind)].set_index(keys).sort_index()

@@ -31,6 +31,7 @@ from sklearn.model_selection import train_test_split
 from icm_core.environments import Environments
 
 PROTOCOLS = ("leave-one-domain-out", "open class", "domain shift with open classes")
+LEAST_IMAGES = 10  # of a class in the sources: eight to train, one to choose and one to measure
 CONDITIONS = ("in_distribution", "unseen", "reversed", "seen_classes", "new_classes")
 
 
@@ -131,6 +132,39 @@ def split(
     )
 
 
+def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
+    """Check, before a folder is embedded, that a protocol can divide it.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Columns label and domain.
+    protocol : str
+
+    Raises
+    ------
+    ValueError
+        If a domain must be left out and there is one only, or a class that is trained on has fewer than
+        :data:`LEAST_IMAGES` images in the sources. The message names them.
+    """
+    domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
+    if protocol != "open class" and len(domains) < 2:
+        raise ValueError(
+            f"The images have one domain, {domains[0]!r}; to leave one out takes two or more. Lay them out as "
+            "folder/domain/class/*, a folder for each camera, site or style."
+        )
+    seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
+    for target in domains if protocol != "open class" else [None]:
+        counts = images.loc[images["domain"] != target, "label"].value_counts().reindex(seen, fill_value=0)
+        few = counts[counts < LEAST_IMAGES]
+        if len(few):
+            listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
+            raise ValueError(
+                f"Each class needs {LEAST_IMAGES} images or more outside the target {target!r}, to train, to choose and to "
+                f"measure: {listing}. Add images, or remove these classes."
+            )
+
+
 def _check_protocol(environments: Environments, target: int | None, protocol: str) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {PROTOCOLS}.")
@@ -157,8 +191,9 @@ def halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple
         )
     except ValueError as error:
         raise ValueError(
-            f"{len(rows)} source rows are too few to train, to choose and to test on: {error} Add images, or drop "
-            "the classes with few images."
+            f"The sources have too few images to train, to choose and to test on: {len(rows)} rows cannot be divided "
+            f"({error}) Each class needs about {LEAST_IMAGES} images outside the target. Add images, or drop the classes "
+            "with few."
         ) from error
     return np.sort(first), np.sort(second)
 

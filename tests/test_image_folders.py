@@ -12,11 +12,17 @@ from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import image_folder, text_pairs
-from icm_core.experiments import domain_generalization_claims, gather, run_domain_generalization
+from icm_core.evaluation import pair_moments
+from icm_core.experiments import (
+    domain_generalization_claims,
+    gather,
+    load_environments,
+    run_domain_generalization,
+)
 from icm_core.extraction import embed_files
 from icm_core.intervals import aggregate, unpack
 from icm_core.record import run_record
-from icm_core.splits import PROTOCOLS
+from icm_core.splits import PROTOCOLS, check_counts
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +42,14 @@ def encoder():
 
 
 @pytest.fixture(scope="module")
-def table(images, store, encoder):
+def folder(images, store, encoder):
+    return load_environments("animals", encoder, store, images=images)
+
+
+@pytest.fixture(scope="module")
+def table(folder, store, encoder):
     return run_domain_generalization(
-        "animals", encoder, store, seeds=[0, 1], images=images, validations=("intervened", "target")
+        "animals", encoder, store, seeds=[0, 1], folder=folder, validations=("intervened", "target")
     )
 
 
@@ -126,15 +137,17 @@ def test_the_table_has_every_domain_as_the_target(table):
 def test_a_folder_is_embedded_once(images, store, encoder, table, monkeypatch):
     monkeypatch.setattr(encoder, "encode_images", lambda pixels: pytest.fail("embedded again"))
     again = run_domain_generalization(
-        "animals", encoder, store, seeds=[0, 1], images=images, validations=("intervened", "target")
-    )
+        "animals", encoder, store, seeds=[0, 1], validations=("intervened", "target"),
+        folder=load_environments("animals", encoder, store, images=images),
+    )  # fmt: skip
     pd.testing.assert_frame_equal(again, table)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS[1:])
-def test_open_classes_on_a_folder(images, store, encoder, protocol):
+def test_open_classes_on_a_folder(folder, store, encoder, protocol):
+    targets = None if protocol == "open class" else ["sketch"]
     open_table = run_domain_generalization(
-        "animals", encoder, store, seeds=[0], images=images, targets=["sketch"], protocol=protocol
+        "animals", encoder, store, seeds=[0], folder=folder, targets=targets, protocol=protocol
     )
     assert set(open_table["target"]) == ({"none"} if protocol == "open class" else {"sketch"})
     assert set(open_table["predictor"]) == {"zero-shot"}
@@ -163,6 +176,40 @@ def test_verdicts_of_a_folder(table):
     )  # a choice: the probe against three rivals, and zero-shot against its own
     with pytest.raises(ValueError, match="several encoders or worlds"):
         domain_generalization_claims(pd.concat([table, table.assign(world="other")]))
+
+
+def test_a_protocol_that_leaves_no_domain_out_has_no_targets(folder, store, encoder):
+    with pytest.raises(ValueError, match="'open class' leaves no domain out"):
+        run_domain_generalization(
+            "animals", encoder, store, seeds=[0], folder=folder, targets=["sketch"], protocol="open class"
+        )
+
+
+def test_too_few_images_are_named_before_anything_is_embedded(images):
+    check_counts(images)
+    few = images[(images["label"] != "cow") | (images.groupby(["domain", "label"]).cumcount() < 3)]
+    with pytest.raises(ValueError, match=r"outside the target 'cartoon', .*: 'cow' has 9\. Add images"):
+        check_counts(few)
+    check_counts(few, "open class")  # 12 of the cow in all
+    alone = images[images["domain"] == "sketch"]
+    with pytest.raises(ValueError, match="one domain, 'sketch'; to leave one out takes two"):
+        check_counts(alone)
+    check_counts(alone, "open class")
+
+
+def test_a_single_domain_can_be_diagnosed(images, store, encoder):
+    alone = image_folder(
+        encoder, images[images["domain"] == "sketch"].reset_index(drop=True), store, name="animals"
+    )
+    assert set(diagnose([alone]).query("quantity == 'share'")["of"]) == {"class"}
+
+
+def test_pairs_that_change_nothing_do_not_count(images, store, encoder):
+    captions = [f"a red {label}" for label in images["label"]]
+    edits = [f"a blue {label}" if i % 2 else captions[i] for i, label in enumerate(images["label"])]
+    source = image_folder(encoder, images, store, name="animals", texts=(captions, edits)).source
+    half = pair_moments(source.isel(row=slice(1, None, 2)), "text")
+    np.testing.assert_allclose(pair_moments(source, "text").S, half.S)
 
 
 def test_diagnosis_of_a_folder_knows_class_and_domain(images, store, encoder):
@@ -213,16 +260,24 @@ def outcomes(plain, icm, n=400):
 
 @pytest.mark.parametrize(
     ("plain", "icm", "answer"),
-    [(0.5, 0.9, "helps"), (0.9, 0.5, "does not help"), (0.5, 0.505, "cannot be told")],
+    [(0.5, 0.9, "supported"), (0.9, 0.5, "refuted"), (0.5, 0.505, "not shown")],
 )
 def test_advice(plain, icm, answer):
     advice = advise(outcomes(plain, icm))
-    assert advice.answer == answer
+    assert advice.answer == ANSWERS[answer]
     assert advice.gain == pytest.approx(100 * (icm - plain))
     assert advice.low < advice.gain < advice.high
     assert (advice.method, advice.intervention, advice.n_ways) == ("ICM", "image", 2)
     assert (advice.n_components, advice.consistency_weight) == (8, 1.0)
-    assert set(ANSWERS.values()) == {"helps", "does not help", "cannot be told"}
+
+
+def test_advice_names_a_pair_that_was_chosen():
+    runs = pd.concat(
+        outcomes(0.5, 0.9).assign(target=target, K=k, consistency_weight=weight)
+        for target, k, weight in (("a", 8, 0.3), ("b", 32, 1.0), ("c", 32, 1.0), ("d", 16, 10.0))
+    )
+    advice = advise(runs)
+    assert (advice.n_components, advice.consistency_weight) == (32, 1.0)
 
 
 def test_advice_never_takes_what_was_tuned_on_the_target():

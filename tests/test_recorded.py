@@ -40,12 +40,14 @@ def test_every_setting_of_the_run_is_recorded(table):
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["weights"].values())
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["data"].values())
     assert list(record["weights"]) == [settings["encoder"]]
-    assert list(record["data"]) == [settings["dataset"]]
+    assert list(record["data"]) == [settings["dataset"], *settings.get("variants", {})]
     notebook = settings.pop("notebook")
     program, page, _, _, given = shlex.split(record["command"])
     assert (program, page) == ("papermill", f"{notebook}.ipynb")
     assert json.loads(given) == record["parameters"]
-    assert record["parameters"].pop("dataset").endswith(settings.pop("dataset"))
+    settings["dataset"] = f"../data/{settings['dataset']}"
+    if "variants" in settings:
+        settings["variants"] = {name: f"../data/{folder}" for name, folder in settings["variants"].items()}
     for key, value in settings.items():
         assert record["parameters"][key] == value
     assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), "a path of one machine"
@@ -65,8 +67,9 @@ def test_the_commit_is_in_the_history(table):
 def test_the_rows_are_whole(table):
     parameters = table.attrs["parameters"]
     assert set(table["predictor"]) <= set(PREDICTORS)
-    assert set(table["condition"]) <= set(CONDITIONS)
-    assert set(table["protocol"]) == {parameters["protocol"]} <= set(PROTOCOLS)
+    assert set(table["condition"]) <= {*CONDITIONS, *parameters.get("variants", {})}
+    if "protocol" in parameters:
+        assert set(table["protocol"]) == {parameters["protocol"]} <= set(PROTOCOLS)
     assert sorted(table["seed"].unique()) == parameters["seeds"]
     keys = ["predictor", "method", "intervention", "condition", "target", "seed"]
     assert not table.duplicated(keys).any()

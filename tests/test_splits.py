@@ -143,5 +143,5 @@ def test_bad_protocols(target, protocol, message):
 
 
 def test_too_few_images_to_split():
-    with pytest.raises(ValueError, match="too few to train, to choose and to test on"):
+    with pytest.raises(ValueError, match="too few images to train, to choose and to test on"):
         split(folder(n=45), 0)
