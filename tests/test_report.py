@@ -1,4 +1,4 @@
-"""The report as a reader meets it: rendered, and opened in a browser that has no network."""
+"""The report as a reader meets it: its notebooks executed, rendered, and opened in a browser that has no network."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import nbformat
 import numpy as np
 import offline
 import pytest
 import render_report
 import yaml
-from conftest import ROOT
+from conftest import PAGES, ROOT
 
 from icm_core.figures import method_figure
 
@@ -117,6 +118,17 @@ class TestMethodFigure:
     def test_one_pair_is_expected(self) -> None:
         with pytest.raises(ValueError, match="got 1 images and 2 captions"):
             method_figure([np.zeros((8, 8, 3))], ["a", "b"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["00_summary", *PAGES])
+def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
+    page = executed / ("index.ipynb" if name == "00_summary" else f"results/{name}.ipynb")
+    cells = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert any(cell.outputs for cell in cells)
+    said = [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
+    assert said == [], "a warning or a progress bar would show on the page"
 
 
 @pytest.fixture(scope="module")
