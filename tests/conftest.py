@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+hypothesis.settings.register_profile("study", deadline=None)  # no test depends on the machine's speed
+hypothesis.settings.load_profile("study")
 sys.path.insert(0, str(ROOT / "workflow"))  # the workflow's scripts are tested as modules
 
 

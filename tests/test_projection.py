@@ -139,7 +139,7 @@ def test_nested_subspaces_one_fit_serves_every_k(seed, objective):
     for k in range(1, 7):
         cut, own = full.truncate(k), InvariantProjection(k, objective=objective).fit(X, X_do)
         np.testing.assert_array_equal(cut.components_, own.components_)
-        np.testing.assert_array_equal(cut.intervention_share_, own.intervention_share_)
+        np.testing.assert_allclose(cut.intervention_share_, own.intervention_share_, rtol=1e-9, atol=1e-9)
         np.testing.assert_array_equal(cut.transform(X), own.transform(X))
         assert cut.get_params() == own.get_params()
     assert full.n_components_ == 6
@@ -173,8 +173,8 @@ def test_intervention_share_of_an_exchangeable_redraw_is_between_zero_and_two(se
     rows = [(z, v, w) for z in kept for v in variants for w in variants]
     X, X_do = (np.array([np.r_[row[0], row[i]] for row in rows]) @ mixing.T for i in (1, 2))
     fitted = InvariantProjection(5, objective=objective, consistency_weight=weight).fit(X, X_do)
-    assert fitted.intervention_share_.min() >= -1e-9
-    assert fitted.intervention_share_.max() <= 2 + 1e-9
+    assert fitted.intervention_share_.min() >= -1e-6
+    assert fitted.intervention_share_.max() <= 2 + 1e-6
 
 
 def test_share_of_known_directions():
