@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from icm_core.datasets import index_folder
+from icm_core.data.folders import index_folder
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.extraction import embed_files

@@ -177,7 +177,7 @@ def image_folder(
     ----------
     encoder : Encoder
     images : DataFrame
-        Columns path, label and domain, as :func:`~icm_core.datasets.load_folder` returns it.
+        Columns path, label and domain, as :func:`~icm_core.data.check.load_folder` returns it.
     store : EmbeddingStore
     name : str
         The data set's, for its words in prompts and captions (see :mod:`icm_core.data.catalog`) and for the record.

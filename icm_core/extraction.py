@@ -1,6 +1,6 @@
 """Embed image files, each with its intervened copy, once.
 
-`embed_files` takes the table that `icm_core.datasets.index_folder` makes and gives the embeddings in the same
+`embed_files` takes the table that `icm_core.data.folders.index_folder` makes and gives the embeddings in the same
 order. Worker processes read each image, bring it to the encoder's input resolution and intervene on the result;
 meanwhile this process embeds. Original and intervened images go through the encoder in the same pass.
 
@@ -29,7 +29,7 @@ import xarray as xr
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from icm_core.datasets import read_image
+from icm_core.data.folders import read_image
 from icm_core.embeddings import EmbeddingStore, fingerprint
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
 
@@ -57,7 +57,7 @@ def embed_files(
     encoder : Encoder
     images : DataFrame
         One row for each image, with the columns *path*, *label* and *domain*, as
-        :func:`~icm_core.datasets.index_folder` gives.
+        :func:`~icm_core.data.folders.index_folder` gives.
     store : EmbeddingStore
         Where the embeddings are kept.
     interventions : sequence of str

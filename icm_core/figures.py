@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from icm_core.animal_world import Silhouettes, redraw_variant, render, sample_latents
-from icm_core.datasets import read_image
+from icm_core.data.folders import read_image
 from icm_core.interventions import intervene_images
 
 INVARIANT = "#0072B2"

@@ -18,7 +18,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from icm_core.animal_world import Silhouettes, render
-from icm_core.datasets import read_image
+from icm_core.data.folders import read_image
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder
 from icm_core.environments import Environments

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.datasets import index_folder, read_image
+from icm_core.data.folders import index_folder, read_image
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder
 from icm_core.extraction import _shards, embed_files
@@ -414,7 +414,7 @@ def test_the_bar_counts_what_is_stored(encoder, table, store, monkeypatch, capsy
 
 SCRIPT = """
     import multiprocessing, os, sys, time
-    from icm_core.datasets import index_folder
+    from icm_core.data.folders import index_folder
     from icm_core.embeddings import EmbeddingStore
     from icm_core.extraction import embed_files
     from test_extraction import make_encoder

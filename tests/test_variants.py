@@ -16,8 +16,8 @@ from PIL import Image
 
 from icm_core import variants
 from icm_core.animal_world import STYLES, load_silhouettes, redraw_variant, render, sample_latents
+from icm_core.data.folders import index_classes
 from icm_core.data.imagenet import imagenet_classes, imagenet_templates
-from icm_core.datasets import index_classes
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import animal_world, pixel_fingerprint

@@ -23,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from icm_core.data.catalog import guess_dataset, known_dataset
-from icm_core.datasets import _folders, _name, decode_image, index_classes, index_folder
+from icm_core.data.folders import decode_image, folder_name, index_classes, index_folder, subfolders
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
@@ -107,7 +107,7 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If the data set is unknown, or the folder has not the layout; see `icm_core.datasets.index_folder`.
+        If the data set is unknown, or the folder has not the layout; see `icm_core.data.folders.index_folder`.
     """
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
@@ -176,7 +176,7 @@ def load_folder(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m icm_core.datasets check ROOT``.
+    """Run ``python -m icm_core.data.check ROOT``.
 
     Parameters
     ----------
@@ -188,11 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 if the folder is in order, 1 otherwise.
     """
-    parser = argparse.ArgumentParser(prog="python -m icm_core.datasets", description="Check a data folder.")
-    commands = parser.add_subparsers(required=True)
-    check = commands.add_parser("check", help="open every image and compare with what is known")
-    check.add_argument("root", help="the folder: root/domain/class/image")
-    check.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="python -m icm_core.data.check",
+        description="Open every image of a folder; compare with what is known.",
+    )
+    parser.add_argument("root", help="the folder: root/domain/class/image")
+    parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
     )
     options = parser.parse_args(arguments)
@@ -231,8 +232,8 @@ def _look(path: str) -> tuple[str, str]:
 
 def _class_names(root: Path, flat: bool) -> list[str]:
     """Name the class folders, those without images too."""
-    parents = [root] if flat else _folders(root)
-    return sorted({_name(class_) for parent in parents for class_ in _folders(parent)})
+    parents = [root] if flat else subfolders(root)
+    return sorted({folder_name(class_) for parent in parents for class_ in subfolders(parent)})
 
 
 def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -252,3 +253,7 @@ def _section(title: str, entries: Sequence[str]) -> list[str]:
         return []
     more = [f"  ... and {len(entries) - SHOWN:,} more"] if len(entries) > SHOWN else []
     return ["", f"{title} ({len(entries):,}):", *(f"  {entry}" for entry in entries[:SHOWN]), *more]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from icm_core.data.catalog import known_dataset
-from icm_core.datasets import IMAGE_SUFFIXES
+from icm_core.data.folders import IMAGE_SUFFIXES
 
 #: The categories of the Caltech camera traps that Terra Incognita has.
 CAMERA_TRAP_CLASSES = frozenset(

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from icm_core.data.catalog import CATALOG, Hub, KnownDataset, WebFile, known_dataset
 from icm_core.data.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
-from icm_core.datasets import index_classes, index_folder
+from icm_core.data.folders import index_classes, index_folder
 
 RECORD = "SOURCE.json"
 _CHUNK = 1 << 20

@@ -16,7 +16,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from icm_core.datasets import read_image
+from icm_core.data.folders import read_image
 from icm_core.encoders import Encoder, load_encoder
 from icm_core.text.jsonl_cache import JsonlCache
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from icm_core.data.check import check_folder, load_folder, main
-from icm_core.datasets import index_classes, index_folder, read_image
+from icm_core.data.folders import index_classes, index_folder, read_image
 
 PACS = Path(os.environ.get("ICM_PACS", Path(__file__).parents[2] / "shared/data/PACS"))
 
@@ -507,19 +507,19 @@ def test_more_images_than_one_block(sound, monkeypatch):
 
 
 def test_command_line(sound, capsys):
-    assert main(["check", str(sound)]) == 0
+    assert main([str(sound)]) == 0
     assert "No problems found" in capsys.readouterr().out
     (sound / "art" / "cat" / "zero.jpg").touch()
-    assert main(["check", str(sound)]) == 1
+    assert main([str(sound)]) == 1
     assert "zero bytes" in capsys.readouterr().out
-    assert main(["check", str(sound / "nowhere")]) == 1
+    assert main([str(sound / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert main(["check", str(sound), "--dataset", "PAX"]) == 1
+    assert main([str(sound), "--dataset", "PAX"]) == 1
     assert "unknown data set" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command(sound):
-    command = [sys.executable, "-m", "icm_core.datasets", "check", str(sound)]
+    command = [sys.executable, "-m", "icm_core.data.check", str(sound)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, "No problems found" in done.stdout) == (0, True), done.stderr
 

@@ -6,11 +6,10 @@ called environment), and in it one for each class. `index_folder` lists such a t
 class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
 
 ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. To look at every image
-before anything is computed: ``python -m icm_core.datasets check ROOT``, or `icm_core.data.check.check_folder`.
+before anything is computed: ``python -m icm_core.data.check ROOT``, or `icm_core.data.check.check_folder`.
 """
 
 import os
-import sys
 import unicodedata
 from pathlib import Path
 from typing import BinaryIO
@@ -135,22 +134,22 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
     root = _data_folder(root, LAYOUT)
     rows: list[tuple[str, str, str]] = []
     empty: list[str] = []
-    domains = _folders(root)
+    domains = subfolders(root)
     if not domains:
         raise ValueError(f"the data folder {str(root)!r} has no domains (folders in it); {LAYOUT}.")
     for domain in domains:
-        classes = _folders(domain)
+        classes = subfolders(domain)
         if not classes:
             raise ValueError(f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}.")
         for class_ in classes:
             images = _images(class_)
-            rows += [(str(image), _name(class_), _name(domain)) for image in images]
+            rows += [(str(image), folder_name(class_), folder_name(domain)) for image in images]
             if not images:
                 empty.append(str(class_))
     if not allow_missing:
         _check_filled(empty)
     table = pd.DataFrame(rows, columns=["path", "label", "domain"])
-    _check_classes(table, [_name(domain) for domain in domains], allow_missing)
+    _check_classes(table, [folder_name(domain) for domain in domains], allow_missing)
     return table
 
 
@@ -179,16 +178,16 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
         images; or if a name is not UTF-8.
     """
     root = _data_folder(root, FLAT_LAYOUT)
-    classes = _folders(root)
+    classes = subfolders(root)
     images = {class_: _images(class_) for class_ in classes}
     if not any(images.values()):
-        below = ", ".join(repr(folder.name) for class_ in classes for folder in _folders(class_)[:1])
+        below = ", ".join(repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1])
         deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
         raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
     if not allow_missing:
         _check_filled([str(class_) for class_ in classes if not images[class_]])
-    domain = _name(root.absolute())
-    rows = [(str(image), _name(class_), domain) for class_ in classes for image in images[class_]]
+    domain = folder_name(root.absolute())
+    rows = [(str(image), folder_name(class_), domain) for class_ in classes for image in images[class_]]
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
 
 
@@ -231,7 +230,8 @@ def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool)
         )
 
 
-def _folders(parent: Path) -> list[Path]:
+def subfolders(parent: Path) -> list[Path]:
+    """List the visible folders in a folder, but for links back to one that contains it."""
     ancestors = {parent.resolve(), *parent.resolve().parents}
     return [folder for folder in _visible(parent) if folder.is_dir() and folder.resolve() not in ancestors]
 
@@ -248,7 +248,7 @@ def _visible(parent: Path) -> list[Path]:
     return [parent / name for name in names]
 
 
-def _name(folder: Path) -> str:
+def folder_name(folder: Path) -> str:
     """Give a folder's name in one Unicode form; file systems disagree on how accents are stored."""
     return unicodedata.normalize("NFC", folder.name)
 
@@ -268,9 +268,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", foreground.size, "white")
         return Image.alpha_composite(background, foreground).convert("RGB")
     return image.convert("RGB")
-
-
-if __name__ == "__main__":
-    from icm_core.data.check import main
-
-    sys.exit(main())
