@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from icm_core.claims import judge
-from icm_core.experiments import CHOICES
+from icm_core.claims import CHOICES, judge
 from icm_core.intervals import contrast
 
 ANSWERS = {  # verdict of :func:`icm_core.claims.judge` -> sentence

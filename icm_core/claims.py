@@ -1,6 +1,15 @@
-"""From an interval to a verdict: the rows of the table of claims."""
+"""From an interval to a verdict: what is claimed of each experiment, and the rows of the table of claims.
+
+A claim is supported where the whole interval of the measurement lies on the claimed side of a threshold, refuted
+where it lies on the other side, and not shown otherwise. Each experiment has a function that turns its
+tidy table into such rows. Nothing is computed here but means and paired differences.
+"""
 
 from __future__ import annotations
+
+import pandas as pd
+
+from icm_core.intervals import contrast
 
 VERDICTS = ("supported", "refuted", "not shown")
 
@@ -64,3 +73,161 @@ def judge(low: float, high: float, *, below: float | None = None, above: float |
     if above is not None and low > above:
         return "supported"
     return "refuted" if above is not None and high <= above else "not shown"
+
+
+#: What the verdicts call the conditions other than in distribution.
+SHIFTS = {
+    "unseen": "on an unseen domain",
+    "reversed": "on an unseen domain with the shortcut reversed",
+    "new_classes": "on classes that training has not seen",
+}
+CHOICES = {
+    "ICM": "K and λ chosen on intervened source images",
+    "ICM auto": "λ fixed at 1, K = positive eigenvalues",
+}
+
+
+def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+    """Judge what CLIP-ICM gains in one world with one encoder, against each rival.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_core.experiments.run_domain_generalization`, of one encoder and one world.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict.
+
+    Raises
+    ------
+    ValueError
+        If there are several encoders or worlds, or as :func:`~icm_core.intervals.contrast`.
+    """
+    where = _where(table)
+    is_probe = table["predictor"] == "linear probe"
+    table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
+    shifts = [name for name in SHIFTS if name in set(table["condition"])]
+    kinds = _kinds(table)
+    plain, augmented, zero = ("plain", "none"), ("augmentation", "image"), ("zero-shot plain", "none")
+    names = {
+        plain: "the plain probe",
+        augmented: "the probe trained on augmented images",
+        zero: "plain zero-shot",
+    }
+    questions = []
+    for choice in CHOICES:
+        if is_probe.any():
+            questions += [("", choice, kind, plain, shifts[-1]) for kind in kinds]
+            questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
+            questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
+        questions += [
+            ("zero-shot ", choice, kind, zero, shift) for kind in (kinds[1:] or kinds) for shift in shifts
+        ]
+    rows = []
+    for prefix, choice, kind, rival, condition in questions:
+        part = table[table["condition"] == condition]
+        kind_of = "Zero-shot" if prefix else "T5.6, probe" if rival == plain else "Probe"
+        rows.append(
+            _gain_claim(
+                f"{kind_of} ({where})",
+                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {CHOICES[choice]}: "
+                f"beats {names[rival]} {SHIFTS[condition]}",
+                contrast(part, (prefix + choice, kind), rival, ["condition"], over=over),
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+    """Judge what CLIP-ICM gains over the plain predictor of the same kind, on each variant.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_core.variant_experiments.run_variants`, of one encoder and one world.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict.
+
+    Raises
+    ------
+    ValueError
+        If there are several encoders or worlds, or as :func:`~icm_core.intervals.contrast`.
+    """
+    where = _where(table)
+    kind = _kinds(table)[-1]
+    rows = []
+    for choice, how in CHOICES.items():
+        for (predictor, variant), part in table.groupby(["predictor", "condition"], sort=False):
+            if variant == "in_distribution":
+                continue
+            gain = contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over)
+            statement = f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant}"
+            rows.append(_gain_claim(f"Variants, {predictor} ({where})", statement, gain))
+    return pd.DataFrame(rows)
+
+
+def ablation_claims(
+    selections: pd.DataFrame, objectives: pd.DataFrame, kind: str = "image+text"
+) -> pd.DataFrame:
+    """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
+
+    Parameters
+    ----------
+    selections : DataFrame
+        Rows of :func:`~icm_core.experiments.to_conditions` with a column selection ("intervened", "plain", "auto").
+    objectives : DataFrame
+        Rows of :func:`~icm_core.experiments.to_conditions` with a column objective.
+    kind : str
+        The intervention that is judged.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict.
+    """
+    questions = [
+        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened source images beats plain ones"),
+        (selections, "selection", "auto", "intervened", "choosing K by the spectrum (λ fixed at 1, positive eigenvalues) "
+         "beats choosing on intervened source images"),
+        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues beats the released order"),
+        (objectives, "objective", "trace", "generalized", "the trace objective beats the generalised one, which has no λ"),
+    ]  # fmt: skip
+    rows = []
+    for table, column, first, second, statement in questions:
+        part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
+        part = part[part["condition"] == "reversed"].assign(method=part[column])
+        gain = contrast(part, (first, kind), (second, kind), ["condition"])
+        rows.append(
+            _gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
+        )
+    return pd.DataFrame(rows)
+
+
+def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+    """Judge whether the gain in a row of :func:`~icm_core.intervals.contrast` is above zero."""
+    gain = gains.iloc[0]
+    measured = f"{gain['value']:+.1f} points"
+    if pd.notna(gain["low"]):
+        measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
+    return claim(name, statement, measured, "above 0", judge(gain["low"], gain["high"], above=0))
+
+
+def _kinds(table: pd.DataFrame) -> list[str]:
+    """Name the interventions of a table that need no simulator, the most complete one last."""
+    return [name for name in ("image", "text", "image+text") if name in set(table["intervention"])]
+
+
+def _where(table: pd.DataFrame) -> str:
+    """Name the one world and encoder of a table."""
+    if len(table[["encoder", "world"]].drop_duplicates()) != 1:
+        raise ValueError("The table has several encoders or worlds, or none; judge them one at a time.")
+    return f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"

@@ -7,7 +7,6 @@ A *world* is a pair ``(shortcut, strength)``: the shortcut is ``"coat"``, ``"sce
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_core.animal_world import Silhouettes
-from icm_core.claims import claim, judge
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import SHIPPED, Encoder
 from icm_core.environments import Environments, animal_world, image_folder, text_pairs
@@ -25,8 +23,6 @@ from icm_core.evaluation import (
     leave_one_domain_out,
     validation_set,
 )
-from icm_core.intervals import contrast
-from icm_core.record import repeat_command
 from icm_core.splits import CONDITIONS, PROTOCOLS, split
 
 World = tuple[str, float]
@@ -214,49 +210,6 @@ def run_domain_generalization(
     return pd.concat(tables, ignore_index=True)
 
 
-def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the tables of several runs of one experiment that differ in their seeds, and join their records.
-
-    Parameters
-    ----------
-    paths : sequence of path-like
-        Parquet files, each with a record in its attributes (see :mod:`icm_core.record`).
-
-    Returns
-    -------
-    DataFrame
-        All rows. Its attributes are the record of the first run, with every seed and the diagnosis of all.
-
-    Raises
-    ------
-    ValueError
-        If the runs differ in more than their seeds: then their rows cannot be pooled.
-    """
-    tables = [pd.read_parquet(path) for path in paths]
-    records = [table.attrs for table in tables]
-    joined = dict(records[0])
-    alike = [
-        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "commit")},
-         "parameters": record["parameters"] | {"seeds": []}}
-        for record in records
-    ]  # fmt: skip
-    if any(record != alike[0] for record in alike):
-        raise ValueError(
-            f"The runs {[str(path) for path in paths]} differ in more than their seeds (settings, versions, weights or "
-            "data); run the older ones again."
-        )
-    seeds = sorted(seed for record in records for seed in record["parameters"]["seeds"])
-    joined["parameters"] = records[0]["parameters"] | {"seeds": seeds}
-    joined["command"] = repeat_command(joined["command"], joined["parameters"])
-    joined["diagnosis"] = {
-        name: [value for record in records for value in record["diagnosis"][name]]
-        for name in records[0].get("diagnosis", {})
-    }
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs = joined
-    return table
-
-
 def _targets(environments: Environments, names: Sequence[str] | None, protocol: str) -> list[int | None]:
     if protocol == "open class":
         if names is not None:
@@ -341,118 +294,3 @@ def to_conditions(runs: pd.DataFrame) -> pd.DataFrame:
     conditions = [name for name in CONDITIONS if name in runs]
     keys = [name for name in runs.columns if name not in (*conditions, "intervened", "plain", "re-rendered")]
     return runs.melt(keys, conditions, var_name="condition", value_name="value")
-
-
-#: What the verdicts call the conditions other than in distribution.
-SHIFTS = {
-    "unseen": "on an unseen domain",
-    "reversed": "on an unseen domain with the shortcut reversed",
-    "new_classes": "on classes that training has not seen",
-}
-CHOICES = {
-    "ICM": "K and λ chosen on intervened source images",
-    "ICM auto": "λ fixed at 1, K = positive eigenvalues",
-}
-
-
-def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
-    """Judge what CLIP-ICM gains in one world with one encoder, against each rival.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Rows of :func:`run_domain_generalization`, of one encoder and one world.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_core.intervals`.
-
-    Returns
-    -------
-    DataFrame
-        Columns claim, statement, measured, threshold, verdict.
-
-    Raises
-    ------
-    ValueError
-        If there are several encoders or worlds, or as :func:`~icm_core.intervals.contrast`.
-    """
-    if len(table[["encoder", "world"]].drop_duplicates()) != 1:
-        raise ValueError("The table has several encoders or worlds, or none; judge them one at a time.")
-    where = f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"
-    is_probe = table["predictor"] == "linear probe"
-    table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
-    shifts = [name for name in SHIFTS if name in set(table["condition"])]
-    kinds = [name for name in ("image", "text", "image+text") if name in set(table["intervention"])]
-    plain, augmented, zero = ("plain", "none"), ("augmentation", "image"), ("zero-shot plain", "none")
-    names = {
-        plain: "the plain probe",
-        augmented: "the probe trained on augmented images",
-        zero: "plain zero-shot",
-    }
-    questions = []
-    for choice in CHOICES:
-        if is_probe.any():
-            questions += [("", choice, kind, plain, shifts[-1]) for kind in kinds]
-            questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
-            questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
-        questions += [
-            ("zero-shot ", choice, kind, zero, shift) for kind in (kinds[1:] or kinds) for shift in shifts
-        ]
-    rows = []
-    for prefix, choice, kind, rival, condition in questions:
-        part = table[table["condition"] == condition]
-        kind_of = "Zero-shot" if prefix else "T5.6, probe" if rival == plain else "Probe"
-        rows.append(
-            gain_claim(
-                f"{kind_of} ({where})",
-                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {CHOICES[choice]}: "
-                f"beats {names[rival]} {SHIFTS[condition]}",
-                contrast(part, (prefix + choice, kind), rival, ["condition"], over=over),
-            )
-        )
-    return pd.DataFrame(rows)
-
-
-def ablation_claims(
-    selections: pd.DataFrame, objectives: pd.DataFrame, kind: str = "image+text"
-) -> pd.DataFrame:
-    """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
-
-    Parameters
-    ----------
-    selections : DataFrame
-        Rows of :func:`to_conditions` with a column selection ("intervened", "plain", "auto").
-    objectives : DataFrame
-        Rows of :func:`to_conditions` with a column objective.
-    kind : str
-        The intervention that is judged.
-
-    Returns
-    -------
-    DataFrame
-        Columns claim, statement, measured, threshold, verdict.
-    """
-    questions = [
-        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened source images beats plain ones"),
-        (selections, "selection", "auto", "intervened", "choosing K by the spectrum (λ fixed at 1, positive eigenvalues) "
-         "beats choosing on intervened source images"),
-        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues beats the released order"),
-        (objectives, "objective", "trace", "generalized", "the trace objective beats the generalised one, which has no λ"),
-    ]  # fmt: skip
-    rows = []
-    for table, column, first, second, statement in questions:
-        part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
-        part = part[part["condition"] == "reversed"].assign(method=part[column])
-        gain = contrast(part, (first, kind), (second, kind), ["condition"])
-        rows.append(
-            gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
-        )
-    return pd.DataFrame(rows)
-
-
-def gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
-    """Judge whether the gain in a row of :func:`~icm_core.intervals.contrast` is above zero."""
-    gain = gains.iloc[0]
-    measured = f"{gain['value']:+.1f} points"
-    if pd.notna(gain["low"]):
-        measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
-    return claim(name, statement, measured, "above 0", judge(gain["low"], gain["high"], above=0))

@@ -390,6 +390,49 @@ def sweep_figure(
     return figure
 
 
+def variants_figure(means: pd.DataFrame, title: str) -> Figure:
+    """Accuracy of each method, one panel a variant; a line marks the plain predictor.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`icm_core.intervals.aggregate` with columns predictor, method, intervention, condition, value,
+        low, high.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
+    means = means.assign(name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()])
+    names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
+    figure, axes = plt.subplots(
+        1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, condition in zip(axes[0], conditions, strict=True):
+        for predictor, (color, marker, shift) in looks.items():
+            rows = means[(means["condition"] == condition) & (means["predictor"] == predictor)]
+            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
+            y = [names.index(name) + shift for name in rows["name"]]
+            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
+            for plain in rows.loc[rows["method"] == "plain", "value"]:
+                axis.axvline(plain, color=color, linewidth=1, linestyle=":")
+        axis.set(xlim=(axis_floor(means["value"]), 101), yticks=range(len(names)), yticklabels=names)
+        axis.set_xlabel("accuracy (%)", fontsize=10)
+        axis.set_title(condition_name.get(condition, condition), fontsize=11)
+        axis.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        for name, (color, marker, _) in looks.items() if name in set(means["predictor"])
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
 def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     """Show the share of each factor that each intervention re-draws, as an annotated grid.
 

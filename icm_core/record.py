@@ -1,4 +1,7 @@
-"""The record of a run: what it takes to repeat it, without anything that differs when it is repeated."""
+"""The record of a run: what it takes to repeat it, without anything that differs when it is repeated.
+
+It travels with the table of results, in its attributes; the tables of several runs are put together with theirs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from icm_core.encoders import Encoder
 
@@ -72,3 +77,46 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return said.stdout.strip()
+
+
+def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Read the tables of several runs of one experiment that differ in their seeds, and join their records.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Parquet files, each with a record in its attributes (see :mod:`icm_core.record`).
+
+    Returns
+    -------
+    DataFrame
+        All rows. Its attributes are the record of the first run, with every seed and the diagnosis of all.
+
+    Raises
+    ------
+    ValueError
+        If the runs differ in more than their seeds: then their rows cannot be pooled.
+    """
+    tables = [pd.read_parquet(path) for path in paths]
+    records = [table.attrs for table in tables]
+    joined = dict(records[0])
+    alike = [
+        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "commit")},
+         "parameters": record["parameters"] | {"seeds": []}}
+        for record in records
+    ]  # fmt: skip
+    if any(record != alike[0] for record in alike):
+        raise ValueError(
+            f"The runs {[str(path) for path in paths]} differ in more than their seeds (settings, versions, weights or "
+            "data); run the older ones again."
+        )
+    seeds = sorted(seed for record in records for seed in record["parameters"]["seeds"])
+    joined["parameters"] = records[0]["parameters"] | {"seeds": seeds}
+    joined["command"] = repeat_command(joined["command"], joined["parameters"])
+    joined["diagnosis"] = {
+        name: [value for record in records for value in record["diagnosis"][name]]
+        for name in records[0].get("diagnosis", {})
+    }
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = joined
+    return table

@@ -1,7 +1,6 @@
-"""The experiment on variants: what CLIP-ICM gains where the images change and the classes stay.
+"""The experiment on variants: every method is fitted once on the source, and measured on each variant.
 
-The data and their split are those of :mod:`icm_core.variants`; here they are run, judged and shown. Every method is
-fitted once on the source, and measured on each variant.
+The data and their split are those of :mod:`icm_core.variants`.
 """
 
 from __future__ import annotations
@@ -9,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from PIL import ImageOps
 from tqdm import tqdm
 
@@ -22,10 +18,8 @@ from icm_core.data.folders import read_image
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import Encoder
 from icm_core.environments import Environments
-from icm_core.evaluation import BASELINE, evaluate
-from icm_core.experiments import CHOICES, World, gain_claim, strengths, world_name
-from icm_core.figures import CONTEXT, INVARIANT, axis_floor, condition_name, method_name
-from icm_core.intervals import contrast
+from icm_core.evaluation import evaluate
+from icm_core.experiments import World, strengths, world_name
 from icm_core.variants import animal_variants, imagenet_variants, variant_split
 
 
@@ -145,84 +139,6 @@ def run_variants(
         table = evaluate(variant_split(environments, seed), **options)
         tables.append(table.assign(**columns, target="none", seed=seed))
     return pd.concat(tables, ignore_index=True)
-
-
-def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
-    """Judge what CLIP-ICM gains over the plain predictor of the same kind, on each variant.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Rows of :func:`run_variants`, of one encoder and one world.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_core.intervals`.
-
-    Returns
-    -------
-    DataFrame
-        Columns claim, statement, measured, threshold, verdict.
-
-    Raises
-    ------
-    ValueError
-        If there are several encoders or worlds, or as :func:`~icm_core.intervals.contrast`.
-    """
-    if len(table[["encoder", "world"]].drop_duplicates()) != 1:
-        raise ValueError("The table has several encoders or worlds, or none; judge them one at a time.")
-    where = f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"
-    kind = [name for name in ("image", "text", "image+text") if name in set(table["intervention"])][-1]
-    rows = []
-    for choice, how in CHOICES.items():
-        for (predictor, variant), part in table.groupby(["predictor", "condition"], sort=False):
-            if variant == "in_distribution":
-                continue
-            gain = contrast(part, (choice, kind), (BASELINE, "none"), ["condition"], over=over)
-            statement = f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant}"
-            rows.append(gain_claim(f"Variants, {predictor} ({where})", statement, gain))
-    return pd.DataFrame(rows)
-
-
-def variants_figure(means: pd.DataFrame, title: str) -> Figure:
-    """Accuracy of each method, one panel a variant; a line marks the plain predictor.
-
-    Parameters
-    ----------
-    means : DataFrame
-        Rows of :func:`icm_core.intervals.aggregate` with columns predictor, method, intervention, condition, value,
-        low, high.
-    title : str
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
-    means = means.assign(name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()])
-    names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
-    figure, axes = plt.subplots(
-        1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for axis, condition in zip(axes[0], conditions, strict=True):
-        for predictor, (color, marker, shift) in looks.items():
-            rows = means[(means["condition"] == condition) & (means["predictor"] == predictor)]
-            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
-            y = [names.index(name) + shift for name in rows["name"]]
-            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
-            for plain in rows.loc[rows["method"] == BASELINE, "value"]:
-                axis.axvline(plain, color=color, linewidth=1, linestyle=":")
-        axis.set(xlim=(axis_floor(means["value"]), 101), yticks=range(len(names)), yticklabels=names)
-        axis.set_xlabel("accuracy (%)", fontsize=10)
-        axis.set_title(condition_name.get(condition, condition), fontsize=11)
-        axis.grid(axis="x")
-    axes[0, 0].invert_yaxis()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    handles = [
-        Line2D([], [], color=color, marker=marker, linestyle="", label=name)
-        for name, (color, marker, _) in looks.items() if name in set(means["predictor"])
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
 
 
 def example_images(

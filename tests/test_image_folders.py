@@ -7,6 +7,7 @@ import pytest
 from icm_core import environments as environments_module
 from icm_core.advice import ANSWERS, advise
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
+from icm_core.claims import domain_generalization_claims
 from icm_core.data.check import load_folder
 from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
@@ -14,14 +15,12 @@ from icm_core.encoders import load_encoder
 from icm_core.environments import image_folder, text_pairs
 from icm_core.evaluation import pair_moments
 from icm_core.experiments import (
-    domain_generalization_claims,
-    gather,
     load_environments,
     run_domain_generalization,
 )
 from icm_core.extraction import embed_files
 from icm_core.intervals import aggregate, unpack
-from icm_core.record import run_record
+from icm_core.record import gather, run_record
 from icm_core.splits import PROTOCOLS, check_counts
 
 

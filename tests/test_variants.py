@@ -16,20 +16,20 @@ from PIL import Image
 
 from icm_core import variants
 from icm_core.animal_world import STYLES, load_silhouettes, redraw_variant, render, sample_latents
+from icm_core.claims import variant_claims
 from icm_core.data.folders import index_classes
 from icm_core.data.imagenet import imagenet_classes, imagenet_templates
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import animal_world, pixel_fingerprint
 from icm_core.evaluation import evaluate
+from icm_core.figures import variants_figure
 from icm_core.intervals import aggregate
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_core.variant_experiments import (
     example_images,
     load_variants,
     run_variants,
-    variant_claims,
-    variants_figure,
 )
 from icm_core.variants import animal_variants, imagenet_variants, variant_split
 
