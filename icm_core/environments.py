@@ -12,11 +12,9 @@ the protocol decides which images train and which test.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,9 +40,6 @@ from icm_core.encoders import Encoder
 from icm_core.extraction import embed_files
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
-from icm_core.text.captioner import caption_images
-from icm_core.text.captions import attribute_captions, lexicon_for, with_class_word
-from icm_core.text.editors import load_editor
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
 PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
@@ -183,7 +178,7 @@ def image_folder(
         The data set's, for its words in prompts and captions (see :mod:`icm_core.data.catalog`) and for the record.
     texts : (captions, edits), optional
         For each image its caption, and the caption after an intervention on its variant words, for example from
-        :func:`text_pairs`. By default there are no text interventions.
+        :func:`~icm_core.text.pairs.text_pairs`. By default there are no text interventions.
     templates : sequence of str
         Prompts for the classes.
     seed : int
@@ -240,60 +235,6 @@ def _embed_pairs(
         {"weights": encoder.fingerprint, "texts": fingerprint(*captions, *edits)},
         lambda: xr.Dataset({k: (("row", "feature"), _embed_texts(encoder, v)) for k, v in texts.items()}),
     )
-
-
-def text_pairs(
-    images: pd.DataFrame,
-    *,
-    name: str,
-    captioner: str | None = None,
-    editor: str = "rules",
-    seed: int = 0,
-    cache: str | os.PathLike[str] = "cache",
-) -> tuple[list[str], list[str]]:
-    """Caption each image of a folder, and edit the variant words of its caption.
-
-    Parameters
-    ----------
-    images : DataFrame
-        Columns path, label and domain.
-    name : str
-        The data set's, for the words of its classes and domains (see :mod:`icm_core.data.catalog`).
-    captioner : str, optional
-        A captioner that looks at the images, see :func:`~icm_core.text.captioner.caption_images`. By default captions
-        are written from class, domain and attributes drawn at random, and no pixel is looked at, see
-        :func:`~icm_core.text.captions.attribute_captions`.
-    editor : {"rules", "llm"}
-        See :func:`~icm_core.text.editors.load_editor`.
-    seed : int
-    cache : path-like
-        Folder for what the captioner and the language model answered.
-
-    Returns
-    -------
-    captions, edits : list of str
-        One for each image.
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        As the captioner and the editor.
-    """
-    classes = sorted(images["label"].unique())
-    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
-    of_image = [words[label] for label in images["label"]]
-    if captioner is None:
-        lexicon = lexicon_for(list(words.values()))
-        known = CATALOG[name].domain_words if name in CATALOG else {}
-        media = [known.get(domain) for domain in images["domain"]]
-        media = [word if word in lexicon.get("medium", ()) else None for word in media]
-        captions = attribute_captions(of_image, media, seed=seed, lexicon=lexicon)
-    else:
-        seen = caption_images(captioner, images["path"].tolist(), Path(cache) / "captions.jsonl")
-        captions = [with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)]
-    options = {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
-    edit = load_editor(editor, list(words.values()), **options)
-    return captions, edit(captions, of_image, seed=seed)
 
 
 def embed_prompts(

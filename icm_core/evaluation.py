@@ -135,7 +135,6 @@ def grid_accuracy(
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
     n_pairs: int | None = None,
     seed: int = 0,
-    nested: Callable[[float], InvariantProjection] | None = None,
 ) -> pd.DataFrame:
     """Accuracy of CLIP-ICM at every K and λ, for both predictors.
 
@@ -157,8 +156,6 @@ def grid_accuracy(
     n_pairs : int, optional
         Estimate the projection from that many training rows, drawn with `seed`; by default from all.
     seed : int
-    nested : callable, optional
-        From λ to the projection with every component, where the caller has these already.
 
     Returns
     -------
@@ -171,16 +168,29 @@ def grid_accuracy(
         if not 1 <= n_pairs <= pairs.sizes["row"]:
             raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the training rows.")
         pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
-    moments = pair_moments(pairs, intervention)
-    n_components = default_n_components(moments.n_features) if n_components is None else n_components
-    sizes = {k for k in n_components if k != "auto" and int(k) <= moments.n_features}
+    nested = _nested(pair_moments(pairs, intervention), objective)
+    return _grid(data, nested, n_components, consistency_weights, objective, probe_C, evaluate_on)
+
+
+def _grid(
+    data: Split,
+    nested: Callable[[float], InvariantProjection],
+    n_components: Sequence[int | str] | None,
+    consistency_weights: Sequence[float],
+    objective: str,
+    probe_C: float,
+    evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> pd.DataFrame:
+    """Run the grid of :func:`grid_accuracy` on projections that `nested` gives for each λ."""
+    n_features = data.train["original"].shape[1]
+    n_components = default_n_components(n_features) if n_components is None else n_components
+    sizes = {k for k in n_components if k != "auto" and int(k) <= n_features}
     if not (sizes or "auto" in n_components) or not len(consistency_weights):
         raise ValueError(
-            f"Nothing to try: n_components={tuple(n_components)} for {moments.n_features} features, "
+            f"Nothing to try: n_components={tuple(n_components)} for {n_features} features, "
             f"consistency_weights={tuple(consistency_weights)}."
         )
     rows = []
-    nested = _nested(moments, objective) if nested is None else nested
     weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
     for weight in weights:
         whole = nested(weight)
@@ -314,11 +324,8 @@ def evaluate(
             fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
     for intervention in available(data.train) if interventions is None else interventions:
         nested = _nested(pair_moments(data.train, intervention), objective)
-        grid = grid_accuracy(
-            data, intervention, n_components=n_components, consistency_weights=consistency_weights,
-            objective=objective, probe_C=probe_C,
-            evaluate_on={name: validation_set(data, name, intervention) for name in validations}, nested=nested,
-        )  # fmt: skip
+        sets = {name: validation_set(data, name, intervention) for name in validations}
+        grid = _grid(data, nested, n_components, consistency_weights, objective, probe_C, sets)
         choices = []
         for name, block in grid.groupby("predictor", sort=False):
             for validation in validations:

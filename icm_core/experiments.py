@@ -16,7 +16,7 @@ from tqdm import tqdm
 from icm_core.animal_world import Silhouettes
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import SHIPPED, Encoder
-from icm_core.environments import Environments, animal_world, image_folder, text_pairs
+from icm_core.environments import Environments, animal_world, image_folder
 from icm_core.evaluation import (
     CONSISTENCY_WEIGHTS,
     grid_accuracy,
@@ -24,6 +24,7 @@ from icm_core.evaluation import (
     validation_set,
 )
 from icm_core.splits import CONDITIONS, PROTOCOLS, split
+from icm_core.text.pairs import text_pairs
 
 World = tuple[str, float]
 
@@ -98,7 +99,7 @@ def load_environments(
     images : DataFrame, optional
         For a folder, as :func:`~icm_core.data.check.load_folder` returns it.
     captioner, editor
-        For a folder, as for :func:`~icm_core.environments.text_pairs`.
+        For a folder, as for :func:`~icm_core.text.pairs.text_pairs`.
     seed : int
     world : (shortcut, strength), optional
 

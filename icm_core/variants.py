@@ -43,11 +43,11 @@ from icm_core.environments import (
     embed_source,
     image_folder,
     pixel_fingerprint,
-    text_pairs,
 )
 from icm_core.extraction import embed_files
 from icm_core.prediction import LinearProbe
 from icm_core.splits import Split, halve
+from icm_core.text.pairs import text_pairs
 
 SOURCE_STYLES = ("photo",)
 #: Variants of the animal world: name -> (styles, shortcut). Of A this is the pool that it is picked from.

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icm_core import environments as environments_module
 from icm_core.advice import ANSWERS, advise
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
 from icm_core.claims import domain_generalization_claims
@@ -12,7 +11,7 @@ from icm_core.data.check import load_folder
 from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
-from icm_core.environments import image_folder, text_pairs
+from icm_core.environments import image_folder
 from icm_core.evaluation import pair_moments
 from icm_core.experiments import (
     load_environments,
@@ -22,6 +21,8 @@ from icm_core.extraction import embed_files
 from icm_core.intervals import aggregate, unpack
 from icm_core.record import gather, run_record
 from icm_core.splits import PROTOCOLS, check_counts
+from icm_core.text import pairs as pairs_module
+from icm_core.text.pairs import text_pairs
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,8 @@ def test_a_captioner_and_an_editor_are_plugged_by_name(monkeypatch, tmp_path):
             f"{text} {word} {seed}" for text, word in zip(captions, words, strict=True)
         ]
 
-    monkeypatch.setattr(environments_module, "caption_images", caption)
-    monkeypatch.setattr(environments_module, "load_editor", editor)
+    monkeypatch.setattr(pairs_module, "caption_images", caption)
+    monkeypatch.setattr(pairs_module, "load_editor", editor)
     captions, edits = text_pairs(
         images, name="PACS", captioner="some/coca", editor="llm", seed=3, cache=tmp_path
     )

@@ -20,7 +20,7 @@ import render_report
 import yaml
 from conftest import PAGES, ROOT
 
-from icm_core.figures import method_figure
+from icm_core.method_figure import method_figure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_FLAGS = [
