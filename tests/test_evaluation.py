@@ -5,10 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from icm_core.environments import Environments
 from icm_core.evaluation import (
@@ -19,7 +16,7 @@ from icm_core.evaluation import (
     pair_moments,
     validation_set,
 )
-from icm_core.intervals import aggregate, bootstrap_interval, contrast
+from icm_core.intervals import bootstrap_interval
 from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
@@ -416,166 +413,3 @@ def test_no_source_left(environments):
 def test_bad_options(environments, options, message):
     with pytest.raises(ValueError, match=message):
         leave_one_domain_out(environments, TARGET, **SMALL | options)
-
-
-# Intervals
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.integers(20, 300), st.floats(0.5, 0.99))
-def test_interval_agrees_with_scipy(seed, n, level):
-    rng = np.random.default_rng(seed)
-    values = (rng.random(n) < 0.7).astype(float) - (rng.random(n) < 0.4)
-    n_resamples = 4000
-    ours = bootstrap_interval(values, level=level, n_resamples=n_resamples)
-    theirs = scipy.stats.bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=n_resamples,
-        method="percentile",
-        rng=rng,
-        batch=500,
-    )
-    # the Monte Carlo error of a quantile at p is √(p (1 - p) / R) / density, here of a normal distribution
-    spread, tail = values.std() / np.sqrt(n), (1 - level) / 2
-    density = scipy.stats.norm.pdf(scipy.stats.norm.ppf(tail)) / max(spread, 1e-12)
-    error = np.sqrt(2 * tail * (1 - tail) / n_resamples) / density
-    step = 1 / n  # the means lie on a grid
-    np.testing.assert_allclose(ours, theirs.confidence_interval, atol=6 * error + 2 * step)
-
-
-@pytest.mark.parametrize("p", [0.3, 0.8])
-def test_interval_covers_the_truth_as_often_as_it_says(p):
-    """1,000 seeded draws of 200 images: the coverage's own standard error is 0.7 %; 2 % more for the discrete mean."""
-    rng = np.random.default_rng(11)
-    draws = (rng.random((1000, 200)) < p).astype(float)
-    intervals = np.array([bootstrap_interval(d, n_resamples=500, seed=i) for i, d in enumerate(draws)])
-    covered = ((intervals[:, 0] <= p) & (p <= intervals[:, 1])).mean()
-    assert covered == pytest.approx(0.95, abs=0.035)
-
-
-def test_paired_differences_have_narrower_intervals():
-    rng = np.random.default_rng(0)
-    one = (rng.random(500) < 0.7).astype(float)
-    flipped = rng.random(500) < 0.05
-    other = np.where(flipped, 1 - one, one)
-    low, high = bootstrap_interval(one - other)
-    widths = [np.diff(bootstrap_interval(v, seed=s))[0] for s, v in enumerate((one, other))]
-    assert high - low < 0.7 * np.hypot(*widths)
-    assert low <= (one - other).mean() <= high
-
-
-def test_interval_of_constant_values_and_its_seed():
-    assert bootstrap_interval(np.full(30, 0.5)) == (0.5, 0.5)
-    values = np.random.default_rng(0).normal(size=40)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-
-
-@pytest.mark.parametrize(
-    ("values", "options", "message"),
-    [
-        ([], {}, "Got 0 values"),
-        ([1.0, np.nan], {}, "expected finite values"),
-        ([1.0, 2.0], {"level": 95}, "level is 95; expected a number between 0 and 1"),
-        ([1.0, 2.0], {"level": 0}, "level is 0"),
-    ],
-)
-def test_bad_intervals(values, options, message):
-    with pytest.raises(ValueError, match=message):
-        bootstrap_interval(np.array(values), **options)
-
-
-# Pooling
-
-
-def runs(seeds=3, targets=4):
-    """Give runs whose seeds differ by more than their targets do at random."""
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "method": method, "intervention": kind, "K": k, "target": t, "seed": s,
-            "value": 60 + 5 * t + 3 * s + rng.normal(), "difference": rng.normal(),
-        }
-        for method, kind, k in (("plain", "none", np.nan), ("ICM", "text", 8.0), ("ICM", "image", 16.0))
-        for t in range(targets)
-        for s in range(seeds)
-    ]  # fmt: skip
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
-
-
-def by_hand(values, table):
-    """Mean and t interval over seeds, from scipy."""
-    means = [
-        np.mean([v for v, s in zip(values, table["seed"], strict=True) if s == seed]) for seed in range(3)
-    ]
-    interval = scipy.stats.t.interval(0.95, 2, loc=np.mean(means), scale=scipy.stats.sem(means))
-    return np.mean(values), *interval
-
-
-@pytest.mark.parametrize("value", ["value", "difference"])
-def test_aggregate_is_a_t_interval_over_seeds(value):
-    table = runs()
-    pooled = aggregate(table, ["method", "intervention", "K"], value=value).set_index(
-        ["method", "intervention"]
-    )
-    assert len(pooled) == 3
-    for key, mine in table.groupby(["method", "intervention"]):
-        row = pooled.loc[key]
-        assert row["n_runs"] == 12
-        assert tuple(row[["value", "low", "high"]]) == pytest.approx(by_hand(mine[value], mine))
-
-
-def test_targets_of_one_seed_are_no_independent_runs():
-    """The interval is that of 3 seeds, wider than that of 12 runs about their targets' means."""
-    table = runs()
-    row = aggregate(table, ["intervention"]).set_index("intervention").loc["text"]
-    mine = table[table["intervention"] == "text"]
-    centred = mine["value"] - mine.groupby("target")["value"].transform("mean")
-    assert row["high"] - row["low"] > 2 * 2 * 1.96 * centred.std() / np.sqrt(12)
-
-
-def test_aggregate_of_a_single_seed_has_no_interval():
-    pooled = aggregate(runs(seeds=1), ["method", "intervention"])
-    assert pooled[["low", "high"]].isna().all(axis=None)
-    assert np.isfinite(pooled["value"]).all()
-
-
-def test_contrast_is_paired_run_by_run():
-    table = runs()
-    gain = contrast(table.assign(world="coat"), ("ICM", "text"), ("plain", "none"), ["world"])
-    first, second = (
-        table[table["intervention"] == kind].set_index(["target", "seed"])["value"]
-        for kind in ("text", "none")
-    )
-    difference = (first - second).reset_index()
-    assert tuple(gain[["value", "low", "high"]].iloc[0]) == pytest.approx(
-        by_hand(difference["value"], difference)
-    )
-    assert gain[["world", "n_runs", "method", "against"]].iloc[0].tolist() == [
-        "coat",
-        12,
-        "ICM text",
-        "plain none",
-    ]
-    # what all methods share by seed and target cancels
-    unpaired = (
-        aggregate(table.assign(world="coat"), ["world", "intervention"]).set_index("intervention").loc["text"]
-    )
-    assert (gain["high"] - gain["low"]).item() < (unpaired["high"] - unpaired["low"]) / 2
-
-
-def test_pooling_needs_one_run_for_every_target_and_seed():
-    table = runs()
-    lacking = table[~((table["intervention"] == "text") & (table["target"] == 2) & (table["seed"] == 1))]
-    with pytest.raises(
-        ValueError, match=r"The group \('ICM', 8\.0\) has 11 rows for 12 pairs of seed and target"
-    ):
-        aggregate(lacking, ["method", "K"])
-    with pytest.raises(ValueError, match=r"has 24 rows for 12 pairs.*name more columns"):
-        aggregate(table, ["method"])
-    with pytest.raises(ValueError, match=r"has 11 runs and .* has 12; expected both, on the same"):
-        contrast(lacking.assign(world=0), ("ICM", "text"), ("plain", "none"), ["world"])
-    with pytest.raises(ValueError, match=r"has 0 runs"):
-        contrast(table.assign(world=0), ("ICM", "oracle"), ("plain", "none"), ["world"])

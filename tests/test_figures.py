@@ -4,12 +4,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from icm_core.figures import (
     accuracy_figure,
     grid_figure,
     image_grid,
     method_name,
+    plot_curves,
     share_figure,
     spectrum_figure,
     sweep_figure,
@@ -106,3 +109,38 @@ def test_method_names_are_distinct():
     pairs = [("plain", "none"), ("augmentation", "image"), ("augmentation", "oracle")]
     pairs += [("ICM", kind) for kind in ("image", "text", "image+text", "oracle")]
     assert len({method_name(*pair) for pair in pairs}) == len(pairs)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.floats(1, 1000), min_size=2, max_size=6))
+def test_curves_have_labels_that_do_not_overlap(ends):
+    names = [f"curve {i}" for i in range(len(ends))]
+    summary = pd.DataFrame(
+        [
+            {"x": x, "by": name, "mean": end * x, "low": 0.9 * end * x, "high": 1.1 * end * x}
+            for name, end in zip(names, ends, strict=True)
+            for x in (1, 10)
+        ]
+    )
+    figure, axes = plt.subplots()
+    plot_curves(axes, summary, x="x", by="by", xscale="log", yscale="log")
+    labels = {text.get_text(): text for text in axes.texts}
+    assert sorted(labels) == sorted(names)
+    to_axes = axes.transScale + axes.transLimits
+    heights = sorted(to_axes.transform((1, text.get_position()[1]))[1] for text in labels.values())
+    assert min(np.diff(heights)) > 0.06
+    colors = {line.get_color() for line in axes.lines}
+    assert len(colors) == len(names)
+    assert {text.get_color() for text in labels.values()} == colors
+    plt.close(figure)
+
+
+def test_a_label_stays_beside_its_curve_when_the_limits_change():
+    summary = pd.DataFrame(
+        {"x": [0, 1], "by": "a", "mean": [1.0, 2.0], "low": [1.0, 2.0], "high": [1.0, 2.0]}
+    )
+    figure, axes = plt.subplots()
+    plot_curves(axes, summary, x="x", by="by")
+    axes.set_ylim(0, 10)
+    assert axes.texts[0].get_position()[1] == pytest.approx(2)
+    plt.close(figure)
