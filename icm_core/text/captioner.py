@@ -128,8 +128,7 @@ def _load_captioner(model_name: str) -> Encoder:
 def _describe(captioner: Encoder, paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Write the greedy caption of each image."""
     images = torch.cat([captioner.resize(pil_to_tensor(read_image(path))[None]) for path in paths])
-    device = next(captioner.model.parameters()).device
-    tokens = _greedy(captioner.model, captioner.normalize(images).to(device))
+    tokens = _greedy(captioner.model, captioner.normalize(images.to(captioner.device)))
     captions = []
     for row in tokens.cpu():
         end = (row == END).nonzero()[0, 0]
