@@ -203,7 +203,18 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If a panel has a method twice under a condition, as when it mixes two worlds.
     """
+    for label, mask in panels.items():
+        if means[mask].duplicated(["method", "intervention", "condition"]).any():
+            raise ValueError(
+                f"The panel {label!r} has several rows for a method and condition; expected one. Give each world, "
+                "encoder and predictor a panel of its own."
+            )
     names = [method_name(m, i) for m, i in means[["method", "intervention"]].drop_duplicates().to_numpy()]
     styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
     figure, axes = plt.subplots(

@@ -55,6 +55,12 @@ def test_accuracy_figure_without_intervals_has_no_bars_of_nan():
     assert all(np.isfinite(segment).all() for group in axis.collections for segment in group.get_segments())
 
 
+def test_accuracy_figure_refuses_a_panel_of_two_worlds():
+    table = pd.concat([means(), means()], ignore_index=True)
+    with pytest.raises(ValueError, match="'all' has several rows for a method and condition"):
+        accuracy_figure(table, {"all": table["value"] > 0}, "title")
+
+
 def test_sweep_figure_labels_each_line_and_ticks_each_value():
     table = pd.DataFrame(
         {
