@@ -161,8 +161,7 @@ class _Reader(Dataset):
             pixels = [np.array(read_image(path)) for path in paths]
         except (ValueError, FileNotFoundError) as error:
             return error
-        originals = [self.resize(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
-        return self.intervene(torch.cat(originals).contiguous())
+        return self.intervene(_resized(self.resize, pixels))
 
     def intervene(self, originals: torch.Tensor) -> torch.Tensor:
         if not self.interventions:
@@ -175,6 +174,34 @@ class _Reader(Dataset):
         return fingerprint(
             self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
         )
+
+
+def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
+    """Read images at the encoder's input resolution, as :func:`embed_files` sees them before an intervention.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    paths : sequence of n str
+
+    Returns
+    -------
+    Tensor of shape (n, 3, H, W), uint8
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read.
+    FileNotFoundError
+        If an image does not exist.
+    """
+    return _resized(encoder.resize, [np.array(read_image(path)) for path in paths])
+
+
+def _resized(resize: Callable[[torch.Tensor], torch.Tensor], pixels: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.cat(
+        [resize(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
+    ).contiguous()
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Cheap ways to adapt an encoder to a new domain, all behind one small interface."""

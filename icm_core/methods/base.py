@@ -1,0 +1,226 @@
+"""What every method is given, and what it gives back.
+
+A method is fitted on :class:`Sources`, the labelled images of the source domains with their interventional pairs,
+and scores :class:`Images`. Most methods need embeddings only; those that change the encoder also load pixels. A
+method answers for one predictor or for two: *zero-shot*, where prompts tell what the classes are, and *linear
+probe*, where labelled images do.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from icm_core.encoders import Encoder
+from icm_core.moments import PairMoments, combine
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
+
+
+@dataclass(frozen=True)
+class Images:
+    """Embedded images, with a way to their pixels.
+
+    Attributes
+    ----------
+    embedded : ndarray of shape (n, D)
+        Unit rows, by the encoder as it came.
+    label, domain : ndarray of shape (n,)
+        Numbers of the class and of the domain.
+    rows : ndarray of shape (n,)
+        What `load` calls these images.
+    load : callable
+        From an array of rows to their pixels, uint8 (n, 3, H, W), before the encoder's resizing or after it.
+    """
+
+    embedded: np.ndarray
+    label: np.ndarray
+    domain: np.ndarray
+    rows: np.ndarray
+    load: Callable[[np.ndarray], torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: np.ndarray | slice) -> Images:
+        """Keep the images at these places, or under this mask."""
+        kept = {name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")}
+        return replace(self, **kept)
+
+    def pixels(self) -> torch.Tensor:
+        """Load all of these images, uint8 (n, 3, H, W)."""
+        return self.load(self.rows)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that a method may see when it is fitted.
+
+    Attributes
+    ----------
+    images : Images
+        The labelled images of the source domains, n of them.
+    intervened : Images
+        The same images, row by row, each after an image intervention.
+    drawn : ndarray of n str
+        The intervention that each image got; empty where its intervened copy must not be used.
+    captions, edits : ndarray of shape (n, D)
+        Embedded captions, and the captions after a text intervention; of shape (0, D) where there are none.
+    prompts : ndarray of shape (n_prompts, D)
+        Embedded prompts. The first of a class is its single prompt.
+    prompt_label : ndarray of shape (n_prompts,)
+        The class that each prompt names.
+    words : tuple of str
+        The class names as they stand in prompts. A label is a place in it.
+    spurious : tuple of str
+        Prompts that name a value of a variant factor and no class.
+    encoder : Encoder
+    """
+
+    images: Images
+    intervened: Images
+    drawn: np.ndarray
+    captions: np.ndarray
+    edits: np.ndarray
+    prompts: np.ndarray
+    prompt_label: np.ndarray
+    words: tuple[str, ...]
+    spurious: tuple[str, ...]
+    encoder: Encoder
+    _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
+    _borrowed: list[float] = field(default_factory=list, repr=False)
+
+    def take(self, index: np.ndarray) -> Sources:
+        """Keep the images at these places, or under this mask, with their pairs."""
+        named = {"images", "intervened"}
+        kept = {name: getattr(self, name).take(index) for name in named}
+        kept |= {name: x[index] for name in ("drawn", "captions", "edits") if len(x := getattr(self, name))}
+        return replace(self, **kept, _known={}, _borrowed=[])
+
+    def without(self, intervention: str) -> Sources:
+        """Forget every copy made by one image intervention; the images themselves stay."""
+        return replace(
+            self, drawn=np.where(self.drawn == intervention, "", self.drawn), _known={}, _borrowed=[]
+        )
+
+    def image_pairs(self) -> tuple[Images, Images]:
+        """Give the images whose intervened copy may be used, and these copies."""
+        usable = self.drawn != ""
+        return self.images.take(usable), self.intervened.take(usable)
+
+    def moments(self, intervention: str) -> PairMoments:
+        """Moments of the pairs of ``"image"``, ``"text"``, or both in equal parts, ``"image+text"``."""
+
+        def compute() -> PairMoments:
+            each = []
+            for kind in intervention.split("+"):
+                if kind == "text":
+                    changed = (self.captions != self.edits).any(axis=1)
+                    before, after = self.captions[changed], self.edits[changed]
+                else:
+                    before, after = (images.embedded for images in self.image_pairs())
+                each.append(PairMoments(self.prompts.shape[1]).update(before, after))
+            return combine(each, [1.0] * len(each))
+
+        return self.once(("moments", intervention), compute)
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Compute what several methods share once for these sources, such as moments or tuned weights."""
+        if key not in self._known:
+            start = time.perf_counter()
+            value = compute()
+            self._known[key] = value, time.perf_counter() - start
+        else:
+            self._borrowed.append(self._known[key][1])
+        return self._known[key][0]
+
+    def borrowed_seconds(self) -> float:
+        """Seconds that results given again by :meth:`once` had taken, since the last call."""
+        seconds = sum(self._borrowed)
+        self._borrowed.clear()
+        return seconds
+
+
+class Method(BaseEstimator, ABC):
+    """A way to adapt an encoder: its parameters are its hyperparameters, as in scikit-learn.
+
+    Attributes
+    ----------
+    predictors : tuple of str
+        What it answers for: ``"zero-shot"``, ``"linear probe"`` or both.
+    n_parameters_ : dict of str to int
+        For each predictor, how many numbers were learnt.
+    """
+
+    predictors: ClassVar[tuple[str, ...]] = ("zero-shot",)
+
+    @property
+    def sees_image_interventions(self) -> bool:
+        """Whether fitting looks at images after an intervention."""
+        return False
+
+    @abstractmethod
+    def fit(self, sources: Sources) -> Self:
+        """Fit on the sources."""
+
+    @abstractmethod
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """For each predictor, class scores of shape (n, n_classes); the largest is predicted."""
+
+
+class EmbeddingMap(Method):
+    """A map of the embedding, with a zero-shot classifier and a linear probe behind it.
+
+    A subclass tells how the map is fitted, and how it acts on embeddings of images and of texts.
+    """
+
+    predictors: ClassVar[tuple[str, ...]] = ("zero-shot", "linear probe")
+
+    @abstractmethod
+    def fit_map(self, sources: Sources) -> int:
+        """Fit the map, and return how many numbers were learnt."""
+
+    def map_text(self, embedded: np.ndarray) -> np.ndarray:
+        """Map embeddings of texts, (n, D) to (n, K)."""
+        return embedded
+
+    def map_images(self, images: Images) -> np.ndarray:
+        """Map images, to (n, K); by default their embeddings, as texts are."""
+        return self.map_text(images.embedded)
+
+    def fit(self, sources: Sources) -> Self:
+        """Fit the map, and both predictors behind it."""
+        learnt = self.fit_map(sources)
+        self.n_classes_ = len(sources.words)
+        self.zero_shot_ = ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
+        embedded, label = self._labelled(sources)
+        self.probe_ = LinearProbe(C=self.probe_C()).fit(embedded, label)
+        n_probe = self.probe_.model_.coef_.size + self.probe_.model_.intercept_.size
+        self.n_parameters_ = {"zero-shot": learnt, "linear probe": learnt + n_probe}
+        return self
+
+    def probe_C(self) -> float:
+        """Inverse penalty of the probe; the paper's."""
+        return 0.316
+
+    def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+        return self.map_images(sources.images), sources.images.label
+
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """Cosines with the prompts of each class, and the probe's probabilities."""
+        mapped = self.map_images(images)
+        heads = {"zero-shot": self.zero_shot_, "linear probe": self.probe_}
+        return {name: spread(heads[name], mapped, self.n_classes_) for name in self.predictors}
+
+
+def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
+    """Probabilities by a fitted classifier, (n, n_classes), with zeros for the classes that it never saw."""
+    scores = np.zeros((len(X), n_classes))
+    scores[:, fitted.classes_] = fitted.predict_proba(X)
+    return scores

@@ -1,0 +1,216 @@
+"""The data of one run: the sources that a method is fitted on, what chooses its settings, and what it is tested on.
+
+Built from the same environments and splits as every other page. What is added is a way back to the pixels, for
+the methods that change the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from icm_core.animal_world import CLASSES, LEXICON, SHORTCUTS, Silhouettes, render, sample_latents
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import Encoder
+from icm_core.environments import Environments
+from icm_core.experiments import World, embed_world, strengths
+from icm_core.extraction import read_images
+from icm_core.interventions import draw_interventions, intervene_images
+from icm_core.methods.base import Images, Sources
+from icm_core.splits import split
+from icm_core.text.captions import LEXICON as PHOTO_LEXICON
+
+#: Prompts that name a value of a variant factor and no class, for each factor of the animal world.
+SPURIOUS = {
+    "style": "a {} of an animal",
+    "coat": "a {} animal",
+    "scene": "an image of an animal {}",
+    "light": "an image of an animal in {}",
+    "blur": "a {} image of an animal",
+}
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target domain and one seed.
+
+    Attributes
+    ----------
+    sources : Sources
+        What is fitted on.
+    held_out : Sources
+        Other images of the source domains, to choose settings on.
+    tests : dict of str to Images
+        A test set for each condition (see :mod:`icm_core.splits`).
+    """
+
+    sources: Sources
+    held_out: Sources
+    tests: dict[str, Images]
+
+
+def animal_task(
+    encoder: Encoder,
+    silhouettes: Silhouettes,
+    store: EmbeddingStore,
+    world: World | Sequence[Any],
+    target: int,
+    *,
+    seed: int = 0,
+    n: int | None = None,
+) -> Task:
+    """Set one style of the animal world aside.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    silhouettes : Silhouettes
+    store : EmbeddingStore
+    world : (shortcut, strength)
+    target : int
+        Number of the style that is left out.
+    seed : int
+    n : int, optional
+        Images in each table; by default every silhouette of the part once.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    ValueError
+        As :func:`~icm_core.experiments.embed_world` and :func:`~icm_core.splits.split`.
+    """
+    given: dict[str, Any] = {"seed": seed, "n": n} | strengths(world)
+    source = sample_latents(silhouettes, "source", shortcut="aligned", **given)
+    test = pd.concat([sample_latents(silhouettes, "test", shortcut=name, **given) for name in SHORTCUTS])
+    spurious = [SPURIOUS[factor].format(value) for factor, values in LEXICON.items() for value in values]
+
+    def load(rows: np.ndarray) -> torch.Tensor:
+        return render(source.iloc[rows], silhouettes)
+
+    return _task(
+        embed_world(encoder, silhouettes, store, world, seed, n), encoder, store, target, seed=seed,
+        words=CLASSES, spurious=spurious, load=load,
+        load_test=lambda rows: render(test.iloc[rows], silhouettes),
+    )  # fmt: skip
+
+
+def folder_task(
+    encoder: Encoder,
+    folder: Environments,
+    words: Sequence[str],
+    store: EmbeddingStore,
+    target: int,
+    *,
+    seed: int = 0,
+) -> Task:
+    """Set one domain of a folder of images aside.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    folder : Environments
+        As :func:`~icm_core.experiments.load_environments` returns them for a folder.
+    words : sequence of str
+        The class names as they stand in prompts.
+    store : EmbeddingStore
+    target : int
+        Number of the domain that is left out.
+    seed : int
+        Of the split. The interventions are those that were stored.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    ValueError
+        As :func:`~icm_core.splits.split`.
+    """
+    paths = folder.source["path"].to_numpy()
+
+    def load(rows: np.ndarray) -> torch.Tensor:
+        return read_images(encoder, paths[rows])
+
+    return _task(
+        folder, encoder, store, target, seed=seed, words=words, load=load, load_test=load,
+        spurious=[f"a {value} of an object" for value in PHOTO_LEXICON["medium"]],
+    )  # fmt: skip
+
+
+def _task(
+    environments: Environments,
+    encoder: Encoder,
+    store: EmbeddingStore,
+    target: int,
+    *,
+    seed: int,
+    words: Sequence[str],
+    spurious: Sequence[str],
+    load: Callable[[np.ndarray], torch.Tensor],
+    load_test: Callable[[np.ndarray], torch.Tensor],
+) -> Task:
+    drawn = _drawn(environments, load, store)
+    numbered = {
+        name: table.assign_coords(number=("row", np.arange(table.sizes["row"])))
+        for name, table in {"source": environments.source, "test": environments.test}.items()
+        if table is not None
+    }
+    data = split(replace(environments, **numbered), target, seed=seed)
+
+    def intervene(rows: np.ndarray) -> torch.Tensor:
+        return intervene_images(load(rows), seed=environments.provenance["seed"])
+
+    def sources(table: xr.Dataset) -> Sources:
+        texts = [table[name].to_numpy() if name in table else np.empty((0, encoder.embedding_dim))
+                 for name in ("caption", "edit")]  # fmt: skip
+        return Sources(
+            images=_images(table, "original", load),
+            intervened=_images(table, "image", intervene),
+            drawn=drawn[table["number"].to_numpy()],
+            captions=texts[0],
+            edits=texts[1],
+            prompts=data.prompts["prompt"].to_numpy(),
+            prompt_label=data.prompts["label"].to_numpy(),
+            words=tuple(words),
+            spurious=tuple(spurious),
+            encoder=encoder,
+        )
+
+    tests = {name: _images(table, "original", load_test) for name, table in data.tests.items()}
+    return Task(sources(data.train), sources(data.held_out), tests)
+
+
+def _images(table: xr.Dataset, variable: str, load: Callable[[np.ndarray], torch.Tensor]) -> Images:
+    values = (table[name].to_numpy() for name in (variable, "label", "domain", "number"))
+    return Images(*values, load=load)
+
+
+def _drawn(
+    environments: Environments, load: Callable[[np.ndarray], torch.Tensor], store: EmbeddingStore
+) -> np.ndarray:
+    """Tell which image intervention each source image got."""
+
+    def compute() -> xr.Dataset:
+        rows = np.arange(environments.source.sizes["row"])
+        names = [
+            name
+            for start in range(0, len(rows), _BATCH)
+            for name in draw_interventions(
+                load(rows[start : start + _BATCH]), seed=environments.provenance["seed"]
+            )
+        ]
+        return xr.Dataset({"drawn": ("row", np.array(names))})
+
+    key = environments.provenance | {"part": "drawn interventions of the source"}
+    return store.get(key, compute)["drawn"].to_numpy().astype(str)
