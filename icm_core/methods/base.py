@@ -109,6 +109,14 @@ class Sources:
             self, drawn=np.where(self.drawn == intervention, "", self.drawn), _known={}, _borrowed=[]
         )
 
+    def labelled(self, images: Images) -> Sources:
+        """Put other labelled images in place of these; no pairs are left."""
+        none = slice(0, 0)
+        kept = {name: getattr(self, name)[none] for name in ("drawn", "captions", "edits")}
+        return replace(
+            self, images=images, intervened=self.intervened.take(none), **kept, _known={}, _borrowed=[]
+        )
+
     def image_pairs(self) -> tuple[Images, Images]:
         """Give the images whose intervened copy may be used, and these copies."""
         usable = self.drawn != ""

@@ -161,12 +161,9 @@ def _task(
     load_test: Callable[[np.ndarray], torch.Tensor],
 ) -> Task:
     drawn = _drawn(environments, load, store)
-    numbered = {
-        name: table.assign_coords(number=("row", np.arange(table.sizes["row"])))
-        for name, table in {"source": environments.source, "test": environments.test}.items()
-        if table is not None
-    }
-    data = split(replace(environments, **numbered), target, seed=seed)
+    source, test = _numbered(environments.source), environments.test
+    numbered = replace(environments, source=source, test=None if test is None else _numbered(test))
+    data = split(numbered, target, seed=seed)
 
     def intervene(rows: np.ndarray) -> torch.Tensor:
         return intervene_images(load(rows), seed=environments.provenance["seed"])
@@ -191,9 +188,18 @@ def _task(
     return Task(sources(data.train), sources(data.held_out), tests)
 
 
+def _numbered(table: xr.Dataset) -> xr.Dataset:
+    return table.assign_coords(number=("row", np.arange(table.sizes["row"])))
+
+
 def _images(table: xr.Dataset, variable: str, load: Callable[[np.ndarray], torch.Tensor]) -> Images:
-    values = (table[name].to_numpy() for name in (variable, "label", "domain", "number"))
-    return Images(*values, load=load)
+    return Images(
+        embedded=table[variable].to_numpy(),
+        label=table["label"].to_numpy(),
+        domain=table["domain"].to_numpy(),
+        rows=table["number"].to_numpy(),
+        load=load,
+    )
 
 
 def _drawn(

@@ -1,0 +1,89 @@
+"""Every method by name, with the settings that are tried, in one place.
+
+Settings go from the smallest change of the encoder's behaviour to the largest: of equally good ones the first is
+taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from icm_core.evaluation import CONSISTENCY_WEIGHTS, default_n_components
+from icm_core.methods.adapters import CLIPAdapter, TipAdapter
+from icm_core.methods.base import Method
+from icm_core.methods.maps import ICM, LEACE, PCA, BiasedPrompts, FukunagaKoontz, Plain, RandomProjection
+from icm_core.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO
+
+Settings = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the catalog.
+
+    Attributes
+    ----------
+    make : callable
+        From a setting to the unfitted method.
+    family : str
+        What kind of method it is, for the report.
+    settings : callable
+        From the dimension of the embedding to the settings that are tried.
+    predictors : tuple of str, optional
+        The predictors that are reported, where these are not all that the method has.
+    on_target : bool
+        Whether the method is also trained on the target's own labelled images, as an upper bound.
+    """
+
+    make: Callable[..., Method]
+    family: str
+    settings: Callable[[int], Settings]
+    predictors: tuple[str, ...] | None = None
+    on_target: bool = False
+
+
+def grid(**values: Iterable[Any]) -> Callable[[int], Settings]:
+    """Every combination of values, the last varying fastest; "K" stands for sizes that suit the embedding."""
+
+    def settings(n_features: int) -> Settings:
+        sizes = tuple(reversed(default_n_components(n_features)))
+        lists = [sizes if value == "K" else tuple(value) for value in values.values()]
+        return [dict(zip(values, one, strict=True)) for one in product(*lists)]
+
+    return settings
+
+
+def _icm(intervention: str) -> Callable[[int], Settings]:
+    return grid(intervention=[intervention], consistency_weight=CONSISTENCY_WEIGHTS, n_components="K")
+
+
+METHODS: dict[str, Entry] = {
+    "plain": Entry(Plain, "CLIP", grid()),
+    "single prompt": Entry(Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",)),
+    "tuned penalty": Entry(
+        Plain, "CLIP", grid(C=[1.0, 0.316, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True
+    ),
+    "random projection": Entry(RandomProjection, "map", grid(n_components="K")),
+    "PCA": Entry(PCA, "map", grid(n_components="K")),
+    "LEACE": Entry(LEACE, "map", grid()),
+    "biased prompts": Entry(
+        BiasedPrompts, "map", grid(calibration=[0.0, 10.0, 100.0, 500.0], n_directions=[0, 1, 4, 8])
+    ),
+    "Fukunaga-Koontz": Entry(FukunagaKoontz, "map", grid(intervention=["image+text"], n_components="K")),
+    "ICM image": Entry(ICM, "CLIP-ICM", _icm("image")),
+    "ICM text": Entry(ICM, "CLIP-ICM", _icm("text")),
+    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text")),
+    "ICM auto image": Entry(ICM, "CLIP-ICM", grid(intervention=["image"])),
+    "ICM auto text": Entry(ICM, "CLIP-ICM", grid(intervention=["text"])),
+    "ICM auto image+text": Entry(ICM, "CLIP-ICM", grid(intervention=["image+text"])),
+    "augmentation": Entry(Augmentation, "probe", grid()),
+    "LDA": Entry(LDA, "probe", grid()),
+    "CORAL": Entry(CORAL, "probe", grid(shrinkage=[1.0, 0.1, 0.01])),
+    "IRM": Entry(IRM, "probe", grid(penalty_weight=[1.0, 10.0, 100.0, 1000.0])),
+    "group DRO": Entry(GroupDRO, "probe", grid(sharpness=[1.0, 10.0, 100.0])),
+    "CLIP-Adapter": Entry(CLIPAdapter, "adapter", grid(ratio=[0.2, 0.5, 0.8])),
+    "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.1, 0.3, 1.0, 3.0], beta=[20.0, 5.5, 1.0])),
+}  # fmt: skip

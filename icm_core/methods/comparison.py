@@ -1,0 +1,190 @@
+"""Compare all methods on one target: choose settings without peeking, in three ways, and measure.
+
+A setting is chosen by its accuracy
+
+- on ``held-out`` source images, as they are: these carry the shortcut of the sources;
+- on a ``left-out`` source domain, each in turn, with the method fitted on the others;
+- on ``intervened`` held-out source images, by interventions that the fitted method has not seen: a method that
+  learns from image interventions is fitted without each of them in turn, and judged on the images that got it;
+- on the ``target``, which is peeking, and is shown as an upper bound only.
+
+Each chosen setting is then measured with the method fitted on all sources.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from icm_core.intervals import bootstrap_interval, pack
+from icm_core.methods.base import Images, Method, Sources
+from icm_core.methods.catalog import METHODS, Entry
+from icm_core.methods.task import Task
+
+SELECTIONS = ("held-out", "left-out", "intervened", "target")
+TARGET = "unseen"  # the condition that stands for the target
+UPPER_BOUND = "trained on the target"
+
+Hits = dict[str, np.ndarray]  # predictor -> for each image, whether it is classified correctly
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
+def compare(task: Task, methods: Sequence[str] = tuple(METHODS)) -> pd.DataFrame:
+    """Fit, choose and measure methods on one task.
+
+    Parameters
+    ----------
+    task : Task
+    methods : sequence of str
+        Keys of :data:`~icm_core.methods.catalog.METHODS`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each method, predictor, selection and condition. Columns method, predictor, family, selection
+        (``"none"`` for a method with one setting), setting (JSON), fit_seconds, n_parameters, condition, n, value,
+        low, high (accuracy in percent, with a 95 % bootstrap interval over test images), to_zero_shot and to_probe
+        (difference to the two plain predictors, in percentage points) and correct (bits, see
+        :func:`~icm_core.intervals.unpack`). The seconds alone differ from run to run.
+
+    Raises
+    ------
+    ValueError
+        If a method is unknown, or none is given.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ValueError(f"methods={list(methods)}; expected some of {list(METHODS)}. Unknown: {unknown}.")
+    folds = _folds(task)
+    plain = METHODS["plain"].make().fit(task.sources)
+    baseline = {name: _hits(plain, images) for name, images in task.tests.items()}
+    rows: list[dict[str, Any]] = []
+    for name in tqdm(methods, desc="methods", unit="method"):
+        entry = METHODS[name]
+        for row, hits in [*_choose(entry, task, folds), *_trained_on_target(entry, task)]:
+            rows += [{"method": name, "family": entry.family} | row | _measure(hits, baseline, condition)
+                     for condition in hits]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+Fold = tuple[Sources, list[Images]]  # what is fitted on, and the images that it is judged on
+
+
+def _folds(task: Task) -> dict[str, list[Fold]]:
+    """Parts of the sources to fit on, each made once, so that methods share what they compute on it."""
+    images, held_out = task.sources.images, task.held_out
+    left_out = [
+        (
+            task.sources.take(images.domain != domain),
+            [part.take(part.domain == domain) for part in (images, held_out.images)],
+        )
+        for domain in np.unique(images.domain)
+    ]
+    intervened = [
+        (task.sources.without(name), [held_out.intervened.take(held_out.drawn == name)])
+        for name in np.unique(held_out.drawn)
+    ]
+    return {"left-out": left_out, "intervened": intervened}
+
+
+def _choose(
+    entry: Entry, task: Task, folds: dict[str, list[Fold]]
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Give each choice of a setting, and by it the hits under each condition."""
+    settings = entry.settings(task.sources.prompts.shape[1])
+    tried = [_try(entry, setting, task, folds if len(settings) > 1 else {}) for setting in settings]
+    for predictor in entry.predictors or entry.make().predictors:
+        for selection in SELECTIONS if len(settings) > 1 else ("none",):
+            best = max(tried, key=lambda one: one.accuracy[selection][predictor])  # of equals the first
+            row = {
+                "predictor": predictor, "selection": selection, "setting": json.dumps(best.setting),
+                "fit_seconds": best.seconds, "n_parameters": best.n_parameters[predictor],
+            }  # fmt: skip
+            yield row, {condition: hits[predictor] for condition, hits in best.tests.items()}
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A setting, fitted on all sources: its hits on the tests, and its accuracy by each selection."""
+
+    setting: dict[str, Any]
+    seconds: float
+    n_parameters: dict[str, int]
+    tests: dict[str, Hits]
+    accuracy: dict[str, dict[str, float]]
+
+
+def _try(entry: Entry, setting: dict[str, Any], task: Task, folds: dict[str, list[Fold]]) -> _Tried:
+    task.sources.borrowed_seconds()
+    start = time.perf_counter()
+    fitted = entry.make(**setting).fit(task.sources)
+    seconds = time.perf_counter() - start + task.sources.borrowed_seconds()
+    tests = {name: _hits(fitted, images) for name, images in task.tests.items()}
+    accuracy: dict[str, dict[str, float]] = {"none": dict.fromkeys(fitted.predictors, 0.0)}
+    if folds:
+        judged = {"held-out": [_hits(fitted, task.held_out.images)], "target": [tests[TARGET]]}
+        for selection, parts in folds.items():
+            if selection == "intervened" and not fitted.sees_image_interventions:
+                judged[selection] = [_hits(fitted, task.held_out.intervened)]
+            else:
+                again = [(entry.make(**setting).fit(sources), images) for sources, images in parts]
+                judged[selection] = [_hits(method, *images) for method, images in again]
+        accuracy |= {selection: _accuracy(hits, selection) for selection, hits in judged.items()}
+    return _Tried(setting, seconds, fitted.n_parameters_, tests, accuracy)
+
+
+def _trained_on_target(entry: Entry, task: Task) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Upper bound: fitted on one half of the target's test images and measured on the other, both ways round."""
+    if not entry.on_target or TARGET not in task.tests:
+        return
+    target = task.tests[TARGET]
+    halves = train_test_split(np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=0)
+    setting = entry.settings(task.sources.prompts.shape[1])[0]
+    fitted, seconds = [], 0.0
+    for half in halves:
+        start = time.perf_counter()
+        fitted.append(entry.make(**setting).fit(task.sources.labelled(target.take(half))))
+        seconds += (time.perf_counter() - start) / 2
+    for predictor in entry.predictors or fitted[0].predictors:
+        hits = np.empty(len(target), dtype=bool)
+        for method, half in zip(fitted, reversed(halves), strict=True):
+            hits[half] = _hits(method, target.take(half))[predictor]
+        yield {
+            "predictor": predictor, "selection": UPPER_BOUND, "setting": json.dumps(setting),
+            "fit_seconds": seconds, "n_parameters": fitted[0].n_parameters_[predictor],
+        }, {TARGET: hits}  # fmt: skip
+
+
+def _hits(method: Method, *parts: Images) -> Hits:
+    scores = [(method.scores(images), images.label) for images in parts if len(images)]
+    return {
+        name: np.concatenate([of[name].argmax(axis=1) == label for of, label in scores])
+        for name in method.predictors
+    }
+
+
+def _accuracy(judged: list[Hits], selection: str) -> dict[str, float]:
+    """Mean over left-out domains, which count alike; over images otherwise."""
+    names = judged[0]
+    if selection == "left-out":
+        return {name: float(np.mean([hits[name].mean() for hits in judged])) for name in names}
+    return {name: float(np.concatenate([hits[name] for hits in judged]).mean()) for name in names}
+
+
+def _measure(hits: dict[str, np.ndarray], baseline: dict[str, Hits], condition: str) -> dict[str, Any]:
+    correct = hits[condition]
+    low, high = bootstrap_interval(correct)
+    values = {"value": correct.mean(), "low": low, "high": high}
+    for column, predictor in (("to_zero_shot", "zero-shot"), ("to_probe", "linear probe")):
+        values[column] = correct.mean() - baseline[condition][predictor].mean()
+    percent = {name: 100 * float(value) for name, value in values.items()}
+    return {"condition": condition, "n": len(correct), "correct": pack(correct)} | percent
