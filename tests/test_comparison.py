@@ -1,0 +1,197 @@
+"""The comparison of methods: what each selection looks at, what no method may see, and the pixels behind a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icm_core.animal_world import load_silhouettes
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import load_encoder
+from icm_core.intervals import unpack
+from icm_core.interventions import draw_interventions
+from icm_core.methods import catalog
+from icm_core.methods.base import Method
+from icm_core.methods.catalog import METHODS, Entry, grid
+from icm_core.methods.comparison import UPPER_BOUND, compare
+from icm_core.methods.task import animal_task
+
+TARGET = 2
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
+    world = ("coat+scene", 0.9)
+    return animal_task(load_encoder("animal-world"), load_silhouettes(), store, world, TARGET, n=400)
+
+
+class Fake(Method):
+    """Answers whatever `answer` says of the images that are judged and of those it was fitted on."""
+
+    predictors: ClassVar[tuple[str, ...]] = ("linear probe",)
+
+    def __init__(self, value=0):
+        self.value = value
+
+    @property
+    def sees_image_interventions(self):
+        return self.sees
+
+    def fit(self, sources):
+        self.fitted_on, self.n_parameters_ = sources, {"linear probe": 1}
+        return self
+
+    def scores(self, images):
+        right = np.broadcast_to(type(self).answer(self, images), len(images))
+        scores = np.eye(10)[images.label]
+        return {"linear probe": np.where(right[:, None], scores, np.roll(scores, 1, axis=1))}
+
+
+def fake(monkeypatch, answer, *, sees=False, values=(0, 1), on_target=False):
+    """Put a method into the catalog that is right where `answer(method, images)` says so."""
+    kind = type("Fake", (Fake,), {"answer": answer, "sees": sees})
+    settings = (lambda n_features: [{"value": v} for v in values]) if len(values) else None
+    monkeypatch.setitem(METHODS, "fake", Entry(kind, "probe", settings, on_target=on_target))
+
+
+def same(images, others):
+    return len(images) == len(others) and np.array_equal(images.embedded, others.embedded)
+
+
+def test_the_pixels_of_every_part_are_those_that_were_embedded(task):
+    encoder = task.sources.encoder
+    parts = [task.sources.images, task.sources.intervened, task.held_out.images, task.held_out.intervened]
+    for images in [*parts, *task.tests.values()]:
+        some = images.take(np.arange(0, len(images), 7))
+        np.testing.assert_allclose(encoder.encode_images(some.pixels()), some.embedded, atol=2e-5)
+    expected = draw_interventions(task.sources.images.take(np.arange(40)).pixels(), seed=0)
+    assert task.sources.drawn[:40].tolist() == expected
+    assert len(set(task.sources.drawn)) == 7
+
+
+def test_the_target_domain_is_in_no_source_and_in_every_test_of_it(task):
+    for sources in (task.sources, task.held_out):
+        assert TARGET not in sources.images.domain
+    assert set(task.tests["unseen"].domain) == set(task.tests["reversed"].domain) == {TARGET}
+    assert TARGET not in task.tests["in_distribution"].domain
+    rows = set(task.sources.images.rows) & set(task.held_out.images.rows)
+    assert not rows
+
+
+@pytest.mark.parametrize("selection", ["held-out", "left-out", "intervened", "target"])
+def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(task, monkeypatch, selection):
+    parts = {
+        "held-out": [task.held_out.images],
+        "intervened": [task.held_out.intervened],
+        "target": [task.tests["unseen"]],
+    }
+
+    def answer(method, images):
+        """Right, at setting 1, on the images of this selection alone; at setting 0, on all others."""
+        if selection == "left-out":
+            mine = (
+                not np.isin(images.domain, method.fitted_on.images.domain).any()
+                and TARGET not in images.domain
+            )
+        else:
+            mine = any(same(images, part) for part in parts[selection])
+        return mine == (method.value == 1)
+
+    fake(monkeypatch, answer)
+    chosen = compare(task, ["fake"]).drop_duplicates("selection").set_index("selection")["setting"]
+    assert {name: json.loads(s)["value"] for name, s in chosen.items()} == {
+        name: int(name == selection) for name in ("held-out", "left-out", "intervened", "target")
+    }
+
+
+def test_a_method_that_sees_interventions_is_judged_by_those_it_has_not_seen(task, monkeypatch):
+    seen = []
+
+    def answer(method, images):
+        held_out = dict(zip(task.held_out.intervened.rows, task.held_out.drawn, strict=True))
+        if any(
+            same(images, task.held_out.intervened.take(task.held_out.drawn == name))
+            for name in set(held_out.values())
+        ):
+            judged = {held_out[row] for row in images.rows}
+            seen.append((judged, set(method.fitted_on.drawn)))
+        return True
+
+    fake(monkeypatch, answer, sees=True)
+    compare(task, ["fake"])
+    assert len(seen) == 2 * 7
+    for judged, fitted in seen:
+        assert len(judged) == 1
+        assert not judged & fitted
+        assert len(fitted - {""}) == 6
+
+
+def test_of_equally_good_settings_the_first_is_taken(task, monkeypatch):
+    fake(monkeypatch, lambda method, images: True, values=(3, 1, 2))
+    assert set(compare(task, ["fake"])["setting"]) == {'{"value": 3}'}
+
+
+def test_a_method_with_one_setting_is_not_chosen(task, monkeypatch):
+    fake(monkeypatch, lambda method, images: method.fitted_on is task.sources, values=(5,))
+    table = compare(task, ["fake"])
+    assert set(table["selection"]) == {"none"}
+    assert (table["value"] == 100).all()
+
+
+def test_the_upper_bound_never_judges_an_image_that_it_was_trained_on(task, monkeypatch):
+    def answer(method, images):
+        if TARGET not in method.fitted_on.images.domain:
+            return True
+        return ~np.isin(images.rows, method.fitted_on.images.rows)
+
+    fake(monkeypatch, answer, on_target=True, values=(0,))
+    table = compare(task, ["fake"])
+    bound = table[table["selection"] == UPPER_BOUND]
+    assert bound["condition"].tolist() == ["unseen"]
+    assert bound["value"].item() == 100
+    assert bound["n"].item() == len(task.tests["unseen"])
+
+
+def test_accuracies_differences_and_bits_agree(task):
+    table = compare(task, ["plain", "ICM auto text"])
+    for condition, block in table.groupby("condition"):
+        plain = block[block["method"] == "plain"].set_index("predictor")["value"]
+        for _, row in block.iterrows():
+            assert row["value"] == pytest.approx(100 * unpack(row).mean())
+            assert row["low"] <= row["value"] <= row["high"]
+            assert row["to_zero_shot"] == pytest.approx(row["value"] - plain["zero-shot"])
+            assert row["to_probe"] == pytest.approx(row["value"] - plain["linear probe"])
+            assert row["n"] == len(task.tests[condition])
+
+
+def test_an_unknown_method_is_named(task):
+    with pytest.raises(ValueError, match=r"Unknown: \['no such'\]"):
+        compare(task, ["plain", "no such"])
+    with pytest.raises(ValueError, match="expected some of"):
+        compare(task, [])
+
+
+def test_settings_are_every_combination_and_sizes_suit_the_embedding():
+    made = grid(a=[1, 2], n_components="K")(64)
+    assert made == [{"a": a, "n_components": k} for a in (1, 2) for k in (32, 16, 8)]
+    assert grid()(64) == [{}]
+    for entry in catalog.METHODS.values():
+        for setting in entry.settings(64):
+            entry.make(**setting)
+            json.dumps(setting)
+
+
+@pytest.mark.slow
+def test_the_same_task_gives_the_same_table(task):
+    small = replace(task, sources=task.sources.take(np.arange(0, len(task.sources.images), 3)))
+    first, second = (compare(small).drop(columns="fit_seconds") for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert set(first["method"]) == set(METHODS)
+    assert np.isfinite(first["value"]).all()
+    assert (first["n_parameters"] >= 0).all()
