@@ -212,6 +212,73 @@ def ablation_claims(
     return pd.DataFrame(rows)
 
 
+#: What the comparison of all methods asks of the probe behind CLIP-ICM that needs no labels to choose K.
+RIVALS = {
+    "plain": ("linear probe", "the plain probe"),
+    "augmentation": ("linear probe", "the probe trained on augmented images"),
+    "biased prompts": ("linear probe", "the probe behind projected-out biased prompts"),
+    "IRM": ("linear probe", "invariant risk minimisation"),
+    "CLIP-Adapter": ("zero-shot", "CLIP-Adapter"),
+    "fine-tuning": ("zero-shot", "fine-tuning the image tower"),
+}
+
+
+def comparison_claims(table: pd.DataFrame, over: str = "seeds", kind: str = "image+text") -> pd.DataFrame:
+    """Judge CLIP-ICM against its rivals, and the ways to choose settings against each other.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_core.methods.comparison.run_comparison`, of one encoder and one world.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
+    kind : str
+        The interventions that CLIP-ICM learns from.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, statement, measured, threshold, verdict. Rivals that were not run are left out.
+    """
+    where = _where(table)
+    shift = "reversed" if "reversed" in set(table["condition"]) else "unseen"
+    part = table[table["condition"] == shift]
+    part = part[part["selection"].isin(["none", "intervened", "held-out"])]
+
+    def gain(first: tuple[str, str], second: tuple[str, str], selections: tuple[str, str]) -> pd.DataFrame:
+        sides = [
+            part[(part["method"] == name) & (part["predictor"] == predictor)
+                 & part["selection"].isin(["none", selection])].assign(intervention=side)
+            for side, (name, predictor), selection in zip(("first", "second"), (first, second), selections, strict=True)
+        ]  # fmt: skip
+        both = pd.concat(sides)
+        return contrast(both, (first[0], "first"), (second[0], "second"), ["condition"], over=over)
+
+    ours = (f"ICM auto {kind}", "linear probe")
+    rows = [
+        _gain_claim(
+            f"Rivals ({where})",
+            f"ICM probe, {kind.replace('+', ' and ')} interventions, {CHOICES['ICM auto']}: beats {said} {SHIFTS[shift]}",
+            gain(ours, (name, predictor), ("none", "intervened")),
+        )
+        for name, (predictor, said) in RIVALS.items()
+        if name in set(part["method"])
+    ]
+    chosen = (f"ICM {kind}", "linear probe")
+    for statement, first, second, selections in (
+        ("choosing K and λ on intervened source images beats plain ones", chosen, chosen, ("intervened", "held-out")),
+        ("the rule that needs no labels beats choosing on intervened source images", ours, chosen, ("none", "intervened")),
+    ):  # fmt: skip
+        rows.append(
+            _gain_claim(
+                f"Selection ({where})",
+                f"ICM probe, {SHIFTS[shift]}: {statement}",
+                gain(first, second, selections),
+            )
+        )
+    return pd.DataFrame(rows)
+
+
 def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
     """Judge whether the gain in a row of :func:`~icm_core.intervals.contrast` is above zero."""
     gain = gains.iloc[0]

@@ -193,8 +193,8 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     Parameters
     ----------
     means : DataFrame
-        Rows of :func:`icm_core.evaluation.aggregate` with columns method, intervention, condition, value,
-        low, high.
+        Rows of :func:`icm_core.intervals.aggregate` with columns name (of the method, see :func:`method_name`),
+        condition, value, low, high.
     panels : mapping of str to boolean Series
         For each panel its title and the rows of `means` that it shows.
     title : str
@@ -210,12 +210,12 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
         If a panel has a method twice under a condition, as when it mixes two worlds.
     """
     for label, mask in panels.items():
-        if means[mask].duplicated(["method", "intervention", "condition"]).any():
+        if means[mask].duplicated(["name", "condition"]).any():
             raise ValueError(
                 f"The panel {label!r} has several rows for a method and condition; expected one. Give each world, "
                 "encoder and predictor a panel of its own."
             )
-    names = [method_name(m, i) for m, i in means[["method", "intervention"]].drop_duplicates().to_numpy()]
+    names = means["name"].drop_duplicates().tolist()
     styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
     figure, axes = plt.subplots(
         1, len(panels), figsize=(9, 0.36 * len(names) + 1.3), sharey=True, squeeze=False, layout="constrained"
@@ -223,7 +223,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         for condition, (_, color, marker) in styles.items():
             rows = means[mask & (means["condition"] == condition)]
-            y = [names.index(method_name(m, i)) for m, i in rows[["method", "intervention"]].to_numpy()]
+            y = [names.index(name) for name in rows["name"]]
             error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
         axis.set(

@@ -84,12 +84,12 @@ def test_the_target_domain_is_in_no_source_and_in_every_test_of_it(task):
     assert not rows
 
 
-@pytest.mark.parametrize("selection", ["held-out", "left-out", "intervened", "target"])
+@pytest.mark.parametrize("selection", ["held-out", "left-out", "intervened", "peeking"])
 def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(task, monkeypatch, selection):
     parts = {
         "held-out": [task.held_out.images],
         "intervened": [task.held_out.intervened],
-        "target": [task.tests["unseen"]],
+        "peeking": [task.tests["unseen"]],
     }
 
     def answer(method, images):
@@ -106,7 +106,7 @@ def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(task, m
     fake(monkeypatch, answer)
     chosen = compare(task, ["fake"]).drop_duplicates("selection").set_index("selection")["setting"]
     assert {name: json.loads(s)["value"] for name, s in chosen.items()} == {
-        name: int(name == selection) for name in ("held-out", "left-out", "intervened", "target")
+        name: int(name == selection) for name in ("held-out", "left-out", "intervened", "peeking")
     }
 
 

@@ -27,9 +27,9 @@ def _close_figures():
 
 def means():
     rows = [
-        {"method": m, "intervention": i, "condition": c, "value": v, "low": v - 2, "high": v + 1}
-        for v, (m, i, c) in enumerate(
-            ((m, i, c) for m, i in (("plain", "none"), ("ICM", "text"))
+        {"name": name, "condition": c, "value": v, "low": v - 2, "high": v + 1}
+        for v, (name, c) in enumerate(
+            ((name, c) for name in ("plain", "ICM, text")
              for c in ("in_distribution", "unseen", "reversed")), start=50,
         )
     ]  # fmt: skip

@@ -6,10 +6,13 @@ taken.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+
+import pandas as pd
 
 from icm_core.evaluation import CONSISTENCY_WEIGHTS, default_n_components
 from icm_core.methods.adapters import CLIPAdapter, TipAdapter
@@ -87,3 +90,26 @@ METHODS: dict[str, Entry] = {
     "CLIP-Adapter": Entry(CLIPAdapter, "adapter", grid(ratio=[0.2, 0.5, 0.8])),
     "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.1, 0.3, 1.0, 3.0], beta=[20.0, 5.5, 1.0])),
 }  # fmt: skip
+
+
+def overview() -> pd.DataFrame:
+    """Tabulate the methods: what each is, how many settings are tried on an embedding of 64 dimensions, and its source.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, family, what it is, settings and source.
+    """
+    rows = []
+    for name, entry in METHODS.items():
+        said = " ".join((inspect.getdoc(entry.make) or "").replace("*", "").split())
+        rows.append(
+            {
+                "method": name,
+                "family": entry.family,
+                "what it is": said.split(". ")[0],
+                "settings": len(entry.settings(64)),
+                "source": said.partition("Source: ")[2].partition(" Parameters ")[0],
+            }
+        )
+    return pd.DataFrame(rows)

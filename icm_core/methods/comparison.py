@@ -6,7 +6,7 @@ A setting is chosen by its accuracy
 - on a ``left-out`` source domain, each in turn, with the method fitted on the others;
 - on ``intervened`` held-out source images, by interventions that the fitted method has not seen: a method that
   learns from image interventions is fitted without each of them in turn, and judged on the images that got it;
-- on the ``target``, which is peeking, and is shown as an upper bound only.
+- by ``peeking`` at the target, shown as an upper bound only.
 
 Each chosen setting is then measured with the method fitted on all sources.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,17 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from icm_core.animal_world import STYLES, Silhouettes
+from icm_core.embeddings import EmbeddingStore
+from icm_core.encoders import Encoder
+from icm_core.environments import Environments
+from icm_core.experiments import World, world_name
 from icm_core.intervals import bootstrap_interval, pack
 from icm_core.methods.base import Images, Method, Sources
 from icm_core.methods.catalog import METHODS, Entry
-from icm_core.methods.task import Task
+from icm_core.methods.task import Task, animal_task, folder_task
 
-SELECTIONS = ("held-out", "left-out", "intervened", "target")
+SELECTIONS = ("held-out", "left-out", "intervened", "peeking")
 TARGET = "unseen"  # the condition that stands for the target
 UPPER_BOUND = "trained on the target"
 
@@ -74,6 +79,98 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS)) -> pd.DataFrame
             rows += [{"method": name, "family": entry.family} | row | _measure(hits, baseline, condition)
                      for condition in hits]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def run_comparison(
+    dataset: str,
+    encoder: Encoder,
+    store: EmbeddingStore,
+    *,
+    seeds: Iterable[int],
+    methods: Sequence[str] = tuple(METHODS),
+    world: World | Sequence[Any] | None = None,
+    silhouettes: Silhouettes | None = None,
+    n: int | None = None,
+    folder: Environments | None = None,
+    words: Sequence[str] = (),
+    targets: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Compare methods with each domain as the target, for each seed.
+
+    Parameters
+    ----------
+    dataset : str
+        ``"animal-world"``, or the name of the folder's data set.
+    encoder : Encoder
+    store : EmbeddingStore
+    seeds : iterable of int
+        In the animal world each draws new images; a folder is split anew by each.
+    methods : sequence of str
+        Keys of :data:`~icm_core.methods.catalog.METHODS`.
+    world, silhouettes, n
+        For the animal world, see :func:`~icm_core.methods.task.animal_task`.
+    folder, words
+        For a folder, see :func:`~icm_core.methods.task.folder_task`.
+    targets : sequence of str, optional
+        Domains to leave out in turn; by default every one.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`compare`, with dataset, encoder, world, target and seed.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to run, a target or a method is unknown, or as the task.
+    """
+    seeds = tuple(seeds)
+    domains = STYLES if folder is None else folder.domains
+    chosen = domains if targets is None else tuple(targets)
+    unknown = set(chosen) - set(domains)
+    if unknown or not chosen or not seeds:
+        raise ValueError(
+            f"Nothing to run, or unknown: seeds={seeds}, targets={list(chosen)}. Expected seeds, and domains among {list(domains)}."
+        )
+    tables = []
+    for seed, target in tqdm([(s, t) for s in seeds for t in chosen], desc="targets", unit="target"):
+        number = domains.index(target)
+        if folder is not None:
+            task = folder_task(encoder, folder, words, store, number, seed=seed)
+        elif silhouettes is not None and world is not None:
+            task = animal_task(encoder, silhouettes, store, world, number, seed=seed, n=n)
+        else:
+            raise ValueError(
+                f"Nothing to run on: silhouettes={silhouettes!r}, world={world!r}, folder={folder!r}. Give a folder, or "
+                "silhouettes and a world."
+            )
+        tables.append(compare(task, methods).assign(target=target, seed=seed))
+    where = dataset if world is None else world_name(world)
+    return pd.concat(tables, ignore_index=True).assign(dataset=dataset, encoder=encoder.name, world=where)
+
+
+def pick(table: pd.DataFrame, selection: str) -> pd.DataFrame:
+    """Keep the rows whose setting was chosen in one way, and those of methods with nothing to choose.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`compare`.
+    selection : str
+        One of :data:`SELECTIONS`.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    ValueError
+        If the selection is unknown.
+    """
+    if selection not in SELECTIONS:
+        raise ValueError(f"selection={selection!r} is unknown; choose one of {SELECTIONS}.")
+    return table[table["selection"].isin(["none", selection])]
 
 
 Fold = tuple[Sources, list[Images]]  # what is fitted on, and the images that it is judged on
@@ -131,7 +228,7 @@ def _try(entry: Entry, setting: dict[str, Any], task: Task, folds: dict[str, lis
     tests = {name: _hits(fitted, images) for name, images in task.tests.items()}
     accuracy: dict[str, dict[str, float]] = {"none": dict.fromkeys(fitted.predictors, 0.0)}
     if folds:
-        judged = {"held-out": [_hits(fitted, task.held_out.images)], "target": [tests[TARGET]]}
+        judged = {"held-out": [_hits(fitted, task.held_out.images)], "peeking": [tests[TARGET]]}
         for selection, parts in folds.items():
             if selection == "intervened" and not fitted.sees_image_interventions:
                 judged[selection] = [_hits(fitted, task.held_out.intervened)]
