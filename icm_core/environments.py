@@ -68,6 +68,9 @@ class Environments:
         Names, seeds and fingerprints of all that went in.
     domains, classes : tuple of str
         The names that the numbers in ``domain`` and ``label`` stand for.
+    pairs : Dataset or None
+        Interventional pairs of other images, as variables like those of `source`, which the projection is
+        estimated from. None: from those of `source`.
     """
 
     source: xr.Dataset
@@ -76,6 +79,7 @@ class Environments:
     provenance: dict[str, Any]
     domains: tuple[str, ...] = STYLES
     classes: tuple[str, ...] = CLASSES
+    pairs: xr.Dataset | None = None
 
     @property
     def tested(self) -> xr.Dataset:
@@ -197,14 +201,7 @@ def image_folder(
     """
     domains, classes = (tuple(sorted(images[column].unique())) for column in ("domain", "label"))
     words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
-    if texts is not None and {len(part) for part in texts} != {len(images)}:
-        raise ValueError(
-            f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; give one of each for every image."
-        )
-    source = embed_files(encoder, images, store, seed=seed)
-    pixels = source.attrs["images"]
-    if texts is not None:
-        source = source.assign(_embed_pairs(encoder, store, *texts).data_vars)
+    source = embed_pairs(encoder, images, store, texts=texts, seed=seed)
     numbers = {"label": classes, "domain": domains}
     source = source.assign_coords(
         {k: ("row", [of.index(value) for value in images[k]]) for k, of in numbers.items()}
@@ -217,7 +214,7 @@ def image_folder(
             "encoder": encoder.name,
             "weights": encoder.fingerprint,
             "dataset": name,
-            "pixels": pixels,
+            "pixels": source.attrs["images"],
             "texts": fingerprint(*templates, *(text for part in texts or () for text in part)),
             "seed": seed,
             "n": len(images),
@@ -227,14 +224,40 @@ def image_folder(
     )
 
 
-def _embed_pairs(
-    encoder: Encoder, store: EmbeddingStore, captions: Sequence[str], edits: Sequence[str]
+def embed_pairs(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    *,
+    texts: tuple[Sequence[str], Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> xr.Dataset:
-    texts = {"caption": captions, "edit": edits}
-    return store.get(
+    """Embed image files, each after an image intervention too, and their captions and edits if they are given.
+
+    Parameters and errors are those of :func:`image_folder`.
+
+    Returns
+    -------
+    Dataset
+        As :func:`~icm_core.extraction.embed_files`; with texts, also the variables ``caption`` and ``edit``.
+    """
+    if texts is None:
+        return embed_files(encoder, images, store, seed=seed)
+    captions, edits = texts
+    if {len(captions), len(edits)} != {len(images)}:
+        raise ValueError(
+            f"{len(captions)} captions and {len(edits)} edits for {len(images)} images; give one of each for every image."
+        )
+    embedded = store.get(
         {"weights": encoder.fingerprint, "texts": fingerprint(*captions, *edits)},
-        lambda: xr.Dataset({k: (("row", "feature"), _embed_texts(encoder, v)) for k, v in texts.items()}),
+        lambda: xr.Dataset(
+            {
+                name: (("row", "feature"), _embed_texts(encoder, part))
+                for name, part in (("caption", captions), ("edit", edits))
+            }
+        ),
     )
+    return embed_files(encoder, images, store, seed=seed).assign(embedded.data_vars)
 
 
 def embed_prompts(

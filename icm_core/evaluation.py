@@ -1,9 +1,9 @@
 """Evaluation of every method on one split, selected without peeking, reported with intervals.
 
-Probes and projections are fitted on sources only, and K and λ are chosen on held-out source images only. The
-default choice looks at the held-out images *after an intervention*: plain held-out source images still
-carry the shortcut, so they prefer a predictor that uses it. What is held out and what is tested is said in
-:mod:`icm_core.splits`.
+Probes and projections are fitted on sources only (a projection on other images where a split names them), and K and
+λ are chosen on held-out source images only. The default choice looks at the held-out images *after an intervention*:
+plain held-out source images still carry the shortcut, so they prefer a predictor that uses it. What is held out and
+what is tested is said in :mod:`icm_core.splits`.
 
 The result is a tidy table, one row for each method and condition. Every accuracy has a 95 % bootstrap
 interval over test images, and the paired difference to the plain predictor of the same kind has one too.
@@ -154,7 +154,7 @@ def grid_accuracy(
     evaluate_on : mapping of str to (X, y)
         Named sets to measure accuracy on.
     n_pairs : int, optional
-        Estimate the projection from that many training rows, drawn with `seed`; by default from all.
+        Estimate the projection from that many rows of pairs, drawn with `seed`; by default from all.
     seed : int
 
     Returns
@@ -163,10 +163,10 @@ def grid_accuracy(
         Columns predictor, K, consistency_weight (NaN for the generalised objective), auto (K is the automatic one), and one for each named set. Rows go from the
         smallest change of the embedding to the largest: λ up, and K down.
     """
-    pairs = data.train
+    pairs = data.paired
     if n_pairs is not None:
         if not 1 <= n_pairs <= pairs.sizes["row"]:
-            raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the training rows.")
+            raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the rows of pairs.")
         pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
     nested = _nested(pair_moments(pairs, intervention), objective)
     return _grid(data, nested, n_components, consistency_weights, objective, probe_C, evaluate_on)
@@ -322,8 +322,8 @@ def evaluate(
         if "linear probe" in names and variable in data.train:
             augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
             fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
-    for intervention in available(data.train) if interventions is None else interventions:
-        nested = _nested(pair_moments(data.train, intervention), objective)
+    for intervention in available(data.paired) if interventions is None else interventions:
+        nested = _nested(pair_moments(data.paired, intervention), objective)
         sets = {name: validation_set(data, name, intervention) for name in validations}
         grid = _grid(data, nested, n_components, consistency_weights, objective, probe_C, sets)
         choices = []

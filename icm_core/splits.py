@@ -6,8 +6,9 @@ Three protocols of the paper:
 - ``open class``: no domain is set aside, but only the first half of the classes is seen in training;
 - ``domain shift with open classes``: both at once.
 
-Fitting sees ``train`` only, choosing K and λ sees ``held_out`` only, and ``tests`` are for measuring. The *conditions*
-that are measured depend on the protocol and the data:
+Fitting sees ``train`` only (a projection may be estimated from pairs of other images instead), choosing K and λ sees
+``held_out`` only, and ``tests`` are for measuring. The *conditions* that are measured depend on the protocol and the
+data:
 
 - ``in_distribution``: source domains (with the shortcut of the sources, where there is one);
 - ``unseen``: the target domain (without the shortcut);
@@ -51,6 +52,8 @@ class Split:
         The condition that stands for the target: what a method tuned on the target looks at.
     candidates : dict of str to ndarray
         For a condition, the labels to choose among, where these are not all.
+    pairs : Dataset or None
+        Other images whose interventional pairs the projection is estimated from; None: the pairs of `train`.
     """
 
     train: xr.Dataset
@@ -59,6 +62,12 @@ class Split:
     prompts: xr.Dataset
     target: str = "unseen"
     candidates: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pairs: xr.Dataset | None = None
+
+    @property
+    def paired(self) -> xr.Dataset:
+        """The table whose interventional pairs the projection is estimated from."""
+        return self.train if self.pairs is None else self.pairs
 
 
 def split(

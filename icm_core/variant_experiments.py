@@ -34,6 +34,9 @@ def load_variants(
     images: pd.DataFrame | None = None,
     variants: Mapping[str, pd.DataFrame] | None = None,
     n: int | None = None,
+    projection_images: tuple[str, pd.DataFrame] | None = None,
+    captioner: str | None = None,
+    editor: str = "rules",
 ) -> Environments:
     """Embed (or open) the variants of the animal world, or of ImageNet.
 
@@ -41,7 +44,7 @@ def load_variants(
 
     Parameters
     ----------
-    encoder, store, world, silhouettes, reference, images, variants, n
+    encoder, store, world, silhouettes, reference, images, variants, n, projection_images, captioner, editor
         As for :func:`run_variants`.
     seed : int
 
@@ -56,7 +59,15 @@ def load_variants(
         :func:`animal_variants` and :func:`imagenet_variants`.
     """
     if images is not None:
-        return imagenet_variants(encoder, images, variants or {}, store)
+        return imagenet_variants(
+            encoder,
+            images,
+            variants or {},
+            store,
+            projection_images=projection_images,
+            captioner=captioner,
+            editor=editor,
+        )
     if silhouettes is None or world is None:
         raise ValueError(
             f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the training images "
@@ -79,6 +90,9 @@ def run_variants(
     images: pd.DataFrame | None = None,
     variants: Mapping[str, pd.DataFrame] | None = None,
     n: int | None = None,
+    projection_images: tuple[str, pd.DataFrame] | None = None,
+    captioner: str | None = None,
+    editor: str = "rules",
     **options: Any,
 ) -> pd.DataFrame:
     """Evaluate every method on each variant, for each seed.
@@ -97,7 +111,7 @@ def run_variants(
         For the animal world.
     silhouettes, reference, n
         For the animal world, see :func:`animal_variants`.
-    images, variants
+    images, variants, projection_images, captioner, editor
         For ImageNet, see :func:`imagenet_variants`.
     **options
         Passed to :func:`~icm_core.evaluation.evaluate`; there is no target that ``validations`` could name.
@@ -128,7 +142,13 @@ def run_variants(
         "shortcut": "unknown",
         "strength": np.nan,
     }
-    given: dict[str, Any] = {"images": images, "variants": variants}
+    given: dict[str, Any] = {
+        "images": images,
+        "variants": variants,
+        "projection_images": projection_images,
+        "captioner": captioner,
+        "editor": editor,
+    }
     if images is None:
         given = {"world": world, "silhouettes": silhouettes, "reference": reference, "n": n}
     if images is None and world is not None:

@@ -15,8 +15,9 @@ scene follow the class. The variants show the test animals, all four the same on
   trained on the source photos, gets wrong. The reference has 0 % on A by construction, so A is only about *other*
   encoders, and the accuracy on it says nothing about photos in general.
 
-Everything is fitted and chosen on the source alone. The oracle pairs of the animal world show photos only, so that no
-method sees a variant's style; but captions may name it, as anyone can without seeing an image.
+Everything is fitted and chosen on the source alone; only the projection for ImageNet's variants may be estimated on
+other images instead, of any classes or none. The oracle pairs of the animal world show photos only, so that no method
+sees a variant's style; but captions may name it, as anyone can without seeing an image.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ from icm_core.encoders import Encoder, load_encoder
 from icm_core.environments import (
     TEMPLATES,
     Environments,
+    embed_pairs,
     embed_prompts,
     embed_rendered,
     embed_source,
@@ -66,6 +69,9 @@ def imagenet_variants(
     variants: Mapping[str, pd.DataFrame],
     store: EmbeddingStore,
     *,
+    projection_images: tuple[str, pd.DataFrame] | None = None,
+    captioner: str | None = None,
+    editor: str = "rules",
     seed: int = 0,
 ) -> Environments:
     """Embed training images of ImageNet, with interventions, and variants of ImageNet as they are.
@@ -79,6 +85,12 @@ def imagenet_variants(
     variants : mapping of str to DataFrame
         For each variant its name and its images, in the same form.
     store : EmbeddingStore
+    projection_images : (name, DataFrame), optional
+        Other images to estimate the projection on, as :func:`~icm_core.data.check.load_images` returns them, and the
+        name of their data set, for the words of its classes and domains (see :mod:`icm_core.data.catalog`). By default
+        it is estimated on the training images.
+    captioner, editor
+        What writes and edits the captions of the text interventions, see :func:`~icm_core.text.pairs.text_pairs`.
     seed : int
         Seed of the interventions.
 
@@ -87,32 +99,48 @@ def imagenet_variants(
     Environments
         The training images as ``source``, with no coordinate ``domain``; all variants as ``test``, where ``domain`` is
         the place of the variant in ``domains``. Labels are places in ``classes``, the label names of the training
-        images. The prompts are open_clip's 80 templates.
+        images. The prompts are open_clip's 80 templates. With `projection_images`, their interventional pairs as
+        ``pairs``: of images, and of texts if each image lies in the folder of a class.
 
     Raises
     ------
     ValueError
         If there is no variant, a label is no ImageNet class, a variant has classes that the training images have not,
-        there are fewer than two classes, a variant lies in the folders of the training images, or an image
-        cannot be read.
+        there are fewer than two classes, two of variant, training images and images for the projection share a
+        folder, an image cannot be read, or as the captioner and the editor.
     OSError
         If the store's directory cannot be written.
     """
     if not variants:
         raise ValueError("No variant is given; expected at least one name with its images.")
     for name, images in variants.items():
-        _check_apart(name, images, train)
+        _check_apart(f"The variant {name!r}", images, "the training images", train)
+        if projection_images is not None:
+            _check_apart(
+                f"The variant {name!r}", images, "the images for the projection", projection_images[1]
+            )
+    if projection_images is not None:
+        _check_apart("The data for the projection", projection_images[1], "the training images", train)
     numbers = {index: place for place, index in enumerate(imagenet_index(sorted(train["label"].unique())))}
     indices = {name: imagenet_index(images["label"].tolist()) for name, images in variants.items()}
     for name, index in indices.items():
         _check_classes(f"The variant {name!r}", index, np.array(list(numbers)))
     train = train.assign(domain="imagenet")
+    write = partial(text_pairs, captioner=captioner, editor=editor, seed=seed, cache=store.root)
+    texts, pairs = None, None
+    if projection_images is None:
+        texts = write(train, name="imagenet")
+    else:
+        dataset, others = projection_images
+        has_classes = (others["label"] != "").all()
+        written = write(others, name=dataset) if has_classes else None
+        pairs = embed_pairs(encoder, others, store, texts=written, seed=seed)
     source = image_folder(
         encoder,
         train,
         store,
         name="imagenet",
-        texts=text_pairs(train, name="imagenet", seed=seed, cache=store.root),
+        texts=texts,
         templates=imagenet_templates(),
         seed=seed,
     )
@@ -128,6 +156,7 @@ def imagenet_variants(
         test=xr.concat(tests, "row", combine_attrs="drop"),
         provenance=source.provenance | {"variants": pixels},
         domains=tuple(variants),
+        pairs=pairs,
     )
 
 
@@ -269,6 +298,7 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
         prompts=environments.prompts,
         target="none",
         candidates={name: np.unique(table["label"]) for name, table in variants.items()},
+        pairs=environments.pairs,
     )
 
 
@@ -294,15 +324,15 @@ def _mistakes(known: xr.Dataset, pool: xr.Dataset) -> np.ndarray:
     return np.flatnonzero(probe.predict(pool["original"].to_numpy()) != pool["label"].to_numpy())
 
 
-def _check_apart(name: str, images: pd.DataFrame, train: pd.DataFrame) -> None:
+def _check_apart(name: str, images: pd.DataFrame, other: str, others: pd.DataFrame) -> None:
     folders = [
-        {os.path.realpath(os.path.dirname(path)) for path in table["path"]} for table in (images, train)
+        {os.path.realpath(os.path.dirname(path)) for path in table["path"]} for table in (images, others)
     ]
     shared = sorted(folders[0] & folders[1])
     if shared:
         raise ValueError(
-            f"The variant {name!r} has images in {shared[0]!r}, where the training images are; the projection must not "
-            "be estimated on images that are tested. Give another folder."
+            f"{name} has images in {shared[0]!r}, where {other} are; the projection must not be estimated on images "
+            "that are tested. Give another folder."
         )
 
 

@@ -451,6 +451,7 @@ def test_download_goes_on_after_an_error(flat, tmp_path):
     data, flat.files = flat.files, {}
     with pytest.raises(RuntimeError, match="404"):
         download("toy", tmp_path / "data")
+    assert not (tmp_path / "data").exists()  # nothing came, so nothing looks like data
     flat.files = data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("icm_core.data.download.archive_to_folder", lambda *_: 1 / 0)
@@ -460,6 +461,23 @@ def test_download_goes_on_after_an_error(flat, tmp_path):
     download("toy", tmp_path / "data")
     assert len(index) == 2  # the archive was there
     assert len(files_in(tmp_path / "data")) == 3
+
+
+def test_what_has_arrived_waits_in_a_hidden_folder(flat, tmp_path):
+    half = flat.files["/toy.tar"][:5000]
+    part = tmp_path / "data/.toy.download/toy.tar.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(half)
+    flat.break_after = 0
+    with pytest.raises(RuntimeError, match=r"connection broke off.* is kept"):
+        download("toy", tmp_path / "data")
+    assert files_in(tmp_path / "data") == [".toy.download/toy.tar.part"]
+    assert not (tmp_path / "data/toy").exists()
+    flat.break_after = None
+    flat.requests.clear()
+    download("toy", tmp_path / "data")
+    assert [wanted for *_, wanted in flat.requests] == ["bytes=5000-"]
+    assert files_in(tmp_path / "data") == ["toy/SOURCE.json", "toy/n01/a.jpg", "toy/n02/a.jpg"]
 
 
 def test_counts_are_checked(flat, known, tmp_path):
@@ -570,9 +588,13 @@ def test_the_hub_goes_on_with_the_same_commit(hub, known, shards, tmp_path, caps
     missing = hub.files.pop(shard_url(shards, 2))
     assert main(["toy", str(tmp_path / "data"), "--revision", "main"]) == 1
     assert "cannot download lab/toy@main from the Hugging Face hub" in capsys.readouterr().err
-    assert json.loads((tmp_path / "data/toy/SOURCE.json").read_text())["revision"] == COMMIT
+    parts = tmp_path / "data/.toy.download"
+    assert json.loads((parts / "SOURCE.json").read_text())["revision"] == COMMIT
+    assert not (tmp_path / "data/toy").exists()  # two of three files have come
     assert main(["toy", str(tmp_path / "data"), "--revision", "f" * 40]) == 1
-    assert "was begun with revision 0123" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "was begun with revision 0123" in error
+    assert f"to begin anew, delete {parts} or" in error
     hub.files[shard_url(shards, 2)] = missing
     hub.requests.clear()
     known(source=Hub("lab/toy", "f" * 40, "data/*.parquet"))  # the catalog has a newer pin
@@ -596,12 +618,14 @@ def test_a_repository_without_the_files(hub, tmp_path, capsys):
     on_hub(hub, [])
     assert main(["toy", str(tmp_path / "data")]) == 1
     assert "has no files 'data/*.parquet'; try another --revision" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()  # so another revision can be tried
 
 
 def test_a_repository_that_is_not_there(hub, known, tmp_path):
     known(source=Hub("lab/gone", COMMIT, "data/*.parquet"))
     with pytest.raises(RuntimeError, match=r"(?s)cannot download lab/gone@0123.*404"):
-        download("toy", tmp_path)
+        download("toy", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.slow
@@ -617,3 +641,4 @@ def test_without_a_network_the_command_says_what_to_do(server, tmp_path):
     assert "cannot download flwrlabs/pacs@3941130" in done.stderr
     assert "If there is no network here" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from icm_core.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
 FACTOR_OF = {value: factor for factor, values in LEXICON.items() for value in values}
 PIECES = st.one_of(
-    st.sampled_from(sorted(FACTOR_OF)), st.sampled_from(CLASSES), st.sampled_from(["a", "of", "on", "the", "and", "two's", ",", ".", "runs"])
+    st.sampled_from(sorted(FACTOR_OF)), st.sampled_from(CLASSES), st.sampled_from(["a", "an", "of", "on", "the", "and", "two's", ",", ".", "runs"])
 )  # fmt: skip
 
 
@@ -46,11 +46,12 @@ def test_the_class_word_survives_and_only_variant_words_change(rows, seed, knows
 
 
 def _skeleton(caption, keep):
-    """Put the factor's name for each variant word, leaving class words and all others as they are."""
+    """Put the factor's name for each variant word, leaving class words and all others but articles as they are."""
     words = sorted([*FACTOR_OF, *keep], key=len, reverse=True)
     free = {value for values in lexicon_for(sorted(keep)).values() for value in values}
     pattern = re.compile(rf"(?<![\w-])({'|'.join(words)})(?![\w-])")
-    return pattern.sub(lambda m: f"<{FACTOR_OF[m[0]]}>" if m[0] in free - keep else m[0], caption)
+    marked = pattern.sub(lambda m: f"<{FACTOR_OF[m[0]]}>" if m[0] in free - keep else m[0], caption)
+    return re.sub(r"\ban\b", "a", marked)
 
 
 @given(st.lists(pairs(), min_size=2, max_size=5), st.integers(0, 100))
@@ -74,6 +75,30 @@ def test_a_written_caption_always_changes(words, seed):
 def test_every_mentioned_factor_changes():
     (after,) = RuleEditor()(["a dark sketch of a small red dog on grass at night"], ["dog"])
     assert not any(has_word(after, word) for word in ("dark", "sketch", "small", "red", "grass", "at night"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("an orange dog", "a red dog"),
+        ("a red dog", "an orange dog"),
+        ("A red dog", "An orange dog"),
+        ("A RED DOG", "AN ORANGE DOG"),
+        ("AN ORANGE DOG", "A RED DOG"),
+        ("a unicorn and a red dog", "a unicorn and an orange dog"),  # what was not edited is not corrected
+        ("an x-ray of a red dog", "an x-ray of an orange dog"),
+        ("a elephant on a red dog", "a elephant on an orange dog"),
+        ("vitamin-a red dog, plan a: red dog", "vitamin-a orange dog, plan a: orange dog"),
+    ],
+)
+def test_an_article_follows_the_word_that_was_exchanged(before, after):
+    assert RuleEditor(lexicon={"color": ("red", "orange")})([before], [before[-3:]]) == [after]
+
+
+@given(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=8), st.integers(0, 100))
+def test_articles_of_written_captions_are_right_after_an_edit(words, seed):
+    for caption in edit(RuleEditor(words), attribute_captions(words, seed=seed), words, seed):
+        assert not re.search(r"\b(a [aeiou]|an [^aeiou])", caption)
 
 
 def test_a_class_is_neither_written_nor_changed():

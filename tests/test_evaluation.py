@@ -307,6 +307,19 @@ def test_the_number_of_pairs(environments):
             grid_accuracy(data, "image", evaluate_on=test, n_pairs=bad)
 
 
+def test_the_projection_is_estimated_from_the_pairs_that_a_split_names(environments):
+    data = split(environments, TARGET)
+    test = {"test": (data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy())}
+    options = {"n_components": [2], "evaluate_on": test}
+    rows = np.random.default_rng(0).permutation(data.train.sizes["row"])[:8]
+    others = data.train.isel(row=rows)
+    named = dataclasses.replace(data, pairs=others.drop_vars("label"))  # no label of theirs is needed
+    expected = grid_accuracy(data, "image", n_pairs=8, **options)
+    pd.testing.assert_frame_equal(grid_accuracy(named, "image", **options), expected)
+    with pytest.raises(ValueError, match="expected 1 to 8, the rows of pairs"):
+        grid_accuracy(named, "image", n_pairs=9, **options)
+
+
 def test_methods_and_columns(environments):
     table = leave_one_domain_out(environments, TARGET, seed=5, **SMALL)
     expected = (

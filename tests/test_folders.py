@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.data.check import check_folder, load_folder, main
-from icm_core.data.folders import index_classes, index_folder, read_image
+from icm_core.data.check import check_folder, load_folder, load_images, main
+from icm_core.data.folders import index_classes, index_folder, index_images, read_image
 
 PACS = Path(os.environ.get("ICM_PACS", Path(__file__).parents[2] / "shared/data/PACS"))
 
@@ -328,6 +328,33 @@ def test_folders_that_are_no_classes(tmp_path):
         index_classes(tmp_path, allow_missing=True)
 
 
+# ------------------------------------------------------------------------------------------ index_images
+
+
+def test_images_of_any_layout(tmp_path):
+    root = make_tree(tmp_path / "mine", ["b.jpg", "dog/a.png", "photo/cat/1.jpg", "x/y/z/2.jpg", "dog/a.txt"])
+    (root / "photo" / "again").symlink_to(root / "dog", target_is_directory=True)
+    (root / "dog" / "again").symlink_to(root / "photo", target_is_directory=True)  # a loop of two links
+    table = index_images(root).set_index("path")
+    expected = {
+        "b.jpg": ("", "mine"),
+        "dog/a.png": ("dog", "mine"),
+        "photo/cat/1.jpg": ("cat", "photo"),
+        "x/y/z/2.jpg": ("z", "y"),
+    }
+    assert {str(root / name): pair for name, pair in expected.items()} == {
+        path: tuple(row) for path, row in zip(table.index, table[["label", "domain"]].to_numpy(), strict=True)
+    }
+
+
+def test_folders_without_any_image(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder of images"):
+        index_images(tmp_path / "nowhere")
+    make_tree(tmp_path, ["a/b/notes.txt"])
+    with pytest.raises(ValueError, match=r"no images in .* and the folders below it"):
+        index_images(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------ check_folder
 
 
@@ -485,6 +512,24 @@ def test_it_goes_on_only_if_told_to(sound):
     with pytest.warns(UserWarning, match=r"(?s)in spite of problems.*zero\.jpg"):
         images = load_folder(sound, accept_problems=True)
     assert len(images) == 8
+
+
+def test_every_image_of_any_layout_is_opened(sound):
+    pd.testing.assert_frame_equal(load_images(sound), index_images(sound))
+    save(sound / "top.jpg", 20)
+    (sound / "art" / "zero.jpg").touch()
+    with pytest.raises(
+        ValueError, match=r"(?s)images \(1\):.*zero bytes.*Nothing was computed.*accept_problems"
+    ):
+        load_images(sound)
+    with pytest.warns(UserWarning, match=r"(?s)in spite of problems.*zero\.jpg"):
+        images = load_images(sound, accept_problems=True)
+    assert len(images) == 9
+    assert str(sound / "art" / "zero.jpg") not in set(images["path"])
+    for image in images["path"]:
+        os.truncate(image, 0)
+    with pytest.raises(ValueError, match="Nothing was computed"):
+        load_images(sound, accept_problems=True)
 
 
 def test_nothing_readable_is_never_accepted(tmp_path):

@@ -17,14 +17,15 @@ from PIL import Image
 from icm_core import variants
 from icm_core.animal_world import STYLES, load_silhouettes, redraw_variant, render, sample_latents
 from icm_core.claims import variant_claims
-from icm_core.data.folders import index_classes
+from icm_core.data.folders import index_classes, index_images
 from icm_core.data.imagenet import imagenet_classes, imagenet_templates
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
 from icm_core.environments import animal_world, pixel_fingerprint
 from icm_core.evaluation import evaluate
+from icm_core.extraction import embed_files
 from icm_core.figures import variants_figure
-from icm_core.intervals import aggregate
+from icm_core.intervals import aggregate, unpack
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_core.variant_experiments import (
     example_images,
@@ -244,6 +245,92 @@ def test_a_tiny_imagenet_shows_examples(imagenet):
     assert {name: images.shape for name, images in shown.items()} == dict.fromkeys(
         ["source", "V2", "R"], (5, 3, 128, 128)
     )
+
+
+LAYOUTS = {"flat": "", "classes": "dog", "domains": "photo/dog"}  # where an image lies
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def elsewhere(request, tmp_path_factory):
+    """Write images of no class of ImageNet, in one of three layouts."""
+    root = tmp_path_factory.mktemp("elsewhere") / "pets"
+    write_images(root, LAYOUTS[request.param] or ".", 500, 30, seed=5)
+    return SimpleNamespace(layout=request.param, images=index_images(root))
+
+
+def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, imagenet, tmp_path):
+    """Zero-shot behind a projection that is computed here, from the images of that folder alone."""
+    encoder, store = StandInEncoder(), EmbeddingStore(tmp_path)
+    found = imagenet_variants(
+        encoder, store=store, projection_images=("pets", elsewhere.images), **tables(folders)
+    )
+    data = variant_split(found, seed=0)
+    table = evaluate(data, **SMALL)
+
+    pairs = embed_files(encoder, elsewhere.images, store)
+    original, image = pairs["original"].to_numpy().astype(float), pairs["image"].to_numpy().astype(float)
+    moved = original - image
+    values, vectors = np.linalg.eigh((original.T @ original - moved.T @ moved) / len(moved))
+    kept = vectors[:, values > 0]
+    prompts, labels = data.prompts["prompt"].to_numpy() @ kept, data.prompts["label"].to_numpy()
+    prompts /= np.linalg.norm(prompts, axis=1, keepdims=True)
+    means = np.array([prompts[labels == label].mean(axis=0) for label in range(4)])
+    test, among = data.tests["V2"], data.candidates["V2"]
+    cosine = test["original"].to_numpy() @ kept @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    rows = table.set_index(["method", "predictor", "intervention", "condition"])
+    row = rows.loc[("ICM auto", "zero-shot", "image", "V2")]
+    assert row["K"] == kept.shape[1]
+    right = among[cosine.argmax(axis=1)] == test["label"].to_numpy()
+    np.testing.assert_array_equal(unpack(row), right)
+
+    own = evaluate(variant_split(imagenet, seed=0), **SMALL)
+    learnt = ["plain", "augmentation"]  # on the training images, as ever
+    pd.testing.assert_frame_equal(
+        *(each[each["method"].isin(learnt)].reset_index(drop=True) for each in (table, own))
+    )
+    assert not table[table["intervention"] == "image"].equals(own[own["intervention"] == "image"])
+    kinds = ["image"] if elsewhere.layout == "flat" else ["image", "text", "image+text"]
+    assert list(table["intervention"].unique()) == ["none", *kinds]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_captioner_and_editor_get_the_images_of_the_projection(folders, store, tmp_path, monkeypatch, named):
+    asked = []
+
+    def write(images, **options):
+        asked.append((images["path"].tolist(), options))
+        return ["a red dog"] * len(images), ["a blue dog"] * len(images)
+
+    monkeypatch.setattr(variants, "text_pairs", write)
+    write_images(tmp_path / "pets", "dog", 500, 5, seed=5)
+    given, other = tables(folders), index_images(tmp_path / "pets")
+    run_variants(
+        "imagenet", StandInEncoder(), store, seeds=[0], images=given["train"], variants=given["variants"],
+        projection_images=("pets", other) if named else None, captioner="some/coca", editor="llm", **SMALL,
+    )  # fmt: skip
+    options = {"captioner": "some/coca", "editor": "llm", "seed": 0, "cache": store.root}
+    images, name = (other, "pets") if named else (given["train"], "imagenet")
+    assert asked == [(images["path"].tolist(), {"name": name, **options})]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (lambda folders: index_classes(folders / "R"), "The variant 'R' has images in .*R.*projection are"),
+        (lambda folders: index_images(folders / "R" / NAMES[0]), "The variant 'R' has images in"),
+        (lambda folders: index_images(folders), "The variant 'V2' has images in"),  # all of them are below it
+        (
+            lambda folders: index_classes(folders / "train"),
+            "for the projection has .*where the training images",
+        ),
+    ],
+)
+def test_the_projection_is_never_estimated_on_what_is_tested(folders, store, monkeypatch, images, message):
+    monkeypatch.setattr(StandInEncoder, "encode_images", None)  # it is said before anything is embedded
+    with pytest.raises(ValueError, match=message):
+        imagenet_variants(
+            StandInEncoder(), store=store, projection_images=("other", images(folders)), **tables(folders)
+        )
 
 
 def bad(folders, what):

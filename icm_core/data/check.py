@@ -23,7 +23,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from icm_core.data.catalog import guess_dataset, known_dataset
-from icm_core.data.folders import decode_image, folder_name, index_classes, index_folder, subfolders
+from icm_core.data.folders import (
+    decode_image,
+    folder_name,
+    index_classes,
+    index_folder,
+    index_images,
+    subfolders,
+)
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
@@ -173,6 +180,48 @@ def load_folder(
     if not report.ok:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
     return report.images
+
+
+def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) -> pd.DataFrame:
+    """List the images of a folder in whatever layout, and open each.
+
+    Parameters
+    ----------
+    root : path-like
+    accept_problems : bool
+        Go on without the unreadable images, and with a warning.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The readable images, with the columns *path*, *label*, *domain*, see
+        :func:`~icm_core.data.folders.index_images`.
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read and that is not accepted, or none can.
+    FileNotFoundError
+        If `root` does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If images cannot be read and that is accepted.
+    """
+    table = index_images(root)
+    reasons = [reason for _, reason in _look_at_all(table["path"].tolist())]
+    unreadable = [reason for reason in reasons if reason]
+    if not unreadable:
+        return table
+    listing = "\n".join(_section("unreadable images", unreadable))
+    if not accept_problems or len(unreadable) == len(table):
+        raise ValueError(
+            f"{root}:{listing}\nNothing was computed. Repair the folder, or pass accept_problems=True to go on without "
+            "the unreadable images."
+        )
+    warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
+    return table[[not reason for reason in reasons]].reset_index(drop=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,9 +4,10 @@
 commit of the Hugging Face hub, or from the authors' web server; their hashes are checked where they are known,
 the images are written with their bytes unchanged, and at the end the counts are compared with the catalog.
 
-Stop it whenever you like: the next run goes on where this one ended. ``SOURCE.json`` in the data set's folder
-records where the data came from. Where there is no lasting public source, the command says how to get the data
-by hand.
+Stop it whenever you like: the next run goes on where this one ended. What arrives is kept in a hidden folder, and the
+data set's own folder is made when all files are there, so that no empty one looks like data. ``SOURCE.json`` in it
+records where the data came from. Where there is no lasting public source, the command says how to get the data by
+hand.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
     root, parts = Path(destination) / name, Path(destination) / f".{name}.download"
     if revision is not None and not isinstance(known.source, Hub):
         raise ValueError(f"{name} does not come from the hub, so there is no revision to choose.")
-    record = _read_record(root, known, revision)
+    record = _read_record(root, parts, revision)
     if record.get("complete") or (not record and root.exists() and any(root.iterdir())):
         _check_counts(root, known)
         print(f"{root} is complete.")
@@ -76,14 +77,13 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
     print(
         f"{name}: {known.n_images:,} images, {known.size} to download. Licence: {known.licence} See {known.page}"
     )
-    parts.mkdir(parents=True, exist_ok=True)
-    _write_record(root, {"complete": False} | record)
     if isinstance(known.source, Hub):
         commit = revision or record.get("revision") or known.source.revision
-        files, record = _from_hub(known.source, commit, parts, root)
+        files, record = _from_hub(known.source, commit, parts)
     else:
         files = [fetch(file, parts / file.url.rsplit("/", 1)[1]) for file in known.source]
         record = {"files": [{"url": file.url, "md5": file.md5} for file in known.source]}
+    _write_record(root, record | {"complete": False})
     if files[0].suffix == ".parquet":
         parquet_to_folder(files, root, name)
     elif name == "terra_incognita":
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _from_hub(source: Hub, revision: str, parts: Path, root: Path) -> tuple[list[Path], dict[str, Any]]:
+def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict[str, Any]]:
     """Download a hub repository's files; return them with the record of where they come from."""
     try:
         info = HfApi().dataset_info(source.repo, revision=revision, files_metadata=True)
@@ -192,7 +192,8 @@ def _from_hub(source: Hub, revision: str, parts: Path, root: Path) -> tuple[list
                 for file in chosen
             ],
         }
-        _write_record(root, record | {"complete": False})
+        if chosen:
+            _write_record(parts, record | {"complete": False})  # to go on with the same commit
         files = [
             Path(
                 hf_hub_download(
@@ -239,6 +240,7 @@ def _go_on(url: str, part: Path, start: int) -> int | None:
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
+        part.parent.mkdir(parents=True, exist_ok=True)
         with (
             open(part, "ab" if start else "wb") as out,
             tqdm(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True) as bar,
@@ -265,23 +267,23 @@ def _check_counts(root: Path, known: KnownDataset) -> None:
         )
 
 
-def _read_record(root: Path, known: KnownDataset, revision: str | None) -> dict[str, Any]:
-    """Read what an earlier run recorded; it must be of the same commit."""
-    path = root / RECORD
+def _read_record(root: Path, parts: Path, revision: str | None) -> dict[str, Any]:
+    """Read what an earlier run recorded, before its first image or after; it must be of the same commit."""
+    path = (root if (root / RECORD).exists() else parts) / RECORD
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if revision is not None and record.get("revision", revision) != revision:
         raise ValueError(
             f"{root} was begun with revision {record['revision']}, not {revision}. To go on, leave the revision out; to "
-            "begin anew, delete the folder or choose another destination."
+            f"begin anew, delete {path.parent} or choose another destination."
         )
     return record
 
 
-def _write_record(root: Path, record: Mapping[str, Any]) -> None:
-    root.mkdir(exist_ok=True)
-    temporary = root / f".{RECORD}.tmp"
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RECORD}.tmp"
     temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, root / RECORD)
+    os.replace(temporary, folder / RECORD)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ called environment), and in it one for each class. `index_folder` lists such a t
 `read_image` opens one of its images. Both say plainly what is wrong with data that cannot be used, since a
 class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
 
-ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. To look at every image
+ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. Where classes do not matter,
+`index_images` lists whatever images a folder holds. To look at every image
 before anything is computed: ``python -m icm_core.data.check ROOT``, or `icm_core.data.check.check_folder`.
 """
 
@@ -188,6 +189,43 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
         _check_filled([str(class_) for class_ in classes if not images[class_]])
     domain = folder_name(root.absolute())
     rows = [(str(image), folder_name(class_), domain) for class_ in classes for image in images[class_]]
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """List the images in a folder and in all folders below it, in whatever layout.
+
+    Parameters
+    ----------
+    root : path-like
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each image, in a fixed order, with the columns *path*, *label* (the name of the folder it lies in;
+        empty for an image that lies in `root` itself) and *domain* (the name of the folder above that one; of `root`
+        where there is none).
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If `root` is not a folder or there is no image in it, or a name is not UTF-8.
+    """
+    root = _data_folder(root, "expected a folder of images").absolute()
+    rows: list[tuple[str, str, str]] = []
+    folders, seen = [root], set()
+    for folder in folders:  # it grows on the way; a folder that several links lead to is listed once
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        label = folder_name(folder) if folder != root else ""
+        domain = folder_name(folder.parent if root in folder.parent.parents else root)
+        rows += [(str(image), label, domain) for image in _images(folder)]
+        folders += subfolders(folder)
+    if not rows:
+        raise ValueError(f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()}).")
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
 
 

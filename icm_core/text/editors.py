@@ -12,6 +12,7 @@ Every editor refuses a caption without its class word; `icm_core.text.captions.w
 """
 
 import operator
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -90,8 +91,8 @@ class RuleEditor:
 
     Notes
     -----
-    Two words may still make a class together: where "brown bear" is a class, "a white bear" can become one. Articles
-    stay, so that "an engraving" may become "an mosaic".
+    Two words may still make a class together: where "brown bear" is a class, "a white bear" can become one. An article
+    before an exchanged word follows it: "an engraving" becomes "a mosaic".
     """
 
     def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:
@@ -132,7 +133,7 @@ class RuleEditor:
             for row, edit in zip(
                 rows, intervene_captions([captions[row] for row in rows], lexicon, seed, keep), strict=True
             ):
-                edited[row] = edit
+                edited[row] = _with_articles(captions[row], edit)
         unchanged = [before for before, after in zip(captions, edited, strict=True) if before == after]
         if unchanged:
             warnings.warn(
@@ -142,6 +143,19 @@ class RuleEditor:
                 stacklevel=2,
             )
         return edited
+
+
+def _with_articles(before: str, after: str) -> str:
+    """Write "a" or "an" as the next word asks, where that word was not behind the same article before the edit."""
+
+    def fitting(match: re.Match[str]) -> str:
+        article, following = match.groups()
+        if has_word(before, f"{article} {following}"):
+            return article
+        n = "N" if len(following) > 1 and following.isupper() else "n"
+        return article[0] + n * (following[0].lower() in "aeiou")
+
+    return re.sub(r"(?<![\w-])(an?)(?= ([\w-]+))", fitting, after, flags=re.IGNORECASE)
 
 
 def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
