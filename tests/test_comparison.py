@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icm_core.animal_world import load_silhouettes
+from icm_core.animal_world import STYLES, load_silhouettes, write_folder
+from icm_core.claims import comparison_claims
+from icm_core.data.check import load_folder
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
-from icm_core.intervals import unpack
+from icm_core.environments import image_folder
+from icm_core.intervals import pack, unpack
 from icm_core.interventions import draw_interventions
 from icm_core.methods import catalog
 from icm_core.methods.base import Method
 from icm_core.methods.catalog import METHODS, Entry, grid
-from icm_core.methods.comparison import UPPER_BOUND, compare
-from icm_core.methods.task import animal_task
+from icm_core.methods.comparison import UPPER_BOUND, compare, pick, run_comparison
+from icm_core.methods.task import animal_task, folder_task
 
 TARGET = 2
 
@@ -185,6 +188,93 @@ def test_settings_are_every_combination_and_sizes_suit_the_embedding():
         for setting in entry.settings(64):
             entry.make(**setting)
             json.dumps(setting)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, store = tmp_path_factory.mktemp("animals"), EmbeddingStore(tmp_path_factory.mktemp("store"))
+    images = load_folder(write_folder(root, load_silhouettes(), per_class=4))
+    encoder = load_encoder("animal-world")
+    return encoder, store, image_folder(encoder, images, store, name="animals")
+
+
+def test_a_folder_is_a_task_too_and_its_pixels_are_those_that_were_embedded(folder):
+    encoder, store, environments = folder
+    task = folder_task(encoder, environments, environments.classes, store, TARGET)
+    for images in (task.sources.images, task.sources.intervened, *task.tests.values()):
+        some = images.take(np.arange(0, len(images), 5))
+        np.testing.assert_allclose(encoder.encode_images(some.pixels()), some.embedded, atol=2e-5)
+    assert len(task.sources.captions) == 0
+    assert task.sources.without("invert").moments("image").n_pairs == (task.sources.drawn != "invert").sum()
+
+
+def test_a_folder_is_compared_over_its_targets_and_seeds(folder):
+    encoder, store, environments = folder
+    table = run_comparison(
+        "animals", encoder, store, seeds=[0, 1], methods=["plain", "ICM auto image"], folder=environments,
+        words=environments.classes, targets=["sketch", "photo"],
+    )  # fmt: skip
+    assert set(zip(table["target"], table["seed"], strict=True)) == {
+        (target, seed) for target in ("sketch", "photo") for seed in (0, 1)
+    }
+    assert set(table["condition"]) == {"in_distribution", "unseen"}
+    assert set(table["world"]) == {"animals"}
+    assert not table.duplicated(["method", "predictor", "condition", "target", "seed"]).any()
+
+
+def test_nothing_to_compare_is_an_error(folder):
+    encoder, store, environments = folder
+    with pytest.raises(ValueError, match="Expected seeds, and domains among"):
+        run_comparison("animals", encoder, store, seeds=[0], folder=environments, targets=["comic"])
+    with pytest.raises(ValueError, match="Expected seeds, and domains among"):
+        run_comparison("animals", encoder, store, seeds=[], folder=environments)
+    with pytest.raises(ValueError, match="Give a folder, or silhouettes and a world"):
+        run_comparison("animal-world", encoder, store, seeds=[0], targets=STYLES[:1])
+
+
+def made_up(accuracy):
+    """Rows of five seeds and two targets, `accuracy` percent by (method, predictor, selection), a little noisy."""
+    rows = []
+    for (method, predictor, selection), value in accuracy.items():
+        for seed in range(5):
+            for target in ("photo", "sketch"):
+                correct = np.arange(1000) < 10 * value + seed
+                rows.append(
+                    {
+                        "method": method, "predictor": predictor, "selection": selection, "seed": seed,
+                        "target": target, "condition": "reversed", "world": "coat 0.9", "encoder": "toy",
+                        "value": 100 * correct.mean(), "n": 1000, "correct": pack(correct),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
+    probe = "linear probe"
+    table = made_up(
+        {
+            ("plain", probe, "none"): 60, ("ICM auto image+text", probe, "none"): 80,
+            ("IRM", probe, "intervened"): 85, ("IRM", probe, "peeking"): 70, ("IRM", probe, "held-out"): 50,
+            ("CLIP-Adapter", "zero-shot", "intervened"): 75, ("CLIP-Adapter", "zero-shot", "peeking"): 99,
+            ("ICM image+text", probe, "intervened"): 72, ("ICM image+text", probe, "held-out"): 74,
+            ("ICM image+text", probe, "peeking"): 90,
+        }
+    )  # fmt: skip
+    verdicts = comparison_claims(table)
+    found = {
+        row.statement.split(": ")[1]: (row.measured.split()[0], row.verdict) for row in verdicts.itertuples()
+    }
+    where = "on an unseen domain with the shortcut reversed"
+    assert found == {
+        f"beats the plain probe {where}": ("+20.0", "supported"),
+        f"beats invariant risk minimisation {where}": ("-5.0", "refuted"),
+        f"beats CLIP-Adapter {where}": ("+5.0", "supported"),
+        "choosing K and λ on intervened source images beats plain ones": ("-2.0", "refuted"),
+        "the rule that needs no labels beats choosing on intervened source images": ("+8.0", "supported"),
+    }
+    assert set(pick(table, "intervened")["selection"]) == {"none", "intervened"}
+    with pytest.raises(ValueError, match="selection='best' is unknown"):
+        pick(table, "best")
 
 
 @pytest.mark.slow
