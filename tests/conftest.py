@@ -33,6 +33,8 @@ def _kernels_find_the_library() -> Any:
 SMALL = {"seeds": [0, 1], "n_images": 600}
 RECORDED = ROOT / "reports" / "recorded"
 CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
+METHODS = {name: run | {"notebook": "06_methods"} for name, run in CONFIG["methods"].items()}
+RUNS = CONFIG["recorded"] | METHODS  # of which some are recorded
 
 #: Each page of the report but the first: its notebook, and parameters with which that runs in seconds. Files are
 #: added when it is executed.
@@ -55,8 +57,8 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **{
         path.stem: (
-            CONFIG["recorded"][path.stem]["notebook"],
-            {k: v for k, v in CONFIG["recorded"][path.stem].items() if k not in ("notebook", "seeds")}
+            RUNS[path.stem]["notebook"],
+            {k: v for k, v in RUNS[path.stem].items() if k not in ("notebook", "seeds")}
             | {"tables": [str(path)]},
         )
         for path in sorted(RECORDED.glob("*.parquet"))
@@ -91,7 +93,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(notebook, results / f"{page}.ipynb", parameters | files)
     claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
     table = f"{results}/02_domain_generalization_animal-world.parquet"
-    recorded = [str(path) for path in sorted(RECORDED.glob("*.parquet"))]
+    recorded = [str(path) for path in sorted(RECORDED.glob("*.parquet")) if path.stem not in METHODS]
     execute("00_summary", folder / "index.ipynb", {"table": table, "claims": claims, "recorded": recorded})
     return folder
 

@@ -8,21 +8,39 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CONFIG, RECORDED, ROOT
+from conftest import CONFIG, METHODS, RECORDED, ROOT, RUNS
 
+from icm_core.animal_world import STYLES
 from icm_core.evaluation import PREDICTORS
 from icm_core.intervals import unpack
+from icm_core.methods.catalog import METHODS as COMPARED
+from icm_core.methods.comparison import SELECTIONS, UPPER_BOUND
 from icm_core.record import PACKAGES
 from icm_core.splits import CONDITIONS, PROTOCOLS
 
 PATHS = sorted(RECORDED.glob("*.parquet"))
+PHOTOGRAPHS = [path for path in PATHS if path.stem not in METHODS]
+
+
+def named(path):
+    table = pd.read_parquet(path)
+    table.attrs["name"] = path.stem
+    return table
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
 def table(request):
-    table = pd.read_parquet(request.param)
-    table.attrs["name"] = request.param.stem
-    return table
+    return named(request.param)
+
+
+@pytest.fixture(params=PHOTOGRAPHS, ids=lambda path: path.stem)
+def photographs(request):
+    return named(request.param)
+
+
+@pytest.fixture(params=METHODS)
+def comparison(request):
+    return named(RECORDED / f"{request.param}.parquet")
 
 
 def test_real_pacs_is_recorded():
@@ -34,7 +52,7 @@ def test_the_files_are_small():
 
 
 def test_every_setting_of_the_run_is_recorded(table):
-    record, settings = table.attrs, dict(CONFIG["recorded"][table.attrs["name"]])
+    record, settings = table.attrs, dict(RUNS[table.attrs["name"]])
     assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "recorded from a checkout with changes"
     assert set(record["versions"]) == {"python", *PACKAGES}
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["weights"].values())
@@ -45,7 +63,8 @@ def test_every_setting_of_the_run_is_recorded(table):
     program, page, _, _, given = shlex.split(record["command"])
     assert (program, page) == ("papermill", f"{notebook}.ipynb")
     assert json.loads(given) == record["parameters"]
-    settings["dataset"] = f"../data/{settings['dataset']}"
+    if table.attrs["name"] not in METHODS:
+        settings["dataset"] = f"../data/{settings['dataset']}"
     if "variants" in settings:
         settings["variants"] = {name: f"../data/{folder}" for name, folder in settings["variants"].items()}
     for key, value in settings.items():
@@ -64,7 +83,8 @@ def test_the_commit_is_in_the_history(table):
     assert found.returncode == 0
 
 
-def test_the_rows_are_whole(table):
+def test_the_rows_are_whole(photographs):
+    table = photographs
     parameters = table.attrs["parameters"]
     assert set(table["predictor"]) <= set(PREDICTORS)
     assert set(table["condition"]) <= {*CONDITIONS, *parameters.get("variants", {})}
@@ -79,7 +99,8 @@ def test_the_rows_are_whole(table):
     assert table.loc[icm, ["K", "consistency_weight"]].notna().all(axis=None)
 
 
-def test_accuracies_and_differences_are_those_of_the_images(table):
+def test_accuracies_and_differences_are_those_of_the_images(photographs):
+    table = photographs
     keys = ["predictor", "condition", "target", "seed"]
     plain = {key: group.iloc[0] for key, group in table[table["method"] == "plain"].groupby(keys)}
     for _, row in table.iterrows():
@@ -89,3 +110,32 @@ def test_accuracies_and_differences_are_those_of_the_images(table):
         assert row["difference"] == pytest.approx(100 * gain.mean())
         assert row["low"] <= row["value"] <= row["high"]
     assert np.isfinite(table[["value", "low", "high", "difference"]]).all(axis=None)
+
+
+def test_the_comparison_has_every_method_and_way_of_choosing(comparison):
+    keys = ["predictor", "method", "selection", "condition"]
+    runs = comparison.groupby(keys).size()
+    assert set(runs) == {len(STYLES) * len(CONFIG["seeds"])}
+    assert set(comparison["seed"]) == set(CONFIG["seeds"])
+    assert not comparison.duplicated([*keys, "target", "seed"]).any()
+    assert set(comparison["method"]) == set(COMPARED)
+    for name, entry in COMPARED.items():
+        rows = comparison[comparison["method"] == name]
+        settings = [json.dumps(setting) for setting in entry.settings(64)]
+        assert set(rows["setting"]) <= set(settings)
+        ways = set(SELECTIONS) if len(settings) > 1 else {"none"}
+        assert set(rows["selection"]) == ways | ({UPPER_BOUND} if entry.on_target else set())
+        assert set(rows["predictor"]) == set(entry.predictors or entry.make().predictors)
+
+
+def test_accuracies_and_differences_of_the_comparison_are_those_of_the_images(comparison):
+    keys = ["condition", "target", "seed"]
+    plain = comparison[comparison["method"] == "plain"]
+    base = {key: group.set_index("predictor")["value"] for key, group in plain.groupby(keys)}
+    for _, row in comparison.iterrows():
+        assert row["value"] == pytest.approx(100 * unpack(row).mean())
+        assert row["low"] <= row["value"] <= row["high"]
+        mine = base[tuple(row[key] for key in keys)]
+        assert row["to_zero_shot"] == pytest.approx(row["value"] - mine["zero-shot"])
+        assert row["to_probe"] == pytest.approx(row["value"] - mine["linear probe"])
+    assert (comparison[["fit_seconds", "n_parameters"]] >= 0).all(axis=None)

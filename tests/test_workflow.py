@@ -190,7 +190,13 @@ def study(tmp_path: Path) -> Path:
     config = yaml.safe_load((tmp_path / "workflow" / "config.yaml").read_text())
     notebooks = {name.split()[0]: {} for name in RUNS}
     world = {"animal-world": {"encoder": "animal-world", "worlds": [["coat", 0.9], ["scene", 0.9]]}}
-    config |= {"seeds": [0, 1], "notebooks": notebooks, "domain_generalization": world, "recorded": {}}
+    config |= {
+        "seeds": [0, 1],
+        "notebooks": notebooks,
+        "domain_generalization": world,
+        "recorded": {},
+        "methods": {},
+    }
     (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
     for name in config["notebooks"]:
         module = "theory" if name == "01_theory" else "evaluation"
