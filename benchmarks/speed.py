@@ -15,11 +15,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from icm_core import InvariantProjection, PairMoments
 from icm_core.animal_world import load_silhouettes, render, sample_latents
 from icm_core.encoders import load_encoder
+from icm_core.evaluation import grid_accuracy
 from icm_core.interventions import intervene_images
+from icm_core.splits import Split
 
 
 def seconds(function: Callable[[], object], repeats: int = 5) -> float:
@@ -68,6 +72,51 @@ def solvers() -> None:
     print(f"a fit for each of 32 K takes {each / (closed + nested):.1f} times one fit for all")
 
 
+def grids() -> None:
+    """Compare a grid of 20 K × 12 λ with a single fit and evaluation at the largest K, for one target."""
+    rng = np.random.default_rng(0)
+    n, features, classes = 4000, 256, 10
+    label = rng.integers(classes, size=n)
+    scale = np.linspace(1, 0.1, features)
+    original = (rng.normal(size=(classes, features))[label] + 3 * rng.normal(size=(n, features))) * scale
+    image = original.copy()
+    image[:, ::2] = rng.permutation(image[:, ::2])
+
+    def table(rows: slice, labels: np.ndarray) -> xr.Dataset:
+        values = {"original": original[rows], "image": image[rows]}
+        return xr.Dataset(
+            {name: (("row", "feature"), v.astype(np.float32)) for name, v in values.items()},
+            {"label": ("row", labels)},
+        )
+
+    prompts = xr.Dataset(
+        {"prompt": (("row", "feature"), rng.normal(size=(classes, features)))},
+        {"label": ("row", np.arange(classes))},
+    )
+    held_out = table(slice(0, 1000), label[:1000])
+    # zero-shot alone is run where a test has a class that no probe has seen
+    for name, tested in (("zero-shot", np.full(1000, classes)), ("zero-shot and probe", label[:1000])):
+        test = table(slice(0, 1000), tested)
+        data = Split(table(slice(1000, n), label[1000:]), held_out, {"unseen": test}, prompts)
+        sets = {"intervened": (held_out["image"].to_numpy(), label[:1000])}
+        sizes, weights = np.linspace(16, features, 20).astype(int).tolist(), np.logspace(-1, 2, 12).tolist()
+        one = seconds(
+            lambda: grid_accuracy(
+                data, "image", n_components=sizes[-1:], consistency_weights=[1.0], evaluate_on=sets
+            ),
+            1,
+        )
+        whole = seconds(
+            lambda: grid_accuracy(
+                data, "image", n_components=sizes, consistency_weights=weights, evaluate_on=sets
+            ),
+            1,
+        )
+        print(
+            f"{name}: a grid of 20 K × 12 λ takes {whole / one:.1f} times one fit and evaluation ({one:.2f} s)"
+        )
+
+
 def memory() -> None:
     """Compare the peak memory of streamed moments for ten times the pairs."""
     peaks = []
@@ -88,4 +137,6 @@ def memory() -> None:
 if __name__ == "__main__":
     images()
     solvers()
+    with threadpool_limits(1):
+        grids()
     memory()

@@ -194,11 +194,16 @@ def _grid(
     weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
     for weight in weights:
         whole = nested(weight)
+        # everything is projected once: the coordinates of a smaller K are the first ones
+        given = {name: _given(data, name, whole.transform) for name in predictors_of(data)}
+        sets = {key: (whole.transform(X), y) for key, (X, y) in evaluate_on.items()}
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
         for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
-            for name in predictors_of(data):
-                predict = _predictor(data, whole.truncate(k), name, probe_C)
-                accuracy = {key: float(np.mean(predict(X) == y)) for key, (X, y) in evaluate_on.items()}
+            for name, (X, y) in given.items():
+                fitted = _unfitted(name, probe_C).fit(X[:, :k], y)
+                accuracy = {
+                    key: float(np.mean(fitted.predict(X[:, :k]) == y)) for key, (X, y) in sets.items()
+                }
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
                 rows.append(row | accuracy)
     return pd.DataFrame(rows)
@@ -216,18 +221,24 @@ def _nested(moments: PairMoments, objective: str) -> Callable[[float], Invariant
     return solve
 
 
+def _given(
+    data: Split, name: str, project: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give what a predictor is fitted on, projected: prompts, or labelled images."""
+    table, variable = (data.prompts, "prompt") if name == "zero-shot" else (data.train, "original")
+    return project(table[variable].to_numpy()), table["label"].to_numpy()
+
+
+def _unfitted(name: str, probe_C: float) -> Any:
+    return ZeroShotClassifier() if name == "zero-shot" else LinearProbe(C=probe_C)
+
+
 def _predictor(data: Split, projection: InvariantProjection | None, name: str, probe_C: float) -> Predictor:
     """Fit a zero-shot classifier or a linear probe behind a projection (or none)."""
     project: Callable[[np.ndarray], np.ndarray] = (
         (lambda X: X) if projection is None else projection.transform
     )
-    if name == "zero-shot":
-        fitted: Any = ZeroShotClassifier()
-        fitted.fit(project(data.prompts["prompt"].to_numpy()), data.prompts["label"].to_numpy())
-    else:
-        fitted = LinearProbe(C=probe_C)
-        fitted.fit(project(data.train["original"].to_numpy()), data.train["label"].to_numpy())
-    return _predict_with(fitted, project)
+    return _predict_with(_unfitted(name, probe_C).fit(*_given(data, name, project)), project)
 
 
 def _predict_with(fitted: Any, project: Callable[[np.ndarray], np.ndarray]) -> Predictor:
