@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.linalg
 import sklearn
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
@@ -23,6 +23,7 @@ from icm_core import projection as projection_module
 from icm_core import spectrum as spectrum_module
 from icm_core.moments import PairMoments
 from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
+from icm_core.spectrum import auto_consistency_weight, generalized_spectrum, trace_spectrum
 from icm_core.stiefel import minimize_on_stiefel
 
 OBJECTIVES = ("trace", "generalized", "released_code")
@@ -277,6 +278,71 @@ def test_auto_says_when_every_component_harms():
     ):
         fitted = InvariantProjection(consistency_weight=1e6).fit(X, X_do)
     assert fitted.n_components_ == 1
+
+
+# --- the rule for λ
+
+
+def widest_gap(shares):
+    """Ends of the widest gap that begins below 1, in degrees and by trying all; None if another is as wide."""
+    ends = [*sorted(min(share, 2.0) for share in shares), 2.0]
+    degrees = [2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends]
+    gaps = {(a, b): y - x for a, b, x, y in zip(ends, ends[1:], degrees, degrees[1:], strict=False) if a < 1}
+    width = max(gaps.values())
+    widest = [ends for ends in gaps if gaps[ends] > width - 1e-6]
+    return widest[0] if len(widest) == 1 else None
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(1e-6, 5), min_size=1, max_size=12).filter(lambda shares: min(shares) < 1))
+def test_auto_weight_is_in_the_widest_gap(shares):
+    ends = widest_gap(shares)
+    assume(ends is not None)
+    assert 1 / auto_consistency_weight(shares) == pytest.approx(np.sqrt(ends[0] * ends[1]))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-1e-12, 1e6), min_size=1, max_size=20), st.randoms())
+def test_auto_weight_is_bounded_whatever_the_order(shares, random):
+    weight = auto_consistency_weight(shares)
+    random.shuffle(shares)
+    assert 1 / np.sqrt(2) < weight < 1e8
+    assert auto_consistency_weight(shares) == weight
+
+
+@pytest.mark.parametrize(
+    ("shares", "ends"),
+    [
+        ([0.01, 0.02, 1.5, 2.0], (0.02, 1.5)),
+        ([1e-8, 1e-4, 0.02, 1.5], (0.02, 1.5)),  # by logarithms it would be lower
+        ([0.01, 0.95, 0.98], (0.01, 0.95)),  # by differences it would be higher
+        ([0.1, 1.2, 2.0, 8.0], (0.1, 1.2)),  # more than re-drawn is no gap
+        ([0.9, 1.0, 1.9], (0.9, 1.0)),  # nor is what begins at half
+        ([0.1, 0.2], (0.2, 2.0)),  # everything is invariant
+        ([0.5], (0.5, 2.0)),
+        ([1.0, 1.5], (1.0, 1.0)),  # nothing is invariant
+        ([3.0], (1.0, 1.0)),
+    ],
+)
+def test_auto_weight_of_known_spectra(shares, ends):
+    assert auto_consistency_weight(shares) == pytest.approx(1 / np.sqrt(ends[0] * ends[1]))
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
+def test_auto_weight_refuses_spectra_without_finite_values(values):
+    with pytest.raises(ValueError, match=r"shares are .*; expected at least one, all of them finite"):
+        auto_consistency_weight(values)
+
+
+@settings(max_examples=100)
+@given(seed=seeds, weight=st.floats(0.05, 50))
+def test_positive_eigenvalues_are_as_many_as_shares_below_one_over_the_weight(seed, weight):
+    C, S = second_moments(*random_pairs(seed))
+    shares, _ = generalized_spectrum(C, S, 0)
+    assume(np.abs(shares - 1 / weight).min() > 1e-9)
+    eigenvalues, _ = trace_spectrum(C, S, weight)
+    count = np.count_nonzero(scipy.linalg.eigh(S, C, eigvals_only=True) < 1 / weight)
+    assert np.count_nonzero(eigenvalues > 0) == np.count_nonzero(shares < 1 / weight) == count
 
 
 # --- gradient solver
