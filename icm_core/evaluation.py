@@ -351,7 +351,7 @@ def evaluate(
             row: dict[str, Any] = {
                 "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
                 "K": projection.n_components_,
-                "consistency_weight": np.nan if objective == "generalized" else projection.consistency_weight,
+                "consistency_weight": projection.consistency_weight_,
             }  # fmt: skip
             fitted.append((row, _predictor(data, projection, name, probe_C)))
     return _measure(data, fitted, plain).assign(metric="accuracy")

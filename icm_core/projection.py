@@ -13,7 +13,7 @@ The paper's objective trades reconstruction against consistency under an orthono
 which equals ``tr C`` minus ``tr A (C - λS) Aᵀ``. Its minimisers span the eigenvectors of ``C - λS``
 with the largest eigenvalues, so the closed form is exact and the subspaces for growing K are nested.
 The generalised objective ``S v = μ C v`` needs no λ: μ is the share of a direction's second moment that
-the intervention re-draws.
+the intervention re-draws. The same shares choose λ for the trace objective, without labels.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from icm_core.moments import PairMoments
 from icm_core.spectrum import (
     OBJECTIVES,
+    auto_consistency_weight,
     auto_n_components,
     generalized_spectrum,
     intervention_share,
@@ -41,7 +42,7 @@ from icm_core.spectrum import (
 )
 from icm_core.stiefel import minimize_on_stiefel
 
-__all__ = ["InvariantProjection", "auto_n_components", "subspace_angles"]
+__all__ = ["InvariantProjection", "auto_consistency_weight", "auto_n_components", "subspace_angles"]
 
 SOLVERS = ("closed_form", "gradient")
 _MAX_STEPS = 2000
@@ -64,17 +65,19 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ``shrinkage``, its subspace follows any invertible linear map of the embedding.
         ``"released_code"`` exists for the audit only: the *smallest* eigenvalues of ``C - λS``, as in
         the code released with the paper.
-    consistency_weight : float, default=1.0
+    consistency_weight : float or "auto", default=1.0
         λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an uncentred principal
-        component analysis of the original embeddings.
+        component analysis of the original embeddings. "auto" chooses it from the moments, without labels,
+        by :func:`~icm_core.spectrum.auto_consistency_weight`. With ``n_components="auto"`` too, K is the
+        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`.
     solver : {"closed_form", "gradient"}, default="closed_form"
         Exact eigendecomposition, or (for the trace objective) gradient descent on the Stiefel manifold,
         as in the paper.
     shrinkage : float, default=1e-4
-        For the generalised objective: the variance, as a fraction of ``tr(C) / D``, of independent
-        isotropic noise assumed in f and in f_do. With variance σ² it solves ``(S + 2σ²I) v = μ (C +
-        σ²I) v``. A direction in which nothing varies then has μ = 2, as noise has, and does not count
-        as invariant for free.
+        For the generalised objective, and for ``consistency_weight="auto"``, which takes the covariance for
+        C: the variance, as a fraction of ``tr(C) / D``, of independent isotropic noise assumed in f and in
+        f_do. With variance σ² it solves ``(S + 2σ²I) v = μ (C + σ²I) v``. A direction in which nothing varies
+        then has μ = 2, as noise has, and does not count as invariant for free.
     random_state : int, Generator or None, default=None
         Seed for the start of the gradient solver; nothing else is random.
 
@@ -86,6 +89,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         are orthogonal in ``C + σ²I`` instead: the components are uncorrelated, not at right angles.
     n_components_ : int
         K.
+    consistency_weight_ : float
+        λ, given or chosen. NaN for the generalised objective, which has none.
     eigenvalues_ : ndarray of shape (n_features_in_,)
         The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest
         (released code: from the smallest), or μ from the smallest.
@@ -106,6 +111,11 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     -----
     Source: the objective of CLIP-ICM, arXiv 2405.15289. Directions with nothing in them have eigenvalue 0 of
     ``C - λS``: "auto" leaves them out, and a K above the number of positive eigenvalues fills up with them.
+
+    The K that ``consistency_weight="auto"`` finds does not change under an invertible map of the embedding (up
+    to `shrinkage`), but the directions of the trace objective do not follow such a map: where the mixing of the
+    factors is ill-conditioned, they stay far from the invariant subspace at every λ that keeps K of them.
+    Those of the generalised objective, at the same K, reach it.
 
     **In a pipeline** the second argument of ``fit`` is the label, not X_do. Pairs need no labels and
     are mostly another set of observations, so the recommended way is to fit the projection on pairs and
@@ -143,7 +153,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_components: int | str = "auto",
         *,
         objective: str = "trace",
-        consistency_weight: float = 1.0,
+        consistency_weight: float | str = 1.0,
         solver: str = "closed_form",
         shrinkage: float = 1e-4,
         random_state: int | np.random.Generator | None = None,
@@ -354,8 +364,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "X_do equals X in every pair: the intervention changed nothing, so nothing tells which "
                 "directions are invariant."
             )
+        self.consistency_weight_, noise = self._choose_weight(moments)
         eigenvalues, directions = self._spectrum(C, S)
-        k = self._choose_k(eigenvalues)
+        k = self._choose_k(eigenvalues, noise)
         if self.solver == "gradient":
             eigengap = eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
             components = self._descend(C, S, k, tolerance=_GRADIENT_TOLERANCE * eigengap)
@@ -372,17 +383,42 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """All eigenvalues and directions (rows), the best first."""
         if self.objective == "generalized":
             return generalized_spectrum(C, S, self.shrinkage)
-        eigenvalues, directions = trace_spectrum(C, S, self.consistency_weight)
+        eigenvalues, directions = trace_spectrum(C, S, self.consistency_weight_)
         if self.objective == "released_code":
             return eigenvalues[::-1], directions[::-1]
         return eigenvalues, directions
 
-    def _choose_k(self, eigenvalues: NDArray[np.float64]) -> int:
+    def _choose_weight(self, moments: PairMoments) -> tuple[float, float]:
+        """λ, and the variance of the noise that it was chosen under (0 if it was given)."""
+        if self.objective == "generalized":
+            return float("nan"), 0.0
+        if isinstance(self.consistency_weight, Real):
+            return float(self.consistency_weight), 0.0
+        covariance = moments.C - np.outer(moments.mean, moments.mean)
+        variance = np.trace(covariance) / len(covariance)
+        if variance <= np.finfo(np.float64).eps * np.trace(moments.C):
+            raise ValueError(
+                "Every embedding in X is the same, and consistency_weight='auto' needs at least two that differ "
+                f"(n_samples={moments.n_pairs}). Pass more pairs, or a number as consistency_weight."
+            )
+        shares, _ = generalized_spectrum(covariance, moments.S, self.shrinkage)
+        if shares[0] >= 1:
+            _warn(
+                "The intervention re-draws half or more of every direction, so none looks invariant: "
+                "consistency_weight='auto' is set to 1."
+            )
+        return auto_consistency_weight(shares), self.shrinkage * variance
+
+    def _choose_k(self, eigenvalues: NDArray[np.float64], noise: float) -> int:
         if isinstance(self.n_components, (int, np.integer)):
             return int(self.n_components)
-        if self.objective != "generalized" and eigenvalues.max() <= 0:
+        if self.objective == "generalized":
+            return auto_n_components(eigenvalues, self.objective)
+        # noise adds σ² to C and 2σ² to S (see generalized_spectrum): under it, C - λS has these eigenvalues
+        eigenvalues = eigenvalues - (2 * self.consistency_weight_ - 1) * noise
+        if eigenvalues.max() <= 0:
             _warn(
-                f"No eigenvalue of C - λS is positive at consistency_weight={self.consistency_weight}: "
+                f"No eigenvalue of C - λS is positive at consistency_weight={self.consistency_weight_}: "
                 "every component raises the objective. One is kept. Lower consistency_weight."
             )
         return auto_n_components(eigenvalues, self.objective)
@@ -393,7 +429,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """Minimise the paper's objective by gradient descent; rows in order of their eigenvalue."""
         import torch
 
-        weight = float(self.consistency_weight)
+        weight = self.consistency_weight_
         second, change = torch.from_numpy(C), torch.from_numpy(S)
 
         def objective(A: torch.Tensor) -> torch.Tensor:
@@ -427,11 +463,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             raise ValueError(
                 f"n_components is {self.n_components!r}; expected 'auto' or an integer from 1 to n_features."
             )
-        for name in ("consistency_weight", "shrinkage"):
-            value = getattr(self, name)
-            is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < np.inf:
-                raise ValueError(f"{name} is {value!r}; expected a finite number, at least 0.")
+        if not _is_weight(self.shrinkage):
+            raise ValueError(f"shrinkage is {self.shrinkage!r}; expected a finite number, at least 0.")
+        is_auto = isinstance(self.consistency_weight, str) and self.consistency_weight == "auto"
+        if not is_auto and not _is_weight(self.consistency_weight):
+            raise ValueError(
+                f"consistency_weight is {self.consistency_weight!r}; expected 'auto' or a finite number, at least 0."
+            )
 
 
 def _with_fixed_signs(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -451,3 +489,7 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < np.inf

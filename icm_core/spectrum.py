@@ -5,7 +5,12 @@ Both rankings are eigenproblems in ``C = E[f fᵀ]`` and ``S = E[(f - f_do) (f -
 direction is good when the embedding expresses much in it and the intervention changes little. The
 generalised one solves ``S v = μ C v``: a direction is good when the intervention re-draws a small share μ
 of what is expressed in it. :func:`auto_n_components` reads the number of good directions off either
-spectrum.
+spectrum, and :func:`auto_consistency_weight` reads λ off the second.
+
+The two agree on how many directions are good. For v'Cv > 0, ``v'(C - λS)v > 0`` says that the share of v is
+below 1/λ, so by Sylvester's law of inertia, with C positive definite, ``C - λS`` has as many positive
+eigenvalues as there are shares below 1/λ. To choose λ is to choose the share from which a direction counts as
+re-drawn: λ = 1 keeps what is re-drawn by less than half, since 2 is a new draw.
 """
 
 from __future__ import annotations
@@ -114,13 +119,70 @@ def auto_n_components(eigenvalues: ArrayLike, objective: str = "trace") -> int:
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}.")
-    values = np.sort(np.asarray(eigenvalues, dtype=np.float64).ravel())
-    if len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"eigenvalues are {eigenvalues!r}; expected at least one, all of them finite.")
+    values = _sorted("eigenvalues", eigenvalues)
     if objective == "generalized":
         return int(np.argmax(np.diff(values))) + 1 if len(values) > 1 else 1
     rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
     return max(1, int(np.count_nonzero(values > rounding)))
+
+
+def auto_consistency_weight(shares: ArrayLike) -> float:
+    """Choose λ without labels: put 1/λ into the largest gap between the shares that interventions re-draw.
+
+    Invariant directions have shares near 0 (near δ² where the intervention leaks and moves them by δ of
+    their spread), and re-drawn ones have shares near 2. The gap between the two groups is measured as an
+    angle: a share is ``μ = 2 (1 - cos θ)``, with cos θ the correlation of a direction with itself after the
+    intervention: 0° is untouched, 90° a new draw, and 60° what only half of the pairs re-draw, nearer to the
+    re-drawn. (Differences of the shares themselves put it in the middle, and differences of their logarithms take
+    two tiny leaks for two groups.) Three things keep gaps out that are none:
+
+    - a gap begins below 1, since a direction that is re-drawn by half or more is not invariant;
+    - shares above 2 count as 2, since more than re-drawn is re-drawn;
+    - the spectrum is closed by a 2, so that the gap may lie above every share: then all are invariant.
+
+    1/λ is the geometric mean of the two ends of the gap. Any value between them gives the same number of
+    positive eigenvalues of ``C - λS``, but not the same directions: their angle to the invariant subspace falls
+    like 1/λ, and a leak enters like λδ². The two are in balance where λ is in proportion to 1/δ, as it is here.
+
+    Parameters
+    ----------
+    shares : array-like of shape (n_features,)
+        All μ of :func:`generalized_spectrum`, in any order, with the covariance ``C - E[f] E[f]ᵀ`` in place of
+        C: the mean of the embedding is a constant, which no intervention changes, and opens a gap of its own.
+
+    Returns
+    -------
+    float
+        λ, greater than ``1/√2`` and finite. It is 1 where no share is below 1: nothing is invariant. Some gap is
+        always the largest (the lowest of equal ones): where the shares spread evenly, λ says little.
+
+    Raises
+    ------
+    ValueError
+        If there are no shares or one is not finite.
+
+    Examples
+    --------
+    >>> round(auto_consistency_weight([0.01, 0.02, 1.62, 1.9, 3.4]), 2)  # 1 / sqrt(0.02 * 1.62)
+    5.56
+    >>> auto_consistency_weight([1.7, 2.0, 2.3])
+    1.0
+    """
+    values = _sorted("shares", shares)
+    closed = np.append(np.clip(values, len(values) * np.finfo(np.float64).eps, 2), 2)
+    n_candidates = np.count_nonzero(values < 1)
+    if n_candidates == 0:
+        return 1.0
+    k = np.argmax(np.diff(np.arccos(1 - closed / 2))[:n_candidates])
+    return float(1 / np.sqrt(closed[k] * closed[k + 1]))
+
+
+def _sorted(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Sort values, of which there must be at least one, all finite."""
+    ascending = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    if len(ascending) == 0 or not np.isfinite(ascending).all():
+        raise ValueError(f"{name} are {values!r}; expected at least one, all of them finite.")
+    return ascending
 
 
 def intervention_share(

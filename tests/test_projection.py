@@ -1,6 +1,7 @@
 """The projection: exact against independent oracles, a proper scikit-learn citizen, clear about bad input."""
 
 import doctest
+import pickle
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.linalg
 import sklearn
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
@@ -22,8 +23,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from icm_core import projection as projection_module
 from icm_core import spectrum as spectrum_module
 from icm_core.moments import PairMoments
-from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
+from icm_core.projection import (
+    InvariantProjection,
+    auto_consistency_weight,
+    auto_n_components,
+    subspace_angles,
+)
+from icm_core.spectrum import generalized_spectrum, trace_spectrum
 from icm_core.stiefel import minimize_on_stiefel
+from icm_core.theory.linear import largest_angle
+from icm_core.theory.scm import LinearGaussianSCM
 
 OBJECTIVES = ("trace", "generalized", "released_code")
 seeds = st.integers(0, 2**32 - 1)
@@ -279,6 +288,235 @@ def test_auto_says_when_every_component_harms():
     assert fitted.n_components_ == 1
 
 
+# --- the rule for λ
+
+
+def widest_gap(shares):
+    """Ends of the widest gap that begins below 1, in degrees and by trying all; None if another is as wide."""
+    ends = [*sorted(min(share, 2.0) for share in shares), 2.0]
+    degrees = [2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends]
+    gaps = {(a, b): y - x for a, b, x, y in zip(ends, ends[1:], degrees, degrees[1:], strict=False) if a < 1}
+    width = max(gaps.values())
+    widest = [ends for ends in gaps if gaps[ends] > width - 1e-6]
+    return widest[0] if len(widest) == 1 else None
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(1e-6, 5), min_size=1, max_size=12).filter(lambda shares: min(shares) < 1))
+def test_auto_weight_is_in_the_widest_gap(shares):
+    ends = widest_gap(shares)
+    assume(ends is not None)
+    assert 1 / auto_consistency_weight(shares) == pytest.approx(np.sqrt(ends[0] * ends[1]))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-1e-12, 1e6), min_size=1, max_size=20), st.randoms())
+def test_auto_weight_is_bounded_whatever_the_order(shares, random):
+    weight = auto_consistency_weight(shares)
+    random.shuffle(shares)
+    assert 1 / np.sqrt(2) < weight < 1e8
+    assert auto_consistency_weight(shares) == weight
+
+
+@pytest.mark.parametrize(
+    ("shares", "ends"),
+    [
+        ([0.01, 0.02, 1.5, 2.0], (0.02, 1.5)),
+        ([1e-8, 1e-4, 0.02, 1.5], (0.02, 1.5)),  # by logarithms it would be lower
+        ([0.01, 0.95, 0.98], (0.01, 0.95)),  # by differences it would be higher
+        ([0.1, 1.2, 2.0, 8.0], (0.1, 1.2)),  # more than re-drawn is no gap
+        ([0.9, 1.0, 1.9], (0.9, 1.0)),  # nor is what begins at half
+        ([0.1, 0.2], (0.2, 2.0)),  # everything is invariant
+        ([0.5], (0.5, 2.0)),
+        ([1.0, 1.5], (1.0, 1.0)),  # nothing is invariant
+        ([3.0], (1.0, 1.0)),
+    ],
+)
+def test_auto_weight_of_known_spectra(shares, ends):
+    assert auto_consistency_weight(shares) == pytest.approx(1 / np.sqrt(ends[0] * ends[1]))
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
+def test_auto_weight_refuses_spectra_without_finite_values(values):
+    with pytest.raises(ValueError, match=r"shares are .*; expected at least one, all of them finite"):
+        auto_consistency_weight(values)
+
+
+@settings(max_examples=100)
+@given(seed=seeds, weight=st.floats(0.05, 50))
+def test_positive_eigenvalues_are_as_many_as_shares_below_one_over_the_weight(seed, weight):
+    C, S = second_moments(*random_pairs(seed))
+    shares, _ = generalized_spectrum(C, S, 0)
+    assume(np.abs(shares - 1 / weight).min() > 1e-9)
+    eigenvalues, _ = trace_spectrum(C, S, weight)
+    count = np.count_nonzero(scipy.linalg.eigh(S, C, eigvals_only=True) < 1 / weight)
+    assert np.count_nonzero(eigenvalues > 0) == np.count_nonzero(shares < 1 / weight) == count
+
+
+@given(seed=seeds, shrinkage=st.floats(0, 0.3), offset=st.floats(-3, 3))
+def test_auto_keeps_the_shares_below_the_gap(seed, shrinkage, offset):
+    X, X_do = (part + offset for part in random_pairs(seed))
+    fitted = InvariantProjection(consistency_weight="auto", shrinkage=shrinkage).fit(X, X_do)
+    C, S = second_moments(X, X_do)
+    noise = shrinkage * np.var(X, axis=0).mean() * np.eye(6)
+    shares = scipy.linalg.eigh(S + 2 * noise, np.cov(X.T, bias=True) + noise, eigvals_only=True)
+    assert fitted.consistency_weight_ == pytest.approx(auto_consistency_weight(shares), rel=1e-6)
+    shares = scipy.linalg.eigh(S + 2 * noise, C + noise, eigvals_only=True)  # the mean counts
+    assert fitted.n_components_ == np.count_nonzero(shares < 1 / fitted.consistency_weight_)
+    given_weight = InvariantProjection(fitted.n_components_, consistency_weight=fitted.consistency_weight_)
+    np.testing.assert_allclose(fitted.components_, given_weight.fit(X, X_do).components_)
+
+
+@given(seed=seeds)
+def test_auto_follows_any_invertible_map(seed):
+    X, X_do = random_pairs(seed)
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.normal(size=(6, 6)))[0] for _ in range(2))
+    B = U * np.geomspace(1, 0.1, 6) @ V  # condition number 10
+    plain, mapped = (
+        InvariantProjection(consistency_weight="auto", shrinkage=1e-9).fit(X @ M, X_do @ M)
+        for M in (np.eye(6), B.T)
+    )
+    assert mapped.n_components_ == plain.n_components_
+    assert mapped.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-4)
+
+
+def test_a_constant_opens_no_gap():
+    rng = np.random.default_rng(0)
+    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    X, new = rng.normal(size=(2, 5000, 6))
+    X_do = kept * X + np.sqrt(1 - kept**2) * new
+    plain = InvariantProjection(consistency_weight="auto", shrinkage=1e-9).fit(X, X_do)
+    ones = np.ones((5000, 1))
+    beside = clone(plain).fit(np.hstack([X, ones]), np.hstack([X_do, ones]))
+    assert (plain.n_components_, beside.n_components_) == (3, 4)  # the constant is kept, but not alone
+    assert beside.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_dead_directions_do_not_count(size):
+    X, X_do, basis = low_rank_pairs()
+    rest = scipy.linalg.null_space(basis.T) @ np.random.default_rng(1).normal(size=(6, 2))
+    trace_left = size * np.cos(X @ basis[:, :2]) @ rest.T  # the same before and after
+    fitted = InvariantProjection(consistency_weight="auto").fit(X + trace_left, X_do + trace_left)
+    assert fitted.n_components_ == 2
+    assert distance(fitted.components_, basis[:, :2].T) < 0.02
+
+
+def recovers(n_features, draw):
+    """Whether auto finds the number of invariant factors of a random linear model, whole or mostly dead."""
+    rng = np.random.default_rng([n_features, draw])
+    n_factors = n_features if draw % 2 else max(3, n_features * 17 // 64)
+    n_invariant = int(rng.integers(1, n_factors))
+    scm = LinearGaussianSCM(
+        n_invariant,
+        n_factors - n_invariant,
+        n_features=n_features,
+        condition_number=rng.choice([1, 10, 100]),
+        seed=draw,
+    )
+    pairs = scm.sample_pairs("source", max(1000, 8 * n_features), rng, leak=rng.choice([0, 0.05, 0.1]))
+    fitted = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    return fitted.n_components_ == n_invariant
+
+
+@pytest.mark.slow
+def test_auto_recovers_the_number_of_invariant_factors():
+    found = {d: [recovers(d, draw) for draw in range(25)] for d in (16, 64, 256, 512)}
+    assert {d: np.mean(hits) >= 0.95 for d, hits in found.items()} == dict.fromkeys(found, True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("leak", "degrees"), [(0.0, 1.0), (0.1, 6.0)])
+def test_auto_finds_the_invariant_subspace(seed, leak, degrees):
+    scm = LinearGaussianSCM(seed=seed)
+    pairs = scm.sample_pairs("source", 1000, np.random.default_rng(seed), leak=leak)
+    fitted = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    assert fitted.n_components_ == scm.n_invariant
+    assert largest_angle(fitted.components_, scm.invariant_subspace_) < degrees
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_auto_sees_what_only_half_of_the_pairs_redraw(seed):
+    rng = np.random.default_rng(seed)
+    X, new = rng.normal(size=(2, 2000, 6))
+    X_do = X + 0.1 * rng.normal(size=X.shape)  # every intervention leaks
+    X_do[:1000, 4], X_do[1000:, 5] = new[:1000, 4], new[1000:, 5]  # and each is blind to a factor
+    mixing = np.linalg.qr(rng.normal(size=(6, 6)))[0] * np.geomspace(1, 0.3, 6)
+    fitted = InvariantProjection(consistency_weight="auto").fit(X @ mixing, X_do @ mixing)
+    assert fitted.n_components_ == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ill_conditioned_mixing_spares_the_number_not_the_directions(seed):
+    scm = LinearGaussianSCM(condition_number=100, seed=seed)
+    pairs = scm.sample_pairs("source", 1000, np.random.default_rng(seed))
+    auto = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    assert auto.n_components_ == scm.n_invariant
+    assert largest_angle(auto.components_, scm.invariant_subspace_) > 10
+    generalized = InvariantProjection(auto.n_components_, objective="generalized").fit(*pairs)
+    assert largest_angle(generalized.components_, scm.invariant_subspace_) < 3
+
+
+def test_auto_when_everything_is_invariant():
+    X, _ = random_pairs(0)
+    X_do = X + 0.01 * np.random.default_rng(1).normal(size=X.shape)
+    assert InvariantProjection(consistency_weight="auto").fit(X, X_do).n_components_ == 6
+    one = InvariantProjection(consistency_weight="auto").fit(X[:, :1], X_do[:, :1])
+    assert one.n_components_ == 1
+
+
+@pytest.mark.parametrize(("d", "constant"), [(1, 0), (6, 0), (6, 10)])
+@pytest.mark.filterwarnings("ignore:No eigenvalue of C")
+def test_auto_says_when_nothing_is_invariant(d, constant):
+    X, X_do = np.random.default_rng(0).normal(size=(2, 500, d)) + constant
+    with pytest.warns(UserWarning, match="re-draws half or more of every direction"):
+        fitted = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    assert (fitted.consistency_weight_, fitted.n_components_) == (1, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_auto_needs_embeddings_that_differ(rows):
+    X = np.tile([1.0, 2.0], (rows, 1))
+    with pytest.raises(ValueError, match=rf"needs at least two that differ \(n_samples={rows}\)"):
+        InvariantProjection(consistency_weight="auto").fit(X, -X)
+
+
+@pytest.mark.parametrize("objective", ["trace", "released_code"])
+def test_auto_weight_by_every_way_to_fit(objective):
+    X, X_do = random_pairs(0)
+    auto = InvariantProjection(objective=objective, consistency_weight="auto")
+    whole, parts = clone(auto).fit(X, X_do), clone(auto)
+    for start in range(0, len(X), 37):
+        parts.partial_fit(X[start : start + 37], X_do[start : start + 37])
+    given_moments = clone(auto).fit_moments(PairMoments(6).update(X, X_do))
+    for other in (parts, given_moments, pickle.loads(pickle.dumps(whole)), whole.truncate(3)):
+        np.testing.assert_allclose(other.components_, whole.components_, atol=1e-9)
+        assert other.consistency_weight_ == pytest.approx(whole.consistency_weight_)
+        assert other.get_params()["consistency_weight"] == "auto"
+    assert whole.n_components_ == 3
+    assert clone(whole).get_params() == auto.get_params()
+    cut = whole.truncate(2)
+    own = clone(auto).set_params(n_components=2).fit(X, X_do)
+    np.testing.assert_array_equal(cut.components_, own.components_)
+    assert cut.consistency_weight_ == own.consistency_weight_
+
+
+def test_auto_weight_serves_the_gradient_solver():
+    X, X_do = random_pairs(3)
+    exact = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    descent = InvariantProjection(consistency_weight="auto", solver="gradient", random_state=0).fit(X, X_do)
+    assert descent.consistency_weight_ == exact.consistency_weight_
+    assert distance(exact.components_, descent.components_) < 1e-3
+
+
+def test_the_weight_that_was_used_is_kept():
+    X, X_do = random_pairs(0)
+    assert InvariantProjection(consistency_weight=3).fit(X, X_do).consistency_weight_ == 3
+    none = InvariantProjection(objective="generalized", consistency_weight="auto").fit(X, X_do)
+    assert np.isnan(none.consistency_weight_)
+
+
 # --- gradient solver
 
 
@@ -396,7 +634,12 @@ class PairedWithItself(InvariantProjection):
 
 @pytest.mark.filterwarnings("ignore:X_do equals X")
 @parametrize_with_checks(
-    [PairedWithItself(), PairedWithItself(objective="generalized"), PairedWithItself(1, solver="gradient")]
+    [
+        PairedWithItself(),
+        PairedWithItself(consistency_weight="auto"),
+        PairedWithItself(objective="generalized"),
+        PairedWithItself(1, solver="gradient"),
+    ]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
@@ -526,11 +769,12 @@ def test_transform_keeps_single_precision():
         ({"n_components": True}, "n_components is True; expected 'auto'"),
         ({"n_components": "all"}, "n_components is 'all'; expected 'auto'"),
         ({"n_components": 7}, "n_components is 7; expected at most n_features, 6"),
-        ({"consistency_weight": -1.0}, r"consistency_weight is -1\.0; expected a finite number, at least 0"),
-        ({"consistency_weight": np.nan}, "consistency_weight is nan; expected a finite number"),
-        ({"consistency_weight": np.inf}, "consistency_weight is inf; expected a finite number"),
-        ({"consistency_weight": "1"}, "consistency_weight is '1'; expected a finite number"),
-        ({"consistency_weight": None}, "consistency_weight is None; expected a finite number"),
+        ({"consistency_weight": -1.0}, r"consistency_weight is -1\.0; expected 'auto' or a finite number"),
+        ({"consistency_weight": np.nan}, "consistency_weight is nan; expected 'auto' or a finite number"),
+        ({"consistency_weight": np.inf}, "consistency_weight is inf; expected 'auto' or a finite number"),
+        ({"consistency_weight": "foo"}, "consistency_weight is 'foo'; expected 'auto' or a finite number"),
+        ({"consistency_weight": None}, "consistency_weight is None; expected 'auto' or a finite number"),
+        ({"consistency_weight": True}, "consistency_weight is True; expected 'auto' or a finite number"),
         ({"shrinkage": -0.1}, r"shrinkage is -0\.1; expected a finite number"),
         ({"objective": "pca"}, "objective is 'pca'; expected one of 'trace', 'generalized', 'released_code'"),
         ({"objective": None}, "objective is None; expected one of"),
