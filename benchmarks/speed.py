@@ -12,6 +12,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,26 +95,20 @@ def grids() -> None:
         {"label": ("row", np.arange(classes))},
     )
     held_out = table(slice(0, 1000), label[:1000])
+    sizes, weights = np.linspace(16, features, 20).astype(int), np.logspace(-1, 2, 12)
+
+    def run(tested: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> None:
+        tests = {"unseen": table(slice(0, 1000), tested)}
+        data = Split(table(slice(1000, n), label[1000:]), held_out, tests, prompts)
+        sets = {"intervened": (held_out["image"].to_numpy(), label[:1000])}
+        grid_accuracy(data, "image", n_components=sizes, consistency_weights=weights, evaluate_on=sets)
+
     # zero-shot alone is run where a test has a class that no probe has seen
     for name, tested in (("zero-shot", np.full(1000, classes)), ("zero-shot and probe", label[:1000])):
-        test = table(slice(0, 1000), tested)
-        data = Split(table(slice(1000, n), label[1000:]), held_out, {"unseen": test}, prompts)
-        sets = {"intervened": (held_out["image"].to_numpy(), label[:1000])}
-        sizes, weights = np.linspace(16, features, 20).astype(int).tolist(), np.logspace(-1, 2, 12).tolist()
-        one = seconds(
-            lambda: grid_accuracy(
-                data, "image", n_components=sizes[-1:], consistency_weights=[1.0], evaluate_on=sets
-            ),
-            1,
-        )
-        whole = seconds(
-            lambda: grid_accuracy(
-                data, "image", n_components=sizes, consistency_weights=weights, evaluate_on=sets
-            ),
-            1,
-        )
+        one = seconds(partial(run, tested, sizes[-1:], weights[-1:]), 1)
+        whole = seconds(partial(run, tested, sizes, weights), 1)
         print(
-            f"{name}: a grid of 20 K × 12 λ takes {whole / one:.1f} times one fit and evaluation ({one:.2f} s)"
+            f"{name}: a grid of 20 K × 12 λ takes {whole / one:.0f} times one fit and evaluation ({one:.2f} s)"
         )
 
 

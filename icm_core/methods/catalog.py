@@ -82,6 +82,10 @@ METHODS: dict[str, Entry] = {
     "ICM auto image": Entry(ICM, "CLIP-ICM", grid(intervention=["image"])),
     "ICM auto text": Entry(ICM, "CLIP-ICM", grid(intervention=["text"])),
     "ICM auto image+text": Entry(ICM, "CLIP-ICM", grid(intervention=["image+text"])),
+    **{
+        f"ICM gap {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind], consistency_weight=["auto"]))
+        for kind in ("image", "text", "image+text")
+    },
     "augmentation": Entry(Augmentation, "probe", grid()),
     "LDA": Entry(LDA, "probe", grid()),
     "CORAL": Entry(CORAL, "probe", grid(shrinkage=[1.0, 0.1, 0.01])),

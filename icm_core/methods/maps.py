@@ -14,7 +14,7 @@ from concept_erasure import LeaceFitter
 
 from icm_core.methods.base import EmbeddingMap, Sources
 from icm_core.projection import InvariantProjection
-from icm_core.spectrum import auto_n_components, generalized_spectrum, trace_spectrum
+from icm_core.spectrum import generalized_spectrum, trace_spectrum
 
 
 class _LinearMap(EmbeddingMap):
@@ -119,15 +119,15 @@ class ICM(_LinearMap):
     intervention : {"image", "text", "image+text"}
     n_components : int or "auto"
         K.
-    consistency_weight : float
-        λ.
+    consistency_weight : float or "auto"
+        λ; "auto" looks for the gap in what the interventions re-draw.
     """
 
     def __init__(
         self,
         intervention: str = "image+text",
         n_components: int | str = "auto",
-        consistency_weight: float = 1.0,
+        consistency_weight: float | str = 1.0,
     ):
         self.intervention = intervention
         self.n_components = n_components
@@ -139,16 +139,16 @@ class ICM(_LinearMap):
         return "image" in self.intervention
 
     def _matrix(self, sources: Sources) -> np.ndarray:
+        weight, moments = self.consistency_weight, sources.moments(self.intervention)
+        if self.n_components == "auto":
+            return InvariantProjection(consistency_weight=weight).fit_moments(moments).components_
+
         def solve() -> InvariantProjection:
-            moments = sources.moments(self.intervention)
-            weight = self.consistency_weight
             return InvariantProjection(moments.n_features, consistency_weight=weight).fit_moments(moments)
 
         # one spectrum serves every K: the subspaces are nested
-        whole = sources.once(("ICM", self.intervention, self.consistency_weight), solve)
-        auto = self.n_components == "auto"
-        k = auto_n_components(whole.eigenvalues_) if auto else int(self.n_components)
-        return whole.truncate(k).components_
+        whole = sources.once(("ICM", self.intervention, weight), solve)
+        return whole.truncate(int(self.n_components)).components_
 
 
 class FukunagaKoontz(_LinearMap):
