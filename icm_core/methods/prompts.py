@@ -127,7 +127,7 @@ class CoOp(Method):
     """
 
     def __init__(
-        self, learning_rate: float = 2e-3, epochs: int = 50, batch_size: int = 128, random_state: int = 0
+        self, learning_rate: float = 2e-3, epochs: int = 30, batch_size: int = 128, random_state: int = 0
     ):
         self.learning_rate = learning_rate
         self.epochs = epochs
