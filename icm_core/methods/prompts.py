@@ -49,7 +49,7 @@ class PromptTower:
             raise ValueError(
                 f"Prompts cannot be learnt for {encoder.name!r}: its text tower, {type(tower).__name__}, has no "
                 "`token_embedding`, which open_clip's own text towers have. Use an encoder that has one, or a method "
-                "that works on embeddings or on the image tower."
+                "that works on embeddings or on the image tower, such as CLIPAdapter or FineTuning."
             )
         self._embedding = tower.token_embedding
         self._tower = Function(model, model.encode_text)
