@@ -94,6 +94,7 @@ class Sources:
     spurious: tuple[str, ...]
     encoder: Encoder
     _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
+    _known_of_images: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
     _borrowed: list[float] = field(default_factory=list, repr=False)
 
     def take(self, index: np.ndarray) -> Sources:
@@ -101,7 +102,7 @@ class Sources:
         named = {"images", "intervened"}
         kept = {name: getattr(self, name).take(index) for name in named}
         kept |= {name: x[index] for name in ("drawn", "captions", "edits") if len(x := getattr(self, name))}
-        return replace(self, **kept, _known={}, _borrowed=[])
+        return replace(self, **kept, _known={}, _known_of_images={}, _borrowed=[])
 
     def without(self, intervention: str) -> Sources:
         """Forget every copy made by one image intervention; the images themselves stay."""
@@ -114,7 +115,13 @@ class Sources:
         none = slice(0, 0)
         kept = {name: getattr(self, name)[none] for name in ("drawn", "captions", "edits")}
         return replace(
-            self, images=images, intervened=self.intervened.take(none), **kept, _known={}, _borrowed=[]
+            self,
+            images=images,
+            intervened=self.intervened.take(none),
+            **kept,
+            _known={},
+            _known_of_images={},
+            _borrowed=[],
         )
 
     def image_pairs(self) -> tuple[Images, Images]:
@@ -138,15 +145,19 @@ class Sources:
 
         return self.once(("moments", intervention), compute)
 
-    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """Compute what several methods share once for these sources, such as moments or tuned weights."""
-        if key not in self._known:
+    def once(self, key: Hashable, compute: Callable[[], Any], *, of_pairs: bool = True) -> Any:
+        """Compute what several methods share once for these sources, such as moments or tuned weights.
+
+        With ``of_pairs=False`` the result may not depend on which copies may be used; :meth:`without` then keeps it.
+        """
+        known = self._known if of_pairs else self._known_of_images
+        if key not in known:
             start = time.perf_counter()
             value = compute()
-            self._known[key] = value, time.perf_counter() - start
+            known[key] = value, time.perf_counter() - start
         else:
-            self._borrowed.append(self._known[key][1])
-        return self._known[key][0]
+            self._borrowed.append(known[key][1])
+        return known[key][0]
 
     def borrowed_seconds(self) -> float:
         """Seconds that results given again by :meth:`once` had taken, since the last call."""
