@@ -80,7 +80,7 @@ def commit() -> str:
 
 
 def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the tables of several runs of one experiment that differ in their seeds, and join their records.
+    """Read the tables of several runs of one experiment that differ in seeds and targets, and join their records.
 
     Parameters
     ----------
@@ -90,28 +90,30 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        All rows. Its attributes are the record of the first run, with every seed and the diagnosis of all.
+        All rows. Its attributes are the record of the first run, with every seed and target, and the diagnosis of all.
 
     Raises
     ------
     ValueError
-        If the runs differ in more than their seeds: then their rows cannot be pooled.
+        If the runs differ in more than seeds and targets: then their rows cannot be pooled.
     """
     tables = [pd.read_parquet(path) for path in paths]
     records = [table.attrs for table in tables]
     joined = dict(records[0])
     alike = [
         {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "commit")},
-         "parameters": record["parameters"] | {"seeds": []}}
+         "parameters": record["parameters"] | {"seeds": [], "targets": None}}
         for record in records
     ]  # fmt: skip
     if any(record != alike[0] for record in alike):
         raise ValueError(
-            f"The runs {[str(path) for path in paths]} differ in more than their seeds (settings, versions, weights or "
+            f"The runs {[str(path) for path in paths]} differ in more than seeds and targets (settings, versions, weights or "
             "data); run the older ones again."
         )
-    seeds = sorted(seed for record in records for seed in record["parameters"]["seeds"])
-    joined["parameters"] = records[0]["parameters"] | {"seeds": seeds}
+    given = [record["parameters"] for record in records]
+    seeds = sorted({seed for parameters in given for seed in parameters["seeds"]})
+    targets = {target: None for parameters in given for target in parameters.get("targets") or ()}
+    joined["parameters"] = given[0] | {"seeds": seeds} | ({"targets": list(targets)} if targets else {})
     joined["command"] = repeat_command(joined["command"], joined["parameters"])
     joined["diagnosis"] = {
         name: [value for record in records for value in record["diagnosis"][name]]

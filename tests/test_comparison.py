@@ -280,8 +280,9 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
 @pytest.mark.slow
 def test_the_same_task_gives_the_same_table(task):
     small = replace(task, sources=task.sources.take(np.arange(0, len(task.sources.images), 3)))
-    first, second = (compare(small).drop(columns="fit_seconds") for _ in range(2))
+    names = [name for name, entry in METHODS.items() if entry.family != "fine-tuning"]  # tested on their own
+    first, second = (compare(small, names).drop(columns="fit_seconds") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
-    assert set(first["method"]) == set(METHODS)
+    assert set(first["method"]) == set(names)
     assert np.isfinite(first["value"]).all()
     assert (first["n_parameters"] >= 0).all()

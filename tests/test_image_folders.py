@@ -238,7 +238,7 @@ def test_runs_that_differ_in_seeds_are_gathered(table, tmp_path):
     other = pd.read_parquet(paths[0])
     other.attrs["versions"] = {"numpy": "0"}
     other.to_parquet(paths[0])
-    with pytest.raises(ValueError, match="differ in more than their seeds"):
+    with pytest.raises(ValueError, match="differ in more than seeds and targets"):
         gather(paths)
 
 

@@ -35,7 +35,7 @@ class CLIPAdapter(Method):
     """
 
     def __init__(
-        self, ratio: float = 0.2, learning_rate: float = 1e-3, steps: int = 200, random_state: int = 0
+        self, ratio: float = 0.2, learning_rate: float = 1e-3, steps: int = 100, random_state: int = 0
     ):
         self.ratio = ratio
         self.learning_rate = learning_rate

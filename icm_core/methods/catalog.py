@@ -17,8 +17,11 @@ import pandas as pd
 from icm_core.evaluation import CONSISTENCY_WEIGHTS, default_n_components
 from icm_core.methods.adapters import CLIPAdapter, TipAdapter
 from icm_core.methods.base import Method
+from icm_core.methods.finetuning import FineTuning, WiSEFT
+from icm_core.methods.lora import LoRA, LoRAThenICM
 from icm_core.methods.maps import ICM, LEACE, PCA, BiasedPrompts, FukunagaKoontz, Plain, RandomProjection
 from icm_core.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO
+from icm_core.methods.prompts import DPL, CoCoOp, CoOp
 
 Settings = list[dict[str, Any]]
 
@@ -89,10 +92,20 @@ METHODS: dict[str, Entry] = {
     "augmentation": Entry(Augmentation, "probe", grid()),
     "LDA": Entry(LDA, "probe", grid()),
     "CORAL": Entry(CORAL, "probe", grid(shrinkage=[1.0, 0.1, 0.01])),
-    "IRM": Entry(IRM, "probe", grid(penalty_weight=[1.0, 10.0, 100.0, 1000.0])),
+    "IRM": Entry(IRM, "probe", grid(penalty_weight=[1.0, 10.0, 100.0])),
     "group DRO": Entry(GroupDRO, "probe", grid(sharpness=[1.0, 10.0, 100.0])),
     "CLIP-Adapter": Entry(CLIPAdapter, "adapter", grid(ratio=[0.2, 0.5, 0.8])),
     "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.1, 0.3, 1.0, 3.0], beta=[20.0, 5.5, 1.0])),
+    "CoOp": Entry(CoOp, "prompts", grid(learning_rate=[2e-3, 8e-3])),
+    "CoCoOp": Entry(CoCoOp, "prompts", grid()),
+    "DPL": Entry(DPL, "prompts", grid(learning_rate=[5e-4, 2e-3])),
+    "fine-tuning": Entry(FineTuning, "fine-tuning", grid(learning_rate=[1e-4, 3e-4]), on_target=True),
+    "fine-tuning, last block": Entry(
+        FineTuning, "fine-tuning", grid(part=["last block"], learning_rate=[3e-4]), on_target=True
+    ),
+    "WiSE-FT": Entry(WiSEFT, "fine-tuning", grid(learning_rate=[3e-4], alpha=[0.25, 0.5, 0.75])),
+    "LoRA": Entry(LoRA, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
+    "LoRA + ICM": Entry(LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
 }  # fmt: skip
 
 

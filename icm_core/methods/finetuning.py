@@ -44,7 +44,7 @@ class FineTuning(EmbeddingMap):
         self,
         part: str = "all",
         learning_rate: float = 1e-4,
-        epochs: int = 5,
+        epochs: int = 3,
         batch_size: int = 64,
         random_state: int = 0,
     ):
@@ -115,7 +115,7 @@ class WiSEFT(FineTuning):
         alpha: float = 0.5,
         part: str = "all",
         learning_rate: float = 1e-4,
-        epochs: int = 5,
+        epochs: int = 3,
         batch_size: int = 64,
         random_state: int = 0,
     ):

@@ -48,7 +48,7 @@ class LoRA(EmbeddingMap):
         self,
         rank: int = 4,
         learning_rate: float = 1e-3,
-        epochs: int = 5,
+        epochs: int = 3,
         batch_size: int = 64,
         random_state: int = 0,
     ):
@@ -130,7 +130,7 @@ class LoRAThenICM(LoRA):
         consistency_weight: float = 1.0,
         rank: int = 4,
         learning_rate: float = 1e-3,
-        epochs: int = 5,
+        epochs: int = 3,
         batch_size: int = 64,
         random_state: int = 0,
     ):
