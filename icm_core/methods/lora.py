@@ -127,7 +127,7 @@ class LoRAThenICM(LoRA):
     def __init__(
         self,
         n_components: int | str = "auto",
-        consistency_weight: float = 1.0,
+        consistency_weight: float | str = 1.0,
         rank: int = 4,
         learning_rate: float = 1e-3,
         epochs: int = 3,
