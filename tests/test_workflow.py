@@ -138,7 +138,7 @@ import icm_core.{module}
 with open(sys.argv[-1], "w") as file:
     file.write("done")
 """
-PARAMETERS = "seeds = tables = []\nworlds = encoder = table = recorded = results = claims = projection = None"
+PARAMETERS = "seeds = tables = []\nworlds = encoder = table = recorded = comparisons = results = claims = projection = None"
 NOTEBOOK = """
 import time
 

@@ -173,6 +173,23 @@ def pick(table: pd.DataFrame, selection: str) -> pd.DataFrame:
     return table[table["selection"].isin(["none", selection])]
 
 
+def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:
+    """Order methods by their accuracy under the condition where they do worst.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns predictor, method, condition, value, low, high: one row for each method and condition.
+
+    Returns
+    -------
+    DataFrame
+        For each predictor and method the row of its worst condition, the best first.
+    """
+    worst = means.groupby(["predictor", "method"], sort=False)["value"].idxmin()
+    return means.loc[worst].sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
+
+
 Fold = tuple[Sources, list[Images]]  # what is fitted on, and the images that it is judged on
 
 
