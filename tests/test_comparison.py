@@ -21,7 +21,7 @@ from icm_core.interventions import draw_interventions
 from icm_core.methods import catalog
 from icm_core.methods.base import Method
 from icm_core.methods.catalog import METHODS, Entry, grid
-from icm_core.methods.comparison import UPPER_BOUND, compare, pick, run_comparison
+from icm_core.methods.comparison import UPPER_BOUND, by_worst_case, compare, pick, run_comparison
 from icm_core.methods.task import animal_task, folder_task
 
 TARGET = 2
@@ -230,6 +230,18 @@ def test_nothing_to_compare_is_an_error(folder):
         run_comparison("animals", encoder, store, seeds=[], folder=environments)
     with pytest.raises(ValueError, match="Give a folder, or silhouettes and a world"):
         run_comparison("animal-world", encoder, store, seeds=[0], targets=STYLES[:1])
+
+
+def test_methods_are_ordered_by_where_they_do_worst():
+    rows = [("probe", "a", "x", 90), ("probe", "a", "y", 60), ("probe", "b", "x", 70), ("probe", "b", "y", 80),
+            ("zero", "c", "x", 65), ("zero", "c", "y", 99)]  # fmt: skip
+    means = pd.DataFrame(rows, columns=["predictor", "method", "condition", "value"])
+    found = by_worst_case(means)
+    assert found[["method", "condition", "value"]].to_numpy().tolist() == [
+        ["b", "x", 70],
+        ["c", "x", 65],
+        ["a", "y", 60],
+    ]
 
 
 def made_up(accuracy):

@@ -15,7 +15,7 @@ from icm_core.theory.discrete import (
     random_ood_risk,
     random_world,
 )
-from icm_core.theory.linear import consistency, largest_angle, recovery, solver_agreement
+from icm_core.theory.linear import consistency, largest_angle, recovery, size_recovery, solver_agreement
 from icm_core.theory.scm import DiscreteSCM
 
 METHODS = {
@@ -164,3 +164,18 @@ def test_random_risks_are_reproducible_and_possible():
     assert table["invariant"].between(0, 1).all()
     assert table["information"].between(0, np.log2(3) + 1e-9).all()
     assert (table["invariant"] < table["standard"]).any()
+
+
+def test_size_recovery_compares_each_rule_with_the_truth_of_its_own_model():
+    rules = {"auto": {"consistency_weight": "auto"}, "fixed": {"n_components": 3}}
+    runs = size_recovery(
+        rules, seeds=range(4), n_features=(8, 20), leaks=(0.0, 0.1), condition_numbers=(1.0,)
+    )
+    assert len(runs) == 2 * 4 * 2 * 2
+    assert (runs.loc[runs["rule"] == "fixed", "chosen"] == 3).all()
+    truth = runs[["n_features", "leak", "seed", "n_invariant"]].drop_duplicates()
+    assert len(truth) == 4 * 2 * 2  # one model for each, whatever the rule
+    assert truth["n_invariant"].between(1, truth["n_features"] - 1).all()
+    assert truth["n_invariant"].nunique() > 3
+    auto = runs[runs["rule"] == "auto"]
+    assert (auto["chosen"] == auto["n_invariant"]).mean() >= 0.9

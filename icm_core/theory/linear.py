@@ -93,6 +93,50 @@ def recovery(
     return pd.DataFrame(rows)
 
 
+def size_recovery(
+    rules: Mapping[str, Mapping[str, Any]],
+    *,
+    seeds: Iterable[int],
+    n_features: Sequence[int] = (16, 64, 256),
+    leaks: Sequence[float] = (0.0, 0.1),
+    condition_numbers: Sequence[float] = (1.0, 10.0, 100.0),
+) -> pd.DataFrame:
+    """Let rules choose the number of components, on linear models of several sizes, and compare with the truth.
+
+    Each model has as many factors as features; how many of these are invariant is drawn. There are eight pairs a
+    dimension, and 1,000 at least.
+
+    Parameters
+    ----------
+    rules : mapping of str to mapping
+        Parameters of :class:`~icm_core.projection.InvariantProjection`, whose ``n_components`` is "auto".
+    seeds : iterable of int
+        One model and one set of pairs for each.
+    n_features, leaks, condition_numbers : sequence
+        Values to run over; every combination is run.
+
+    Returns
+    -------
+    DataFrame
+        Columns rule, n_features, leak, condition_number, seed, n_invariant (the truth) and chosen.
+    """
+    rows = []
+    for seed, size, leak, condition in itertools.product(seeds, n_features, leaks, condition_numbers):
+        rng = np.random.default_rng([seed, size])
+        n_invariant = int(rng.integers(1, size))
+        scm = LinearGaussianSCM(n_invariant, size - n_invariant, condition_number=condition, seed=seed)
+        moments = PairMoments(size).update(*scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak))
+        for rule, parameters in rules.items():
+            fitted = InvariantProjection(**parameters).fit_moments(moments)
+            rows.append(
+                {
+                    "rule": rule, "n_features": size, "leak": leak, "condition_number": condition,
+                    "seed": seed, "n_invariant": n_invariant, "chosen": fitted.n_components_,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def solver_agreement(
     *,
     seeds: Iterable[int],
