@@ -94,7 +94,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
     table = f"{results}/02_domain_generalization_animal-world.parquet"
     recorded = [str(path) for path in sorted(RECORDED.glob("*.parquet")) if path.stem not in METHODS]
-    execute("00_summary", folder / "index.ipynb", {"table": table, "claims": claims, "recorded": recorded})
+    comparisons = [str(path) for path in sorted(RECORDED.glob("*.parquet")) if path.stem in METHODS]
+    execute(
+        "00_summary",
+        folder / "index.ipynb",
+        {"table": table, "claims": claims, "recorded": recorded, "comparisons": comparisons},
+    )
     return folder
 
 

@@ -22,6 +22,7 @@ from icm_core.methods import catalog
 from icm_core.methods.base import Method
 from icm_core.methods.catalog import METHODS, Entry, grid
 from icm_core.methods.comparison import UPPER_BOUND, by_worst_case, compare, pick, run_comparison
+from icm_core.methods.maps import ICM
 from icm_core.methods.task import animal_task, folder_task
 
 TARGET = 2
@@ -59,8 +60,8 @@ class Fake(Method):
 def fake(monkeypatch, answer, *, sees=False, values=(0, 1), on_target=False):
     """Put a method into the catalog that is right where `answer(method, images)` says so."""
     kind = type("Fake", (Fake,), {"answer": answer, "sees": sees})
-    settings = (lambda n_features: [{"value": v} for v in values]) if len(values) else None
-    monkeypatch.setitem(METHODS, "fake", Entry(kind, "probe", settings, on_target=on_target))
+    entry = Entry(kind, "probe", lambda n_features: [{"value": v} for v in values], on_target=on_target)
+    monkeypatch.setitem(METHODS, "fake", entry)
 
 
 def same(images, others):
@@ -176,8 +177,34 @@ def test_accuracies_differences_and_bits_agree(task):
 def test_an_unknown_method_is_named(task):
     with pytest.raises(ValueError, match=r"Unknown: \['no such'\]"):
         compare(task, ["plain", "no such"])
-    with pytest.raises(ValueError, match="expected some of"):
-        compare(task, [])
+    for methods in ([], ["plain", "plain"]):
+        with pytest.raises(ValueError, match="expected some of"):
+            compare(task, methods)
+    with pytest.raises(TypeError, match="methods is 'plain'; expected a sequence"):
+        compare(task, "plain")
+
+
+def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_kept(task):
+    afresh = task.sources.take(np.arange(len(task.sources.images)))
+    mute = replace(task, sources=replace(afresh, captions=afresh.captions[:0]))
+    with pytest.warns(UserWarning, match="The method 'ICM auto text' is left out: .* no captions"):
+        table = compare(mute, ["ICM auto text", "ICM auto image"])
+    assert set(table["method"]) == {"ICM auto image"}
+
+
+def test_sources_of_one_domain_cannot_be_compared(task):
+    alone = replace(task, sources=task.sources.take(task.sources.images.domain == 0))
+    with pytest.raises(ValueError, match="The sources have one domain"):
+        compare(alone, ["plain"])
+
+
+def test_an_intervention_that_is_unknown_or_has_no_pairs_is_an_error(task, folder):
+    with pytest.raises(ValueError, match="Unknown intervention 'texts'"):
+        ICM("texts").fit(task.sources)
+    encoder, store, environments = folder
+    sources = folder_task(encoder, environments, environments.classes, store, TARGET).sources
+    with pytest.raises(ValueError, match="these sources have no captions"):
+        ICM("image+text").fit(sources)
 
 
 def test_settings_are_every_combination_and_sizes_suit_the_embedding():
@@ -224,10 +251,16 @@ def test_a_folder_is_compared_over_its_targets_and_seeds(folder):
 
 def test_nothing_to_compare_is_an_error(folder):
     encoder, store, environments = folder
-    with pytest.raises(ValueError, match="Expected seeds, and domains among"):
-        run_comparison("animals", encoder, store, seeds=[0], folder=environments, targets=["comic"])
-    with pytest.raises(ValueError, match="Expected seeds, and domains among"):
-        run_comparison("animals", encoder, store, seeds=[], folder=environments)
+    given = {"folder": environments, "words": environments.classes}
+    with pytest.raises(ValueError, match=r"Unknown: \['comic'\]"):
+        run_comparison("animals", encoder, store, seeds=[0], targets=["comic"], **given)
+    with pytest.raises(TypeError, match="targets is 'photo'; expected a sequence"):
+        run_comparison("animals", encoder, store, seeds=[0], targets="photo", **given)
+    for seeds in ([], [1, 1]):
+        with pytest.raises(ValueError, match="expected at least one seed, and each once"):
+            run_comparison("animals", encoder, store, seeds=seeds, **given)
+    with pytest.raises(ValueError, match="expected a sequence of 10 strings, one for each of the classes"):
+        run_comparison("animals", encoder, store, seeds=[0], folder=environments)
     with pytest.raises(ValueError, match="Give a folder, or silhouettes and a world"):
         run_comparison("animal-world", encoder, store, seeds=[0], targets=STYLES[:1])
 
@@ -265,7 +298,7 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     probe = "linear probe"
     table = made_up(
         {
-            ("plain", probe, "none"): 60, ("ICM auto image+text", probe, "none"): 80,
+            ("plain", probe, "none"): 60, ("plain", "zero-shot", "none"): 80, ("ICM auto image+text", probe, "none"): 80,
             ("IRM", probe, "intervened"): 85, ("IRM", probe, "peeking"): 70, ("IRM", probe, "held-out"): 50,
             ("CLIP-Adapter", "zero-shot", "intervened"): 75, ("CLIP-Adapter", "zero-shot", "peeking"): 99,
             ("ICM image+text", probe, "intervened"): 72, ("ICM image+text", probe, "held-out"): 74,
@@ -279,11 +312,21 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     where = "on an unseen domain with the shortcut reversed"
     assert found == {
         f"beats the plain probe {where}": ("+20.0", "supported"),
+        f"beats plain zero-shot {where}": ("+0.0", "refuted"),
         f"beats invariant risk minimisation {where}": ("-5.0", "refuted"),
         f"beats CLIP-Adapter {where}": ("+5.0", "supported"),
-        "choosing K and λ on intervened source images beats plain ones": ("-2.0", "refuted"),
-        "the rule that needs no labels beats choosing on intervened source images": ("+8.0", "supported"),
-    }
+        "choosing K and λ on source images after interventions that the fit has not seen beats plain ones": (
+            "-2.0", "refuted",
+        ),
+        "λ fixed at 1 and K = positive eigenvalues beats choosing on source images after interventions that the fit has "
+        "not seen": ("+8.0", "supported"),
+    }  # fmt: skip
+    assert (
+        comparison_claims(table[table["method"] != "ICM auto image+text"])["statement"]
+        .str.contains("plain ones")
+        .all()
+    )
+    assert comparison_claims(table[table["method"] == "plain"]).empty
     assert set(pick(table, "intervened")["selection"]) == {"none", "intervened"}
     with pytest.raises(ValueError, match="selection='best' is unknown"):
         pick(table, "best")
@@ -291,9 +334,11 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
 
 @pytest.mark.slow
 def test_the_same_task_gives_the_same_table(task):
-    small = replace(task, sources=task.sources.take(np.arange(0, len(task.sources.images), 3)))
+    def small():
+        return replace(task, sources=task.sources.take(np.arange(0, len(task.sources.images), 3)))
+
     names = [name for name, entry in METHODS.items() if entry.family != "fine-tuning"]  # tested on their own
-    first, second = (compare(small, names).drop(columns="fit_seconds") for _ in range(2))
+    first, second = (compare(small(), names).drop(columns="fit_seconds") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert set(first["method"]) == set(names)
     assert np.isfinite(first["value"]).all()

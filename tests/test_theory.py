@@ -175,6 +175,9 @@ def test_size_recovery_compares_each_rule_with_the_truth_of_its_own_model():
     assert (runs.loc[runs["rule"] == "fixed", "chosen"] == 3).all()
     truth = runs[["n_features", "leak", "seed", "n_invariant"]].drop_duplicates()
     assert len(truth) == 4 * 2 * 2  # one model for each, whatever the rule
+    assert (
+        truth.groupby(["n_features", "seed"])["n_invariant"].nunique().max() == 2
+    )  # and not the same for each leak
     assert truth["n_invariant"].between(1, truth["n_features"] - 1).all()
     assert truth["n_invariant"].nunique() > 3
     auto = runs[runs["rule"] == "auto"]

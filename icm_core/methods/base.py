@@ -130,11 +130,26 @@ class Sources:
         return self.images.take(usable), self.intervened.take(usable)
 
     def moments(self, intervention: str) -> PairMoments:
-        """Moments of the pairs of ``"image"``, ``"text"``, or both in equal parts, ``"image+text"``."""
+        """Moments of the pairs of ``"image"``, ``"text"``, or both in equal parts, ``"image+text"``.
+
+        Raises
+        ------
+        ValueError
+            If the intervention is another, or there are no captions for a text intervention.
+        """
 
         def compute() -> PairMoments:
             each = []
             for kind in intervention.split("+"):
+                if kind not in ("image", "text"):
+                    raise ValueError(
+                        f"Unknown intervention {intervention!r}; expected 'image', 'text' or 'image+text'."
+                    )
+                if kind == "text" and not len(self.captions):
+                    raise ValueError(
+                        f"intervention={intervention!r}: these sources have no captions, so no text pairs. Use 'image', or an "
+                        "encoder that knows the words of captions."
+                    )
                 if kind == "text":
                     changed = (self.captions != self.edits).any(axis=1)
                     before, after = self.captions[changed], self.edits[changed]

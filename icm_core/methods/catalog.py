@@ -41,7 +41,9 @@ class Entry:
     predictors : tuple of str, optional
         The predictors that are reported, where these are not all that the method has.
     on_target : bool
-        Whether the method is also trained on the target's own labelled images, as an upper bound.
+        Whether the method is also trained on half of the target's own labelled images, to see what these give.
+    note : str
+        What sets it apart from other methods of the same class.
     """
 
     make: Callable[..., Method]
@@ -49,6 +51,7 @@ class Entry:
     settings: Callable[[int], Settings]
     predictors: tuple[str, ...] | None = None
     on_target: bool = False
+    note: str = ""
 
 
 def grid(**values: Iterable[Any]) -> Callable[[int], Settings]:
@@ -66,11 +69,17 @@ def _icm(intervention: str) -> Callable[[int], Settings]:
     return grid(intervention=[intervention], consistency_weight=CONSISTENCY_WEIGHTS, n_components="K")
 
 
+KINDS = ("image", "text", "image+text")
+CHOSEN = "K and λ chosen"
+
 METHODS: dict[str, Entry] = {
     "plain": Entry(Plain, "CLIP", grid()),
-    "single prompt": Entry(Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",)),
+    "single prompt": Entry(
+        Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",), note="here with the first prompt of a class alone"
+    ),
     "tuned penalty": Entry(
-        Plain, "CLIP", grid(C=[1.0, 0.316, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True
+        Plain, "CLIP", grid(C=[1.0, 0.316, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
+        note="here with the penalty of the probe chosen",
     ),
     "random projection": Entry(RandomProjection, "map", grid(n_components="K")),
     "PCA": Entry(PCA, "map", grid(n_components="K")),
@@ -79,15 +88,19 @@ METHODS: dict[str, Entry] = {
         BiasedPrompts, "map", grid(calibration=[0.0, 10.0, 100.0, 500.0], n_directions=[0, 1, 4, 8])
     ),
     "Fukunaga-Koontz": Entry(FukunagaKoontz, "map", grid(intervention=["image+text"], n_components="K")),
-    "ICM image": Entry(ICM, "CLIP-ICM", _icm("image")),
-    "ICM text": Entry(ICM, "CLIP-ICM", _icm("text")),
-    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text")),
-    "ICM auto image": Entry(ICM, "CLIP-ICM", grid(intervention=["image"])),
-    "ICM auto text": Entry(ICM, "CLIP-ICM", grid(intervention=["text"])),
-    "ICM auto image+text": Entry(ICM, "CLIP-ICM", grid(intervention=["image+text"])),
+    "ICM image": Entry(ICM, "CLIP-ICM", _icm("image"), note=f"image pairs; {CHOSEN}"),
+    "ICM text": Entry(ICM, "CLIP-ICM", _icm("text"), note=f"text pairs; {CHOSEN}"),
+    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text"), note=f"both kinds of pairs; {CHOSEN}"),
     **{
-        f"ICM gap {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind], consistency_weight=["auto"]))
-        for kind in ("image", "text", "image+text")
+        f"ICM auto {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind]), note=f"{kind} pairs; λ = 1, K = positive eigenvalues")
+        for kind in KINDS
+    },
+    **{
+        f"ICM gap {kind}": Entry(
+            ICM, "CLIP-ICM", grid(intervention=[kind], consistency_weight=["auto"]),
+            note=f"{kind} pairs; λ and K from the widest gap of the shares",
+        )
+        for kind in KINDS
     },
     "augmentation": Entry(Augmentation, "probe", grid()),
     "LDA": Entry(LDA, "probe", grid()),
@@ -98,14 +111,19 @@ METHODS: dict[str, Entry] = {
     "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.1, 0.3, 1.0, 3.0], beta=[20.0, 5.5, 1.0])),
     "CoOp": Entry(CoOp, "prompts", grid(learning_rate=[2e-3, 8e-3])),
     "CoCoOp": Entry(CoCoOp, "prompts", grid()),
-    "DPL": Entry(DPL, "prompts", grid(learning_rate=[5e-4, 2e-3])),
+    "DPL": Entry(
+        DPL, "prompts", grid(learning_rate=[5e-4, 2e-3]),
+        note="transductive: it uses the unlabelled test images of a domain together",
+    ),
     "fine-tuning": Entry(FineTuning, "fine-tuning", grid(learning_rate=[1e-4, 3e-4]), on_target=True),
     "fine-tuning, last block": Entry(
         FineTuning, "fine-tuning", grid(part=["last block"], learning_rate=[3e-4]), on_target=True
     ),
     "WiSE-FT": Entry(WiSEFT, "fine-tuning", grid(learning_rate=[3e-4], alpha=[0.25, 0.5, 0.75])),
     "LoRA": Entry(LoRA, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
-    "LoRA + ICM": Entry(LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
+    "LoRA + ICM": Entry(
+        LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3]), note="both kinds of pairs; λ = 1, K = positive eigenvalues"
+    ),
 }  # fmt: skip
 
 
@@ -124,7 +142,7 @@ def overview() -> pd.DataFrame:
             {
                 "method": name,
                 "family": entry.family,
-                "what it is": said.split(". ")[0],
+                "what it is": "; ".join(filter(None, [said.split(". ")[0].rstrip("."), entry.note])),
                 "settings": len(entry.settings(64)),
                 "source": said.partition("Source: ")[2].partition(" Parameters ")[0],
             }

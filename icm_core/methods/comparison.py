@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,21 +62,34 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS)) -> pd.DataFrame
         (difference to the two plain predictors, in percentage points) and correct (bits, see
         :func:`~icm_core.intervals.unpack`). The seconds alone differ from run to run.
 
+    Warns
+    -----
+    UserWarning
+        If a method cannot be fitted with this encoder or on these sources: it is left out, and the others are kept.
+
     Raises
     ------
     ValueError
-        If a method is unknown, or none is given.
+        If a method is unknown or named twice, none is given, or the sources have one domain only.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise ValueError(f"methods={list(methods)}; expected some of {list(METHODS)}. Unknown: {unknown}.")
+    _check_names("methods", methods, METHODS)
+    if len(np.unique(task.sources.images.domain)) < 2:
+        raise ValueError(
+            "The sources have one domain, and settings are also chosen on a source domain that is left out; expected "
+            "two source domains or more beside the target."
+        )
     folds = _folds(task)
     plain = METHODS["plain"].make().fit(task.sources)
     baseline = {name: _hits(plain, images) for name, images in task.tests.items()}
     rows: list[dict[str, Any]] = []
     for name in tqdm(methods, desc="methods", unit="method"):
         entry = METHODS[name]
-        for row, hits in [*_choose(entry, task, folds), *_trained_on_target(entry, task)]:
+        try:
+            measured = [*_choose(entry, task, folds), *_trained_on_target(entry, task)]
+        except ValueError as error:  # such as an encoder without a part that the method changes
+            warnings.warn(f"The method {name!r} is left out: {error}", stacklevel=2)
+            continue
+        for row, hits in measured:
             rows += [{"method": name, "family": entry.family} | row | _measure(hits, baseline, condition)
                      for condition in hits]  # fmt: skip
     return pd.DataFrame(rows)
@@ -127,11 +141,10 @@ def run_comparison(
     seeds = tuple(seeds)
     domains = STYLES if folder is None else folder.domains
     chosen = domains if targets is None else tuple(targets)
-    unknown = set(chosen) - set(domains)
-    if unknown or not chosen or not seeds:
-        raise ValueError(
-            f"Nothing to run, or unknown: seeds={seeds}, targets={list(chosen)}. Expected seeds, and domains among {list(domains)}."
-        )
+    _check_names("targets", targets if targets is not None else domains, domains)
+    _check_names("methods", methods, METHODS)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds}; expected at least one seed, and each once.")
     tables = []
     for seed, target in tqdm([(s, t) for s in seeds for t in chosen], desc="targets", unit="target"):
         number = domains.index(target)
@@ -147,6 +160,17 @@ def run_comparison(
         tables.append(compare(task, methods).assign(target=target, seed=seed))
     where = dataset if world is None else world_name(world)
     return pd.concat(tables, ignore_index=True).assign(dataset=dataset, encoder=encoder.name, world=where)
+
+
+def _check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse a lone string, an empty list, repeated and unknown names."""
+    if isinstance(names, str):
+        raise TypeError(f"{what} is {names!r}; expected a sequence of names. Write [{names!r}].")
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{what}={list(names)}; expected some of {list(known)}, each once. Unknown: {unknown}."
+        )
 
 
 def pick(table: pd.DataFrame, selection: str) -> pd.DataFrame:

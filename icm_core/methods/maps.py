@@ -211,8 +211,9 @@ class BiasedPrompts(_LinearMap):
     A = P₀ (I + γ S)⁻¹, where P₀ removes the leading principal directions of prompts that name a variant factor and
     no class, and S is the second moment of the differences between captions of the same class.
 
-    Source: Chuang et al. 2023, *Debiasing vision-language models via biased prompts*, arXiv 2302.00070, equations of
-    sections 4.1 and 4.2.
+    Source: after Chuang et al. 2023, *Debiasing vision-language models via biased prompts*, arXiv 2302.00070. They
+    project texts only, on the complement of all spurious prompts; here images are projected too, so that a probe can use
+    it, and prompts are centred and only their leading directions removed.
 
     Parameters
     ----------

@@ -135,8 +135,13 @@ def folder_task(
     Raises
     ------
     ValueError
-        As :func:`~icm_core.splits.split`.
+        If the words are not one for each class, or as :func:`~icm_core.splits.split`.
     """
+    if isinstance(words, str) or len(words) != len(folder.classes):
+        raise ValueError(
+            f"words={words!r:.80}: expected a sequence of {len(folder.classes)} strings, one for each of the classes "
+            f"{list(folder.classes)[:5]} and so on, in this order."
+        )
     paths = folder.source["path"].to_numpy()
 
     def load(rows: np.ndarray) -> torch.Tensor:
@@ -218,5 +223,6 @@ def _drawn(
         ]
         return xr.Dataset({"drawn": ("row", np.array(names))})
 
-    key = environments.provenance | {"part": "drawn interventions of the source"}
+    made_by = environments.source.attrs.get("pixels")  # of a folder: a fingerprint of the interventions
+    key = environments.provenance | {"part": "drawn interventions of the source", "made by": made_by}
     return store.get(key, compute)["drawn"].to_numpy().astype(str)

@@ -111,9 +111,8 @@ def size_recovery(
     rules : mapping of str to mapping
         Parameters of :class:`~icm_core.projection.InvariantProjection`, whose ``n_components`` is "auto".
     seeds : iterable of int
-        One model and one set of pairs for each.
     n_features, leaks, condition_numbers : sequence
-        Values to run over; every combination is run.
+        Values to run over; every combination with a seed is run, on a model and pairs of its own.
 
     Returns
     -------
@@ -122,9 +121,12 @@ def size_recovery(
     """
     rows = []
     for seed, size, leak, condition in itertools.product(seeds, n_features, leaks, condition_numbers):
-        rng = np.random.default_rng([seed, size])
+        # a draw of its own for every row: rules must not be right on the same model again and again
+        draw = [seed, size, leaks.index(leak), condition_numbers.index(condition)]
+        rng = np.random.default_rng(draw)
         n_invariant = int(rng.integers(1, size))
-        scm = LinearGaussianSCM(n_invariant, size - n_invariant, condition_number=condition, seed=seed)
+        own_seed = int(rng.integers(2**31))
+        scm = LinearGaussianSCM(n_invariant, size - n_invariant, condition_number=condition, seed=own_seed)
         moments = PairMoments(size).update(*scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak))
         for rule, parameters in rules.items():
             fitted = InvariantProjection(**parameters).fit_moments(moments)
