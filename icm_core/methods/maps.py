@@ -6,15 +6,19 @@ probe stand behind it. K, `n_components`, is the dimension that is kept. Nothing
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 
 import numpy as np
 import torch
-from concept_erasure import LeaceFitter
 
 from icm_core.methods.base import EmbeddingMap, Sources
 from icm_core.projection import InvariantProjection
 from icm_core.spectrum import generalized_spectrum, trace_spectrum
+
+with warnings.catch_warnings():  # its use of `torch.jit.script` is no matter of ours
+    warnings.simplefilter("ignore", FutureWarning)
+    from concept_erasure import LeaceFitter
 
 
 class _LinearMap(EmbeddingMap):
