@@ -69,7 +69,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an uncentred principal
         component analysis of the original embeddings. "auto" chooses it from the moments, without labels,
         by :func:`~icm_core.spectrum.auto_consistency_weight`. With ``n_components="auto"`` too, K is the
-        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`.
+        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`. Not for moments of
+        several kinds of pairs: the difference of their means stays in C and looks invariant.
     solver : {"closed_form", "gradient"}, default="closed_form"
         Exact eigendecomposition, or (for the trace objective) gradient descent on the Stiefel manifold,
         as in the paper.
