@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from icm_core.environments import PAIRS, Environments
 from icm_core.intervals import bootstrap_interval, pack
 from icm_core.interventions import IMAGE_INTERVENTIONS
-from icm_core.moments import PairMoments, combine
+from icm_core.moments import PairMoments, moments_of
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection, auto_n_components
 from icm_core.splits import Split, split
@@ -75,14 +75,12 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     kinds = intervention.split("+")
     if any(kind not in pairs for kind in kinds):
         raise ValueError(f"Unknown intervention {intervention!r}; join any of {tuple(pairs)} with '+'.")
-    each = []
-    for kind in kinds:
-        before, after = (table[name].to_numpy() for name in pairs[kind])
-        if kind == "text":  # an edit that found nothing to change says nothing
-            changed = (before != after).any(axis=1)
-            before, after = before[changed], after[changed]
-        each.append(PairMoments(before.shape[1]).update(before, after))
-    return combine(each, [1.0] * len(each))
+
+    def pairs_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+        before, after = pairs[kind]
+        return table[before].to_numpy(), table[after].to_numpy()
+
+    return moments_of(intervention, pairs_of)
 
 
 def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,14 +16,14 @@ pairs, such as image and text interventions, whatever the number of pairs behind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_FORMAT_VERSION = 1
-_SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened")
+_FORMAT_VERSION = 2
+_SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened", "sum_between_kinds")
 _BLOCK_ROWS = 4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
 
 
@@ -45,12 +45,14 @@ class PairMoments:
         ``E[(f - f_do) (f - f_do)ᵀ]``.
     mean, mean_do : ndarray of shape (n_features,)
         ``E[f]`` and ``E[f_do]``.
+    covariance : ndarray of shape (n_features, n_features)
+        Of the original embeddings, each about the mean of its own kind of pairs, see :func:`combine`.
 
     Raises
     ------
     ValueError
-        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean`` and ``mean_do``, if no
-        pair has been seen.
+        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``, ``mean_do`` and
+        ``covariance``, if no pair has been seen.
 
     Notes
     -----
@@ -81,6 +83,7 @@ class PairMoments:
         self._sum_difference_outer = np.zeros((d, d))
         self._sum_original = np.zeros(d)
         self._sum_intervened = np.zeros(d)
+        self._sum_between_kinds = np.zeros((d, d))
 
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
@@ -165,6 +168,11 @@ class PairMoments:
     def mean_do(self) -> NDArray[np.float64]:
         """Mean of the intervened embeddings, shape (n_features,)."""
         return self._average(self._sum_intervened)
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Covariance of the original embeddings within their kind of pairs, shape (n_features, n_features)."""
+        return self.C - np.outer(self.mean, self.mean) - self._average(self._sum_between_kinds)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the moments to a ``.npz`` file of plain arrays.
@@ -263,7 +271,8 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
 
     The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to sum to one: the
     moments of pairs of which a share ``w_i`` is of kind i. (:meth:`PairMoments.merge`, in contrast,
-    counts every pair once.)
+    counts every pair once.) Images and texts have different means; the covariance of the result leaves the
+    difference out, since it tells kinds of pairs apart and not observations.
 
     Parameters
     ----------
@@ -313,7 +322,43 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
         )
     total = sum(item.n_pairs for item, _ in used)
     factors = [total * share / shares.sum() / item.n_pairs for item, share in used]
-    return _weighted_sum([item for item, _ in used], factors)
+    result = _weighted_sum([item for item, _ in used], factors)
+    for (item, _), factor in zip(used, factors, strict=True):
+        apart = item.mean - result.mean
+        result._sum_between_kinds += factor * item.n_pairs * np.outer(apart, apart)
+    return result
+
+
+def moments_of(
+    intervention: str, pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]]
+) -> PairMoments:
+    """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
+
+    Parameters
+    ----------
+    intervention : str
+        For example ``"image"`` or ``"image+text"``.
+    pairs_of : callable
+        From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two sides are the same are left
+        out: an edit that found nothing to change says nothing.
+
+    Returns
+    -------
+    PairMoments
+
+    Raises
+    ------
+    ValueError
+        As `pairs_of` and :meth:`PairMoments.update`.
+    """
+    each = []
+    for kind in intervention.split("+"):
+        before, after = pairs_of(kind)
+        if kind == "text":
+            changed = (before != after).any(axis=1)
+            before, after = before[changed], after[changed]
+        each.append(PairMoments(before.shape[1]).update(before, after))
+    return combine(each, [1.0] * len(each))
 
 
 def _check_same_space(moments: Sequence[PairMoments]) -> None:

@@ -69,8 +69,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an uncentred principal
         component analysis of the original embeddings. "auto" chooses it from the moments, without labels,
         by :func:`~icm_core.spectrum.auto_consistency_weight`. With ``n_components="auto"`` too, K is the
-        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`. Not for moments of
-        several kinds of pairs: the difference of their means stays in C and looks invariant.
+        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`.
     solver : {"closed_form", "gradient"}, default="closed_form"
         Exact eigendecomposition, or (for the trace objective) gradient descent on the Stiefel manifold,
         as in the paper.
@@ -395,7 +394,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             return float("nan"), 0.0
         if isinstance(self.consistency_weight, Real):
             return float(self.consistency_weight), 0.0
-        covariance = moments.C - np.outer(moments.mean, moments.mean)
+        covariance = moments.covariance
         variance = np.trace(covariance) / len(covariance)
         if variance <= np.finfo(np.float64).eps * np.trace(moments.C):
             raise ValueError(

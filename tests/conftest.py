@@ -103,6 +103,25 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    """Load the small CLIP."""
+    from icm_core.encoders import load_encoder
+
+    return load_encoder("animal-world", "cpu")
+
+
+@pytest.fixture(scope="module")
+def task(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give a tiny task of the animal world, for methods that change the encoder."""
+    from icm_core.animal_world import load_silhouettes
+    from icm_core.embeddings import EmbeddingStore
+    from icm_core.methods.task import animal_task
+
+    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
+    return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)
+
+
 def parameters_of(name: str) -> set[str]:
     """Name the parameters of a notebook."""
     import papermill

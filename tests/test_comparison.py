@@ -162,6 +162,15 @@ def test_the_upper_bound_never_judges_an_image_that_it_was_trained_on(task, monk
     assert bound["n"].item() == len(task.tests["unseen"])
 
 
+def test_the_upper_bound_takes_the_setting_that_is_best_on_the_target(task, monkeypatch):
+    def answer(method, images):
+        return (TARGET in method.fitted_on.images.domain) == (method.value == 2)
+
+    fake(monkeypatch, answer, on_target=True, values=(1, 2, 3))
+    table = compare(task, ["fake"])
+    assert table.loc[table["selection"] == UPPER_BOUND, "setting"].tolist() == ['{"value": 2}']
+
+
 def test_accuracies_differences_and_bits_agree(task):
     table = compare(task, ["plain", "ICM auto text"])
     for condition, block in table.groupby("condition"):

@@ -11,30 +11,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from icm_core.animal_world import load_silhouettes
-from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import AnimalTokenizer, Encoder, load_encoder
-from icm_core.methods import functional
+from icm_core.encoders import AnimalTokenizer, Encoder
+from icm_core.methods import tuning
 from icm_core.methods.finetuning import FineTuning, WiSEFT
-from icm_core.methods.functional import tower_weights
 from icm_core.methods.lora import LoRA, LoRAThenICM
-from icm_core.methods.task import animal_task
+from icm_core.methods.tuning import tower_weights
 from icm_core.prediction import LinearProbe
 from icm_core.pretraining import MODEL_CONFIG, PREPROCESS_CONFIG
 
 D = MODEL_CONFIG["embed_dim"]
 FAST = {"learning_rate": 3e-4, "epochs": 1}
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder("animal-world", "cpu")
-
-
-@pytest.fixture(scope="module")
-def task(encoder, tmp_path_factory):
-    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +272,7 @@ def test_pixels_are_loaded_a_batch_at_a_time(sources, task, monkeypatch):
         return images.load(rows)
 
     expected = method.map_images(images)
-    monkeypatch.setattr(functional, "_BATCH", 16)
+    monkeypatch.setattr(tuning, "_BATCH", 16)
     np.testing.assert_allclose(method.map_images(replace(images, load=load)), expected, atol=1e-5)
     assert max(sizes) == 16
     assert sum(sizes) == len(images)

@@ -154,6 +154,27 @@ def test_combine_mixes_normalised_moments_whatever_the_counts(weight, scale):
     assert mixed.n_pairs == 53
 
 
+def test_the_covariance_is_about_the_mean_of_each_kind():
+    image, text = pairs(50), pairs(30, seed=1)
+    text = tuple(part + 5 for part in text)
+    first, second = PairMoments(D).update(*image), PairMoments(D).update(*text)
+    own = [np.cov(part[0].T, bias=True) for part in (image, text)]
+    np.testing.assert_allclose(first.covariance, own[0], atol=1e-9)
+    pooled = np.cov(np.concatenate([image[0], text[0]]).T, bias=True)
+    np.testing.assert_allclose(first.merge(second).covariance, pooled, atol=1e-9)
+    mixed = combine([first, second], [3, 1])
+    expected = 0.75 * own[0] + 0.25 * own[1]
+    np.testing.assert_allclose(mixed.covariance, expected, atol=1e-9)
+    np.testing.assert_allclose(combine([mixed, first], [1, 1]).covariance, (expected + own[0]) / 2, atol=1e-9)
+
+
+def test_the_covariance_within_kinds_is_saved(tmp_path):
+    text = tuple(part + 5 for part in pairs(30, seed=1))
+    mixed = combine([PairMoments(D).update(*pairs(50)), PairMoments(D).update(*text)], [1, 1])
+    mixed.save(tmp_path / "moments.npz")
+    np.testing.assert_array_equal(PairMoments.load(tmp_path / "moments.npz").covariance, mixed.covariance)
+
+
 def test_combine_with_weights_equal_to_the_counts_is_merge():
     a, b = PairMoments(D).update(*pairs(50)), PairMoments(D).update(*pairs(3, seed=1))
     assert_same(combine([a, b], [50, 3]), a.merge(b))

@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from icm_core import projection as projection_module
 from icm_core import spectrum as spectrum_module
-from icm_core.moments import PairMoments
+from icm_core.moments import PairMoments, combine
 from icm_core.projection import (
     InvariantProjection,
     auto_consistency_weight,
@@ -391,6 +391,21 @@ def test_a_constant_opens_no_gap():
     beside = clone(plain).fit(np.hstack([X, ones]), np.hstack([X_do, ones]))
     assert (plain.n_components_, beside.n_components_) == (3, 4)  # the constant is kept, but not alone
     assert beside.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-6)
+
+
+def test_two_kinds_of_pairs_with_other_means_open_no_gap():
+    rng = np.random.default_rng(0)
+    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    X, new = rng.normal(size=(2, 5000, 6))
+    X_do = kept * X + np.sqrt(1 - kept**2) * new
+    apart = 5 * rng.normal(size=6)  # as the texts of CLIP are from its images
+    same = PairMoments(6).update(X, X_do)
+    mixed = combine([same, PairMoments(6).update(X + apart, X_do + apart)], [1, 1])
+    alone, together = (
+        InvariantProjection(3, consistency_weight="auto", shrinkage=1e-9).fit_moments(m)
+        for m in (same, mixed)
+    )
+    assert together.consistency_weight_ == pytest.approx(alone.consistency_weight_, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-3])

@@ -7,27 +7,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from icm_core.animal_world import CLASSES, load_silhouettes
-from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import AnimalTokenizer, Encoder, load_encoder
-from icm_core.methods.adapters import logit_scale
+from icm_core.animal_world import CLASSES
+from icm_core.encoders import AnimalTokenizer, Encoder
+from icm_core.methods.base import logit_scale
 from icm_core.methods.prompts import CONTEXT, DPL, CoCoOp, CoOp, PromptTower
-from icm_core.methods.task import animal_task
 from icm_core.prediction import ZeroShotClassifier
 from icm_core.pretraining import MODEL_CONFIG, PREPROCESS_CONFIG
 
 METHODS = [CoOp, CoCoOp, DPL]
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder("animal-world", "cpu")
-
-
-@pytest.fixture(scope="module")
-def task(encoder, tmp_path_factory):
-    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from icm_core.encoders import Encoder
-from icm_core.methods.base import Images, Method, Sources
-from icm_core.prediction import ZeroShotClassifier
+from icm_core.methods.base import Images, Method, Sources, class_prototypes, logit_scale
 
 
 class CLIPAdapter(Method):
@@ -109,15 +107,3 @@ class TipAdapter(Method):
         likeness = np.exp(-self.beta * (1 - images.embedded @ self.keys_.T))
         zero_shot = self.scale_ * images.embedded @ self.prototypes_.T
         return {"zero-shot": zero_shot + self.alpha * likeness @ self.values_}
-
-
-def class_prototypes(sources: Sources) -> np.ndarray:
-    """For each class the mean of its unit prompts, scaled to unit length: (n_classes, D), float32."""
-    fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
-    return fitted.prototypes_.astype(np.float32)
-
-
-def logit_scale(encoder: Encoder) -> float:
-    """Give the model's own factor on cosines; 100, CLIP's, where it has none."""
-    learnt = getattr(encoder.model, "logit_scale", None)
-    return 100.0 if learnt is None else float(learnt.detach().exp())

@@ -19,7 +19,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from icm_core.encoders import Encoder
-from icm_core.moments import PairMoments, combine
+from icm_core.moments import PairMoments, moments_of
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 
 
@@ -138,27 +138,22 @@ class Sources:
             If the intervention is another, or there are no captions for a text intervention.
         """
 
-        def compute() -> PairMoments:
-            each = []
-            for kind in intervention.split("+"):
-                if kind not in ("image", "text"):
-                    raise ValueError(
-                        f"Unknown intervention {intervention!r}; expected 'image', 'text' or 'image+text'."
-                    )
-                if kind == "text" and not len(self.captions):
-                    raise ValueError(
-                        f"intervention={intervention!r}: these sources have no captions, so no text pairs. Use 'image', or an "
-                        "encoder that knows the words of captions."
-                    )
-                if kind == "text":
-                    changed = (self.captions != self.edits).any(axis=1)
-                    before, after = self.captions[changed], self.edits[changed]
-                else:
-                    before, after = (images.embedded for images in self.image_pairs())
-                each.append(PairMoments(self.prompts.shape[1]).update(before, after))
-            return combine(each, [1.0] * len(each))
+        def pairs_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+            if kind == "image":
+                before, after = self.image_pairs()
+                return before.embedded, after.embedded
+            if kind != "text":
+                raise ValueError(
+                    f"Unknown intervention {intervention!r}; expected 'image', 'text' or 'image+text'."
+                )
+            if not len(self.captions):
+                raise ValueError(
+                    f"intervention={intervention!r}: these sources have no captions, so no text pairs. Use 'image', or an "
+                    "encoder that knows the words of captions."
+                )
+            return self.captions, self.edits
 
-        return self.once(("moments", intervention), compute)
+        return self.once(("moments", intervention), lambda: moments_of(intervention, pairs_of))
 
     def once(self, key: Hashable, compute: Callable[[], Any], *, of_pairs: bool = True) -> Any:
         """Compute what several methods share once for these sources, such as moments or tuned weights.
@@ -258,3 +253,15 @@ def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
     scores = np.zeros((len(X), n_classes))
     scores[:, fitted.classes_] = fitted.predict_proba(X)
     return scores
+
+
+def class_prototypes(sources: Sources) -> np.ndarray:
+    """For each class the mean of its unit prompts, scaled to unit length: (n_classes, D), float32."""
+    fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
+    return fitted.prototypes_.astype(np.float32)
+
+
+def logit_scale(encoder: Encoder) -> float:
+    """Give the model's own factor on cosines; 100, CLIP's, where it has none."""
+    learnt = getattr(encoder.model, "logit_scale", None)
+    return 100.0 if learnt is None else float(learnt.detach().exp())

@@ -78,7 +78,7 @@ METHODS: dict[str, Entry] = {
         Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",), note="here with the first prompt of a class alone"
     ),
     "tuned penalty": Entry(
-        Plain, "CLIP", grid(C=[1.0, 0.316, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
+        Plain, "CLIP", grid(C=[0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
         note="here with the penalty of the probe chosen",
     ),
     "random projection": Entry(RandomProjection, "map", grid(n_components="K")),

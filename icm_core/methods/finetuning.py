@@ -1,18 +1,23 @@
 """Fine-tune the image tower, and interpolate the result with the encoder as it came.
 
-Classes are told by frozen prompts (see :mod:`icm_core.methods.functional`), so that a zero-shot classifier and a linear
+Classes are told by frozen prompts (see :mod:`icm_core.methods.tuning`), so that a zero-shot classifier and a linear
 probe both stand on the tuned embedding. Only the weights that were trained are kept, never a second model.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from icm_core.methods.base import EmbeddingMap, Images, Sources
-from icm_core.methods.functional import PARTS, Weights, embed_pixels, tower_weights, train_tower
+from icm_core.methods.tuning import (
+    PARTS,
+    Weights,
+    embed_pixels,
+    tower_weights,
+    train_tower,
+    training_setting,
+)
 
 
 class FineTuning(EmbeddingMap):
@@ -65,9 +70,7 @@ class FineTuning(EmbeddingMap):
         if self.part not in PARTS:
             raise ValueError(f"part is {self.part!r}; expected one of {', '.join(map(repr, PARTS))}.")
         names = tower_weights(sources.encoder, self.part)
-        setting: dict[str, Any] = {
-            name: getattr(self, name) for name in ("learning_rate", "epochs", "batch_size", "random_state")
-        }
+        setting = training_setting(self)
 
         def tune() -> tuple[Weights, list[float]]:
             own = dict(sources.encoder.model.named_parameters())

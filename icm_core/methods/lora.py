@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from icm_core.encoders import Encoder
 from icm_core.methods.base import EmbeddingMap, Images, Sources
-from icm_core.methods.functional import Weights, embed_pixels, tower_weights, train_tower
-from icm_core.moments import PairMoments, combine
+from icm_core.methods.tuning import Weights, embed_pixels, tower_weights, train_tower, training_setting
+from icm_core.moments import PairMoments, moments_of
 from icm_core.projection import InvariantProjection
 
 #: For a weight, by its name in the model: B of shape (rows, rank) and A of shape (rank, columns).
@@ -76,13 +74,8 @@ class LoRA(EmbeddingMap):
         """Embed the pixels of images by the tuned tower, to unit rows (n, D)."""
         return embed_pixels(self.encoder_, _updated(self.encoder_, self.factors_), images)
 
-    def _setting(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name) for name in ("learning_rate", "epochs", "batch_size", "random_state")
-        }
-
     def _key(self) -> tuple:
-        return ("LoRA", self.rank, *self._setting().values())
+        return ("LoRA", self.rank, *training_setting(self).values())
 
     def _tune(self, sources: Sources) -> tuple[Factors, list[float]]:
         own = dict(sources.encoder.model.named_parameters())
@@ -97,7 +90,7 @@ class LoRA(EmbeddingMap):
             [factor.requires_grad_() for pair in factors.values() for factor in pair],
             lambda: _updated(sources.encoder, factors),
             weight_decay=0.0,
-            **self._setting(),
+            **training_setting(self),
         )
         return {name: (B.detach(), A.detach()) for name, (B, A) in factors.items()}, losses
 
@@ -168,10 +161,8 @@ class LoRAThenICM(LoRA):
     def _moments(self, sources: Sources) -> PairMoments:
         before, after = self._tuned(sources)
         usable = sources.drawn != ""
-        each = [PairMoments(before.shape[1]).update(before[usable], after[usable])]
-        if len(sources.captions):
-            each.append(sources.moments("text"))
-        return combine(each, [1.0] * len(each))
+        pairs = {"image": (before[usable], after[usable]), "text": (sources.captions, sources.edits)}
+        return moments_of("image+text" if len(sources.captions) else "image", pairs.__getitem__)
 
     def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
         return self.map_text(self._tuned(sources)[0]), sources.images.label

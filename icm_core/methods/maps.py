@@ -106,6 +106,11 @@ class RandomProjection(_LinearMap):
         self.n_components = n_components
         self.random_state = random_state
 
+    def fit_map(self, sources: Sources) -> int:
+        """Draw the subspace; nothing is learnt."""
+        super().fit_map(sources)
+        return 0
+
     def _matrix(self, sources: Sources) -> np.ndarray:
         drawn = np.random.default_rng(self.random_state).normal(
             size=(sources.prompts.shape[1], self.n_components)
@@ -192,8 +197,7 @@ class LEACE(EmbeddingMap):
     """Erase the domain: the least change of the embedding after which no linear classifier finds it.
 
     Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*, arXiv 2306.03819, by the
-    authors' package with its own defaults. (Its shrinkage matters: without it, an embedding that does not use all of its
-    directions is erased along directions in which texts differ most from images, and zero-shot is lost.)
+    authors' package with its own defaults.
     """
 
     def fit_map(self, sources: Sources) -> int:

@@ -15,9 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from icm_core.encoders import Encoder
-from icm_core.methods.adapters import logit_scale
-from icm_core.methods.base import Images, Method, Sources
-from icm_core.methods.functional import Function, train
+from icm_core.methods.base import Images, Method, Sources, logit_scale
+from icm_core.methods.tuning import Function, train
 
 CONTEXT = "a photo of a"
 

@@ -20,8 +20,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
 from icm_core.encoders import Encoder
-from icm_core.methods.adapters import class_prototypes, logit_scale
-from icm_core.methods.base import Images, Sources
+from icm_core.methods.base import Images, Sources, class_prototypes, logit_scale
 
 PARTS = ("all", "last block")
 _BATCH = 256
@@ -167,6 +166,11 @@ def embed_pixels(encoder: Encoder, weights: Weights, images: Images) -> np.ndarr
     """Embed the pixels of images with other weights of the image tower, to unit rows (n, D)."""
     tower = Function(encoder.model, encoder.encode_images)
     return np.concatenate([tower.call_with(weights, batch) for batch in load_batches(images)])
+
+
+def training_setting(method: Any) -> dict[str, Any]:
+    """Give the parameters of a method that :func:`train_tower` takes, by their names."""
+    return {name: getattr(method, name) for name in ("learning_rate", "epochs", "batch_size", "random_state")}
 
 
 def train_tower(
