@@ -39,7 +39,7 @@ from icm_core.methods.task import Task, animal_task, folder_task
 
 SELECTIONS = ("held-out", "left-out", "intervened", "peeking")
 TARGET = "unseen"  # the condition that stands for the target
-UPPER_BOUND = "trained on half of the target"
+UPPER_BOUND = "trained on the target"
 
 Hits = dict[str, np.ndarray]  # predictor -> for each image, whether it is classified correctly
 
