@@ -124,13 +124,14 @@ def peak_memory(checkpoint: str, folder: str, n: str) -> None:
 
 
 def memory(folder: Path, numbers: tuple[int, int] = (1_000, 10_000)) -> None:
-    """Compare the peak memory for few and for many images."""
+    """Compare the peak memory for few and for many images, without freed memory that the C library keeps for later."""
+    allocator = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     checkpoint = random_checkpoint(folder / "small", SMALL)
     generated_photographs(folder / "data" / "photo" / "thing", max(numbers))
     peaks = {}
     for n in numbers:
         command = [sys.executable, __file__, "--peak-memory", checkpoint, str(folder / "data"), str(n)]
-        out = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+        out = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=allocator).stdout
         peaks[n] = np.array(out.split(), dtype=float)
         print(f"{n:6} images: {peaks[n][0]:.0f} MB, and {peaks[n][1]:.0f} MB in the worker")
     few, many = numbers

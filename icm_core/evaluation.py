@@ -25,6 +25,7 @@ from icm_core.environments import PAIRS, Environments
 from icm_core.intervals import bootstrap_interval, pack
 from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, moments_of
+from icm_core.nested import Path, least_squares_path, logistic_path, zero_shot_path
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection, auto_n_components
 from icm_core.splits import Split, split
@@ -33,6 +34,11 @@ INTERVENTIONS = ("image", "text", "image+text", "oracle")
 #: What K and λ are chosen on -> name of the method. "ICM auto" needs no labels to choose.
 VALIDATIONS = {"intervened": "ICM", "plain": "ICM, plain validation", "target": "ICM, tuned on the target"}
 PREDICTORS = ("zero-shot", "linear probe")
+#: Linear probe of a grid -> its name in the table, and how it is fitted for every K.
+PROBES = {
+    "logistic": ("linear probe", logistic_path),
+    "least squares": ("least-squares probe", least_squares_path),
+}
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 LABEL_FREE_WEIGHT = 1.0  # λ where no labels are used to choose it: reconstruction and consistency count alike
 BASELINE = "plain"
@@ -129,6 +135,7 @@ def grid_accuracy(
     n_components: Sequence[int | str] | None = None,
     consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
     objective: str = "trace",
+    probe: str = "logistic",
     probe_C: float = 0.316,
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
     n_pairs: int | None = None,
@@ -136,7 +143,9 @@ def grid_accuracy(
 ) -> pd.DataFrame:
     """Accuracy of CLIP-ICM at every K and λ, for both predictors.
 
-    The moments are computed once, and one eigendecomposition for each λ serves every K.
+    The moments are computed once, and one eigendecomposition for each λ serves every K. The logistic probe is
+    fitted for every K and λ; the least-squares probe once for each λ (see :mod:`icm_core.nested`), which makes a
+    fine grid cheap.
 
     Parameters
     ----------
@@ -148,7 +157,10 @@ def grid_accuracy(
     consistency_weights : sequence of float
         Values of λ.
     objective : {"trace", "generalized", "released_code"}
+    probe : {"logistic", "least squares"}
+        The linear probe; everything else in the study has the logistic one.
     probe_C : float
+        Of either probe, see :class:`~icm_core.prediction.LinearProbe`.
     evaluate_on : mapping of str to (X, y)
         Named sets to measure accuracy on.
     n_pairs : int, optional
@@ -158,8 +170,14 @@ def grid_accuracy(
     Returns
     -------
     DataFrame
-        Columns predictor, K, consistency_weight (NaN for the generalised objective), auto (K is the automatic one), and one for each named set. Rows go from the
-        smallest change of the embedding to the largest: λ up, and K down.
+        Columns predictor ("zero-shot", and "linear probe" or "least-squares probe"), K, consistency_weight (NaN for the
+        generalised objective), auto (K is the automatic one), and one for each named set. For each predictor rows
+        go from the smallest change of the embedding to the largest: λ up, and K down.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to try, the probe is unknown, or there are not that many pairs.
     """
     pairs = data.paired
     if n_pairs is not None:
@@ -167,43 +185,55 @@ def grid_accuracy(
             raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the rows of pairs.")
         pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
     nested = _nested(pair_moments(pairs, intervention), objective)
-    return _grid(data, nested, n_components, consistency_weights, objective, probe_C, evaluate_on)
+    paths = _paths(data, probe, probe_C)
+    return _grid(nested, n_components, consistency_weights, objective, paths, evaluate_on)
+
+
+def _paths(data: Split, probe: str, probe_C: float) -> dict[str, Path]:
+    """Give the predictors of a grid, by the names that its rows have."""
+    if probe not in PROBES:
+        raise ValueError(f"probe={probe!r} is unknown; choose one of {tuple(PROBES)}.")
+    paths = {"zero-shot": zero_shot_path(*_given(data, "zero-shot"))}
+    if "linear probe" in predictors_of(data):
+        name, path = PROBES[probe]
+        paths[name] = path(*_given(data, "linear probe"), probe_C)
+    return paths
 
 
 def _grid(
-    data: Split,
     nested: Callable[[float], InvariantProjection],
     n_components: Sequence[int | str] | None,
     consistency_weights: Sequence[float],
     objective: str,
-    probe_C: float,
+    paths: Mapping[str, Path],
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> pd.DataFrame:
     """Run the grid of :func:`grid_accuracy` on projections that `nested` gives for each λ."""
-    n_features = data.train["original"].shape[1]
-    n_components = default_n_components(n_features) if n_components is None else n_components
-    sizes = {k for k in n_components if k != "auto" and int(k) <= n_features}
-    if not (sizes or "auto" in n_components) or not len(consistency_weights):
+    X = np.concatenate([rows for rows, _ in evaluate_on.values()])
+    y = np.concatenate([labels for _, labels in evaluate_on.values()])
+    ends = np.cumsum([len(labels) for _, labels in evaluate_on.values()])[:-1]
+    n_components = default_n_components(X.shape[1]) if n_components is None else n_components
+    given = {int(k) for k in n_components if k != "auto" and int(k) <= X.shape[1]}
+    if not (given or "auto" in n_components) or not len(consistency_weights):
         raise ValueError(
-            f"Nothing to try: n_components={tuple(n_components)} for {n_features} features, "
+            f"Nothing to try: n_components={tuple(n_components)} for {X.shape[1]} features, "
             f"consistency_weights={tuple(consistency_weights)}."
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
     weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
     for weight in weights:
         whole = nested(weight)
-        # everything is projected once: the coordinates of a smaller K are the first ones
-        given = {name: _given(data, name, whole.transform) for name in predictors_of(data)}
-        sets = {key: (whole.transform(X), y) for key, (X, y) in evaluate_on.items()}
+        projected = whole.transform(X)  # once: the coordinates of a smaller K are the first ones
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
-        for k in sorted({int(k) for k in sizes} | ({auto} if auto else set()), reverse=True):
-            for name, (X, y) in given.items():
-                fitted = _unfitted(name, probe_C).fit(X[:, :k], y)
-                accuracy = {
-                    key: float(np.mean(fitted.predict(X[:, :k]) == y)) for key, (X, y) in sets.items()
-                }
+        sizes = sorted(given | ({auto} if auto else set()))
+        for name, path in paths.items():
+            block = []
+            for k, labels in zip(sizes, path(whole, projected, sizes), strict=True):
+                hits = np.split(labels == y, ends)
+                accuracy = {key: float(part.mean()) for key, part in zip(evaluate_on, hits, strict=True)}
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
-                rows.append(row | accuracy)
+                block.append(row | accuracy)
+            rows += reversed(block)
     return pd.DataFrame(rows)
 
 
@@ -219,16 +249,10 @@ def _nested(moments: PairMoments, objective: str) -> Callable[[float], Invariant
     return solve
 
 
-def _given(
-    data: Split, name: str, project: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Give what a predictor is fitted on, projected: prompts, or labelled images."""
+def _given(data: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Give what a predictor is fitted on: prompts, or labelled images."""
     table, variable = (data.prompts, "prompt") if name == "zero-shot" else (data.train, "original")
-    return project(table[variable].to_numpy()), table["label"].to_numpy()
-
-
-def _unfitted(name: str, probe_C: float) -> Any:
-    return ZeroShotClassifier() if name == "zero-shot" else LinearProbe(C=probe_C)
+    return table[variable].to_numpy(), table["label"].to_numpy()
 
 
 def _predictor(data: Split, projection: InvariantProjection | None, name: str, probe_C: float) -> Predictor:
@@ -236,7 +260,9 @@ def _predictor(data: Split, projection: InvariantProjection | None, name: str, p
     project: Callable[[np.ndarray], np.ndarray] = (
         (lambda X: X) if projection is None else projection.transform
     )
-    return _predict_with(_unfitted(name, probe_C).fit(*_given(data, name, project)), project)
+    X, y = _given(data, name)
+    unfitted = ZeroShotClassifier() if name == "zero-shot" else LinearProbe(C=probe_C)
+    return _predict_with(unfitted.fit(project(X), y), project)
 
 
 def _predict_with(fitted: Any, project: Callable[[np.ndarray], np.ndarray]) -> Predictor:
@@ -322,6 +348,7 @@ def evaluate(
         :func:`~icm_core.intervals.unpack`.
     """
     names = predictors_of(data)
+    paths = _paths(data, "logistic", probe_C)
     plain = {name: _predictor(data, None, name, probe_C) for name in names}
     fitted: list[tuple[dict[str, Any], Predictor]] = [
         ({"method": BASELINE, "predictor": name, "intervention": "none"}, predict)
@@ -334,7 +361,7 @@ def evaluate(
     for intervention in available(data.paired) if interventions is None else interventions:
         nested = _nested(pair_moments(data.paired, intervention), objective)
         sets = {name: validation_set(data, name, intervention) for name in validations}
-        grid = _grid(data, nested, n_components, consistency_weights, objective, probe_C, sets)
+        grid = _grid(nested, n_components, consistency_weights, objective, paths, sets)
         choices = []
         for name, block in grid.groupby("predictor", sort=False):
             for validation in validations:

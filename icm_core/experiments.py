@@ -236,6 +236,7 @@ def ablation_grid(
     n_components: Sequence[int | str] | None = None,
     consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
     objective: str = "trace",
+    probe: str = "logistic",
 ) -> pd.DataFrame:
     """Accuracy at every K and λ with each style as the target, on validation and test sets alike.
 
@@ -245,7 +246,7 @@ def ablation_grid(
     intervention : str
     seed : int
         Seed of the split, and of the choice of pairs.
-    n_pairs, n_components, consistency_weights, objective
+    n_pairs, n_components, consistency_weights, objective, probe
         As for :func:`~icm_core.evaluation.grid_accuracy`.
 
     Returns
@@ -262,7 +263,7 @@ def ablation_grid(
         sets |= {name: (t["original"].to_numpy(), t["label"].to_numpy()) for name, t in data.tests.items()}
         grid = grid_accuracy(
             data, intervention, n_components=n_components, consistency_weights=consistency_weights,
-            objective=objective, evaluate_on=sets, n_pairs=n_pairs, seed=seed,
+            objective=objective, probe=probe, evaluate_on=sets, n_pairs=n_pairs, seed=seed,
         )  # fmt: skip
         grid[list(sets)] *= 100
         rows.append(grid.assign(target=style, intervention=intervention, objective=objective, seed=seed))

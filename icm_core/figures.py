@@ -398,6 +398,8 @@ def grid_figure(
 ) -> Figure:
     """Show the gain over the plain predictor at every K and λ, one panel a condition or an intervention.
 
+    A coarse grid has its numbers written in.
+
     Parameters
     ----------
     means : DataFrame
@@ -412,23 +414,26 @@ def grid_figure(
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
     gains = {
         label: means[mask].pivot_table("value", "K", "consistency_weight").sort_index(ascending=False)
         - baseline[label]
         for label, mask in panels.items()
     }
-    limit = max(float(np.abs(gain.to_numpy()).max()) for gain in gains.values())
+    fine = max(max(gain.shape) for gain in gains.values()) > 8
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 4.6 if fine else 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    # the colours end at the largest gain: what matters is where there is one, not how bad the worst cell is
+    limit = max(10.0, max(float(gain.to_numpy().max()) for gain in gains.values()))
     for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
         last = axis is axes[0, -1]
         sns.heatmap(
-            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=last,
-            annot_kws={"fontsize": 9}, cbar_kws={"label": "points over plain"} if last else None,
+            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=not fine, fmt="+.0f", cbar=last,
+            annot_kws={"fontsize": 9}, cbar_kws={"label": "points gained", "extend": "min"} if last else None,
         )  # fmt: skip
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
-        axis.set_xticklabels([f"{weight:g}" for weight in gain.columns], rotation=0)
+        axis.set_xticks(np.arange(gain.shape[1]) + 0.5, [f"{w:g}" for w in gain.columns], rotation=90 * fine)
+        axis.set_yticks(np.arange(gain.shape[0]) + 0.5, gain.index, rotation=0)
         axis.set_title(label, fontsize=11)
         axis.tick_params(length=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)

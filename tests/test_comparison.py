@@ -114,6 +114,15 @@ def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(task, m
     }
 
 
+def test_the_seed_is_the_random_state_of_what_is_drawn(task):
+    tables = [compare(task, ["plain", "random projection"], seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (table.drop(columns="fit_seconds") for table in tables)
+    pd.testing.assert_frame_equal(first, again)
+    plain = first["method"] == "plain"
+    pd.testing.assert_frame_equal(first[plain], other[plain])
+    assert not first[~plain].equals(other[~plain])
+
+
 def test_a_method_that_sees_interventions_is_judged_by_those_it_has_not_seen(task, monkeypatch):
     seen = []
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.linear_model import RidgeClassifier
 
 from icm_core.environments import Environments
 from icm_core.evaluation import (
@@ -287,9 +288,31 @@ def test_the_automatic_dimension_joins_the_grid(environments, objective):
         pair_moments(data.train, "oracle")
     )
     assert set(grid.loc[grid["auto"], "K"]) == {expected.n_components_} == {2}  # the invariant factors
-    assert grid["K"].tolist() == [6, 6, 2, 2]
+    assert grid["K"].tolist() == [6, 2, 6, 2]
     alone = grid_accuracy(data, "oracle", n_components=["auto"], **options)
     pd.testing.assert_frame_equal(alone, grid[grid["auto"]].reset_index(drop=True))
+
+
+def test_a_grid_with_the_least_squares_probe(environments):
+    data = split(environments, TARGET)
+    sets = {name: validation_set(data, name, "oracle") for name in ("intervened", "target")}
+    logistic, quick = (
+        grid_accuracy(data, "oracle", evaluate_on=sets, probe=name, **SMALL)
+        for name in ("logistic", "least squares")
+    )
+    zero_shot = quick["predictor"] == "zero-shot"
+    pd.testing.assert_frame_equal(quick[zero_shot], logistic[zero_shot])
+    assert set(quick.loc[~zero_shot, "predictor"]) == {"least-squares probe"}
+    X, y = data.train["original"].to_numpy(), data.train["label"].to_numpy()
+    for row in quick[~zero_shot].itertuples():
+        projection = InvariantProjection(row.K, consistency_weight=row.consistency_weight)
+        projection.fit_moments(pair_moments(data.train, "oracle"))
+        ridge = RidgeClassifier(alpha=np.mean(X.astype(float) ** 2) / 0.316).fit(projection.transform(X), y)
+        for name, (rows, labels) in sets.items():
+            expected = ridge.score(projection.transform(rows), labels)
+            assert getattr(row, name) == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(ValueError, match="probe='ridge' is unknown; choose one of"):
+        grid_accuracy(data, "oracle", evaluate_on=sets, probe="ridge")
 
 
 def test_the_number_of_pairs(environments):
