@@ -101,7 +101,8 @@ def interval_table(
         With the columns `index`, `columns`, value, low and high.
     index, columns : sequence of str
     signed : bool
-        Write a plus before positive numbers, as for differences.
+        The values are differences: write a plus before positive ones. Otherwise they are percentages, and intervals
+        end at 0 and 100.
 
     Returns
     -------
@@ -109,6 +110,8 @@ def interval_table(
         For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
     """
     number = "{:+.1f}" if signed else "{:.1f}"
+    if not signed:
+        means = means.assign(low=means["low"].clip(lower=0), high=means["high"].clip(upper=100))
     text = [
         number.format(mean) if np.isnan(low) else f"{number} ({number} to {number})".format(mean, low, high)
         for mean, low, high in means[["value", "low", "high"]].to_numpy()

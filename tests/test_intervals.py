@@ -64,6 +64,10 @@ def test_interval_table_lays_out_means_and_intervals():
     )  # fmt: skip
     table = interval_table(means, ["name"], ["where"])
     assert table.loc["a"].tolist() == ["1.0 (0.5 to 1.5)", "2.0"]
+    assert (
+        interval_table(means.assign(low=-5, high=105), ["name"], ["where"]).loc["a", "x"]
+        == "1.0 (0.0 to 100.0)"
+    )
     signed = interval_table(means, ["name"], ["where"], signed=True)
     assert signed.loc["b"].tolist() == ["-3.0 (-4.0 to -2.0)", "+4.0 (+3.0 to +5.0)"]
 
