@@ -7,6 +7,8 @@ tidy table into such rows. Nothing is computed here but means and paired differe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from icm_core.intervals import contrast
@@ -212,25 +214,69 @@ def ablation_claims(
     return pd.DataFrame(rows)
 
 
-#: What the comparison of all methods asks of the probe behind CLIP-ICM that needs no labels to choose K.
+#: What a critical reader tries first: (method, predictor, what the verdicts call it).
 RIVALS = (
     ("plain", "zero-shot", "plain zero-shot"),
     ("plain", "linear probe", "the plain probe"),
     ("tuned penalty", "linear probe", "the plain probe with a chosen penalty"),
     ("augmentation", "linear probe", "the probe trained on augmented images"),
     ("LDA", "linear probe", "linear discriminant analysis"),
-    ("PCA", "linear probe", "the probe behind principal components"),
-    ("biased prompts", "linear probe", "the probe behind projected-out biased prompts"),
-    ("IRM", "linear probe", "invariant risk minimisation"),
-    ("CLIP-Adapter", "zero-shot", "CLIP-Adapter"),
-    ("Tip-Adapter", "zero-shot", "Tip-Adapter"),
-    ("WiSE-FT", "zero-shot", "WiSE-FT"),
-    ("LoRA", "zero-shot", "LoRA"),
 )
 
 
-def comparison_claims(table: pd.DataFrame, over: str = "seeds", kind: str = "image+text") -> pd.DataFrame:
+def learnt_from(methods: Iterable[str]) -> str | None:
+    """Tell which interventions the CLIP-ICM of a comparison learns from: both kinds, text or image, whatever was run."""
+    kinds = ("image+text", "text", "image")
+    return next((kind for kind in kinds if f"ICM auto {kind}" in set(methods)), None)
+
+
+def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seeds") -> pd.DataFrame:
+    """Paired differences of every method to one of them, all with settings chosen on intervened source images.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_core.methods.comparison.run_comparison`, of one encoder and one world.
+    against : (method, predictor)
+        For example ``("plain", "linear probe")``.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
+
+    Returns
+    -------
+    DataFrame
+        Columns condition, value (percentage points), low, high, n_runs, method, against and predictor; no rows if
+        `against` was not run.
+    """
+    honest = table[table["selection"].isin(["none", "intervened"])]
+    pairs = honest[["predictor", "method"]].drop_duplicates().itertuples(index=False)
+    rows = [
+        _difference(honest, (method, predictor), against, over).assign(predictor=predictor, method=method)
+        for predictor, method in pairs
+        if len(_runs(honest, *against)) and (method, predictor) != against
+    ]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["predictor", "method"])
+
+
+def _runs(table: pd.DataFrame, method: str, predictor: str) -> pd.DataFrame:
+    return table[(table["method"] == method) & (table["predictor"] == predictor)]
+
+
+def _difference(
+    table: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], over: str, seen: str = "intervened"
+) -> pd.DataFrame:
+    """Accuracy of the first less that of the second, whose setting was chosen on the images `seen`."""
+    sides = [
+        _runs(table[table["selection"].isin(["none", selection])], *side).assign(intervention=name)
+        for name, side, selection in (("first", first, "intervened"), ("second", second, seen))
+    ]
+    return contrast(pd.concat(sides), (first[0], "first"), (second[0], "second"), ["condition"], over=over)
+
+
+def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     """Judge CLIP-ICM against its rivals, and the ways to choose settings against each other.
+
+    Both ways to have K and λ are judged: from the spectrum alone, and chosen as the rivals' settings are.
 
     Parameters
     ----------
@@ -238,8 +284,6 @@ def comparison_claims(table: pd.DataFrame, over: str = "seeds", kind: str = "ima
         Rows of :func:`~icm_core.methods.comparison.run_comparison`, of one encoder and one world.
     over : {"seeds", "images"}
         What the intervals speak for, see :mod:`icm_core.intervals`.
-    kind : str
-        The interventions that CLIP-ICM learns from.
 
     Returns
     -------
@@ -249,44 +293,35 @@ def comparison_claims(table: pd.DataFrame, over: str = "seeds", kind: str = "ima
     where = _where(table)
     shift = "reversed" if "reversed" in set(table["condition"]) else "unseen"
     part = table[table["condition"] == shift]
-    part = part[part["selection"].isin(["none", "intervened", "held-out"])]
-
-    def gain(first: tuple[str, str], second: tuple[str, str], selections: tuple[str, str]) -> pd.DataFrame:
-        sides = [
-            part[(part["method"] == name) & (part["predictor"] == predictor)
-                 & part["selection"].isin(["none", selection])].assign(intervention=side)
-            for side, (name, predictor), selection in zip(("first", "second"), (first, second), selections, strict=True)
-        ]  # fmt: skip
-        both = pd.concat(sides)
-        return contrast(both, (first[0], "first"), (second[0], "second"), ["condition"], over=over)
-
-    ours = (f"ICM auto {kind}", "linear probe")
-    run = set(part["method"])
-    rows = [
-        _gain_claim(
-            f"Rivals ({where})",
-            f"ICM probe, {kind.replace('+', ' and ')} interventions, {CHOICES['ICM auto']}: beats {said} {SHIFTS[shift]}",
-            gain(ours, (name, predictor), ("none", "intervened")),
-        )
-        for name, predictor, said in RIVALS
-        if {name, ours[0]} <= run
+    kind = learnt_from(part["method"])
+    words = f"{(kind or '').replace('+', ' and ')} interventions"
+    ours = {
+        f"ICM auto {kind}": CHOICES["ICM auto"],
+        f"ICM {kind}": "K and λ chosen as the rival's settings are",
+    }
+    questions = [
+        ((name, predictor), rival, f"ICM {predictor}, {words}, {how}: beats {said} {SHIFTS[shift]}")
+        for name, how in ours.items()
+        for predictor, rival, said in [
+            *(("linear probe", (rival, theirs), said) for rival, theirs, said in RIVALS),
+            ("zero-shot", ("plain", "zero-shot"), "plain zero-shot"),
+        ]
     ]
-    chosen = (f"ICM {kind}", "linear probe")
-    for statement, first, second, selections in (
+    rows = [
+        _gain_claim(f"Rivals ({where})", statement, _difference(part, first, second, over))
+        for first, second, statement in questions
+        if len(_runs(part, *first)) and len(_runs(part, *second))
+    ]
+    chosen, automatic = (f"ICM {kind}", "linear probe"), (f"ICM auto {kind}", "linear probe")
+    for statement, first, second, seen in (
         ("choosing K and λ on source images after interventions that the fit has not seen beats plain ones",
-         chosen, chosen, ("intervened", "held-out")),
+         chosen, chosen, "held-out"),
         ("λ fixed at 1 and K = positive eigenvalues beats choosing on source images after interventions that the fit has "
-         "not seen", ours, chosen, ("none", "intervened")),
+         "not seen", automatic, chosen, "intervened"),
     ):  # fmt: skip
-        if not {first[0], second[0]} <= run:
-            continue
-        rows.append(
-            _gain_claim(
-                f"Selection ({where})",
-                f"ICM probe, {SHIFTS[shift]}: {statement}",
-                gain(first, second, selections),
-            )
-        )
+        if len(_runs(part, *first)) and len(_runs(part, *second)):
+            gain = _difference(part, first, second, over, seen)
+            rows.append(_gain_claim(f"Selection ({where})", f"ICM probe, {SHIFTS[shift]}: {statement}", gain))
     return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
 
 

@@ -81,8 +81,9 @@ def least_squares_path(X: NDArray, y: NDArray, C: float) -> Path:
 
     With centred embeddings :math:`Z_K` in the subspace and centred indicators :math:`Y`, the weights are
     :math:`(Z_K^\top Z_K + \alpha I)^{-1} Z_K^\top Y`. The Cholesky factor of the bracket for a smaller K is the leading
-    block of the one for the largest. The penalty is that of the logistic probe at the same C: :math:`\alpha = 1/C` in units
-    of the mean square of the embeddings.
+    block of the one for the largest. The penalty is :math:`\alpha = 1/C` in units of the mean
+    square of the embeddings, for every K and λ, as the factor asks; the logistic probe takes units of the *projected* ones, in
+    which its penalty for a small K is stronger.
 
     Parameters
     ----------

@@ -402,12 +402,15 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"(n_samples={moments.n_pairs}). Pass more pairs, or a number as consistency_weight."
             )
         shares, _ = generalized_spectrum(covariance, moments.S, self.shrinkage)
-        if shares[0] >= 1:
-            _warn(
-                "The intervention re-draws half or more of every direction, so none looks invariant: "
-                "consistency_weight='auto' is set to 1."
+        weight = auto_consistency_weight(shares)
+        if weight == 1:
+            reason = (
+                "The intervention re-draws half or more of every direction, so none looks invariant"
+                if shares[0] >= 1
+                else "The shares that the intervention re-draws spread evenly, so no group of directions stands apart"
             )
-        return auto_consistency_weight(shares), self.shrinkage * variance
+            _warn(f"{reason}: consistency_weight='auto' is set to 1.")
+        return weight, self.shrinkage * variance
 
     def _choose_k(self, eigenvalues: NDArray[np.float64], noise: float) -> int:
         if isinstance(self.n_components, (int, np.integer)):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 OBJECTIVES = ("trace", "generalized", "released_code")
+_NARROWEST_GAP = np.pi / 8
 
 
 def trace_spectrum(
@@ -134,9 +135,11 @@ def auto_consistency_weight(shares: ArrayLike) -> float:
     angle: a share is ``μ = 2 (1 - cos θ)``, with cos θ the correlation of a direction with itself after the
     intervention: 0° is untouched, 90° a new draw, and 60° what only half of the pairs re-draw, nearer to the
     re-drawn. (Differences of the shares themselves put it in the middle, and differences of their logarithms take
-    two tiny leaks for two groups.) Three things keep gaps out that are none:
+    two tiny leaks for two groups.) Four things keep gaps out that are none:
 
     - a gap begins below 1, since a direction that is re-drawn by half or more is not invariant;
+    - it is at least 22.5° wide, a quarter of the way from untouched to re-drawn: where the shares spread evenly, some gap
+      is still the widest, and which one is chance;
     - shares above 2 count as 2, since more than re-drawn is re-drawn;
     - the spectrum is closed by a 2, so that the gap may lie above every share: then all are invariant.
 
@@ -153,8 +156,7 @@ def auto_consistency_weight(shares: ArrayLike) -> float:
     Returns
     -------
     float
-        λ, greater than ``1/√2`` and finite. It is 1 where no share is below 1: nothing is invariant. Some gap is
-        always the largest (the lowest of equal ones): where the shares spread evenly, λ says little.
+        λ, greater than ``1/√2`` and finite, from the lowest of equal gaps. It is 1 where there is no gap.
 
     Raises
     ------
@@ -165,15 +167,17 @@ def auto_consistency_weight(shares: ArrayLike) -> float:
     --------
     >>> round(auto_consistency_weight([0.01, 0.02, 1.62, 1.9, 3.4]), 2)  # 1 / sqrt(0.02 * 1.62)
     5.56
-    >>> auto_consistency_weight([1.7, 2.0, 2.3])
+    >>> auto_consistency_weight([1.7, 2.0, 2.3])  # nothing is invariant
+    1.0
+    >>> auto_consistency_weight([0.01, 0.1, 0.3, 0.5, 0.8, 1.2, 1.6])  # nothing stands apart
     1.0
     """
     values = _sorted("shares", shares)
     closed = np.append(np.clip(values, len(values) * np.finfo(np.float64).eps, 2), 2)
-    n_candidates = np.count_nonzero(values < 1)
-    if n_candidates == 0:
+    gaps = np.diff(np.arccos(1 - closed / 2))[: np.count_nonzero(values < 1)]
+    if not (gaps >= _NARROWEST_GAP).any():
         return 1.0
-    k = np.argmax(np.diff(np.arccos(1 - closed / 2))[:n_candidates])
+    k = np.argmax(gaps)
     return float(1 / np.sqrt(closed[k] * closed[k + 1]))
 
 

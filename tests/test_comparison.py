@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from icm_core.animal_world import STYLES, load_silhouettes, write_folder
-from icm_core.claims import comparison_claims
+from icm_core.claims import comparison_claims, differences, learnt_from
 from icm_core.data.check import load_folder
 from icm_core.embeddings import EmbeddingStore
 from icm_core.encoders import load_encoder
@@ -21,7 +21,7 @@ from icm_core.interventions import draw_interventions
 from icm_core.methods import catalog
 from icm_core.methods.base import Method
 from icm_core.methods.catalog import METHODS, Entry, grid
-from icm_core.methods.comparison import UPPER_BOUND, by_worst_case, compare, pick, run_comparison
+from icm_core.methods.comparison import REFERENCE, by_worst_case, compare, pick, run_comparison
 from icm_core.methods.maps import ICM
 from icm_core.methods.task import animal_task, folder_task
 
@@ -165,7 +165,7 @@ def test_the_upper_bound_never_judges_an_image_that_it_was_trained_on(task, monk
 
     fake(monkeypatch, answer, on_target=True, values=(0,))
     table = compare(task, ["fake"])
-    bound = table[table["selection"] == UPPER_BOUND]
+    bound = table[table["selection"] == REFERENCE]
     assert bound["condition"].tolist() == ["unseen"]
     assert bound["value"].item() == 100
     assert bound["n"].item() == len(task.tests["unseen"])
@@ -177,7 +177,7 @@ def test_the_upper_bound_takes_the_setting_that_is_best_on_the_target(task, monk
 
     fake(monkeypatch, answer, on_target=True, values=(1, 2, 3))
     table = compare(task, ["fake"])
-    assert table.loc[table["selection"] == UPPER_BOUND, "setting"].tolist() == ['{"value": 2}']
+    assert table.loc[table["selection"] == REFERENCE, "setting"].tolist() == ['{"value": 2}']
 
 
 def test_accuracies_differences_and_bits_agree(task):
@@ -208,6 +208,38 @@ def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_kept(task
     with pytest.warns(UserWarning, match="The method 'ICM auto text' is left out: .* no captions"):
         table = compare(mute, ["ICM auto text", "ICM auto image"])
     assert set(table["method"]) == {"ICM auto image"}
+
+
+def test_a_setting_that_cannot_be_fitted_is_left_out_and_the_others_are_kept(folder):
+    encoder, store, environments = folder
+    task = folder_task(encoder, environments, environments.classes, store, TARGET)
+    with pytest.warns(
+        UserWarning, match="3 of the 6 settings of 'Fukunaga-Koontz' are left out: .* no captions"
+    ):
+        table = compare(task, ["Fukunaga-Koontz"])
+    assert set(table["setting"].map(json.loads).map(lambda setting: setting["intervention"])) == {"image"}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.family != "fine-tuning"])
+def test_methods_say_whether_they_see_image_interventions(task, name):
+    """On them depends what a setting may be judged on: with the intervened images spoilt, only the others can be fitted."""
+
+    def spoilt(rows):
+        raise ValueError("the pixels of intervened images were asked for")
+
+    intervened = replace(
+        task.sources.intervened, embedded=np.full_like(task.sources.intervened.embedded, np.nan), load=spoilt
+    )
+    sources = replace(task.sources.take(np.arange(len(task.sources.images))), intervened=intervened)
+    method = METHODS[name].make(**METHODS[name].settings(64)[-1])
+    short = {"epochs": 1, "steps": 3}
+    method.set_params(**{key: short[key] for key in short if key in method.get_params()})
+    try:
+        scores = method.fit(sources).scores(task.tests["unseen"])
+        sees = any(np.isnan(values).any() for values in scores.values())
+    except ValueError:
+        sees = True
+    assert method.sees_image_interventions == sees
 
 
 def test_sources_of_one_domain_cannot_be_compared(task):
@@ -312,39 +344,74 @@ def made_up(accuracy):
     return pd.DataFrame(rows)
 
 
+WHERE = "on an unseen domain with the shortcut reversed"
+
+
 def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     probe = "linear probe"
     table = made_up(
         {
             ("plain", probe, "none"): 60, ("plain", "zero-shot", "none"): 80, ("ICM auto image+text", probe, "none"): 80,
-            ("IRM", probe, "intervened"): 85, ("IRM", probe, "peeking"): 70, ("IRM", probe, "held-out"): 50,
-            ("CLIP-Adapter", "zero-shot", "intervened"): 75, ("CLIP-Adapter", "zero-shot", "peeking"): 99,
+            ("tuned penalty", probe, "intervened"): 85, ("tuned penalty", probe, "peeking"): 70,
+            ("tuned penalty", probe, "held-out"): 50, ("CoOp", "zero-shot", "intervened"): 75,
             ("ICM image+text", probe, "intervened"): 72, ("ICM image+text", probe, "held-out"): 74,
             ("ICM image+text", probe, "peeking"): 90,
         }
     )  # fmt: skip
     verdicts = comparison_claims(table)
     found = {
-        row.statement.split(": ")[1]: (row.measured.split()[0], row.verdict) for row in verdicts.itertuples()
-    }
-    where = "on an unseen domain with the shortcut reversed"
-    assert found == {
-        f"beats the plain probe {where}": ("+20.0", "supported"),
-        f"beats plain zero-shot {where}": ("+0.0", "refuted"),
-        f"beats invariant risk minimisation {where}": ("-5.0", "refuted"),
-        f"beats CLIP-Adapter {where}": ("+5.0", "supported"),
-        "choosing K and λ on source images after interventions that the fit has not seen beats plain ones": (
-            "-2.0", "refuted",
-        ),
-        "λ fixed at 1 and K = positive eigenvalues beats choosing on source images after interventions that the fit has "
-        "not seen": ("+8.0", "supported"),
+        tuple(row.statement.split(", image and text interventions, ")[-1].split(f" {WHERE}")[0].split(": ")): (
+            row.measured.split()[0], row.verdict
+        )
+        for row in verdicts[verdicts["claim"].str.startswith("Rivals")].itertuples()
     }  # fmt: skip
-    assert (
-        comparison_claims(table[table["method"] != "ICM auto image+text"])["statement"]
-        .str.contains("plain ones")
-        .all()
-    )
+    auto, chosen = "λ fixed at 1, K = positive eigenvalues", "K and λ chosen as the rival's settings are"
+    assert found == {
+        (auto, "beats the plain probe"): ("+20.0", "supported"),
+        (auto, "beats plain zero-shot"): ("+0.0", "refuted"),
+        (auto, "beats the plain probe with a chosen penalty"): ("-5.0", "refuted"),
+        (chosen, "beats the plain probe"): ("+12.0", "supported"),
+        (chosen, "beats plain zero-shot"): ("-8.0", "refuted"),
+        (chosen, "beats the plain probe with a chosen penalty"): ("-13.0", "refuted"),
+    }  # fmt: skip
+    selection = verdicts[verdicts["claim"].str.startswith("Selection")]
+    assert [row.measured.split()[0] for row in selection.itertuples()] == ["-2.0", "+8.0"]
+    assert selection["statement"].str.startswith(f"ICM probe, {WHERE}").all()
+    only_chosen = comparison_claims(table[table["method"] != "ICM auto image+text"])
+    assert only_chosen.empty  # nothing says which interventions CLIP-ICM learnt from
     assert comparison_claims(table[table["method"] == "plain"]).empty
+
+
+def test_zero_shot_behind_the_projection_is_judged_too():
+    zero_shot = {("plain", "zero-shot", "none"): 80, ("ICM auto image", "zero-shot", "none"): 83}
+    verdicts = comparison_claims(made_up(zero_shot))
+    assert verdicts["statement"].str.contains("ICM zero-shot, image interventions").tolist() == [True]
+    assert verdicts["verdict"].tolist() == ["supported"]
+
+
+@pytest.mark.parametrize("over", ["seeds", "images"])
+def test_differences_are_paired_and_at_honest_settings(over):
+    probe = "linear probe"
+    table = made_up(
+        {
+            ("plain", probe, "none"): 60, ("plain", "zero-shot", "none"): 80, ("IRM", probe, "intervened"): 85,
+            ("IRM", probe, "peeking"): 99,
+        }
+    )  # fmt: skip
+    found = differences(table, ("plain", probe), over).set_index(["method", "predictor"])
+    assert found["value"].round(6).to_dict() == {("plain", "zero-shot"): 20, ("IRM", probe): 25}
+    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    assert differences(table, ("LDA", probe), over).empty
+
+
+def test_the_best_interventions_that_were_run_are_judged():
+    assert learnt_from(["plain", "ICM auto text", "ICM auto image+text"]) == "image+text"
+    assert learnt_from(["ICM auto image", "ICM text"]) == "image"
+    assert learnt_from(["plain", "LDA"]) is None
+
+
+def test_a_comparison_can_be_picked_by_selection():
+    table = made_up({("IRM", "linear probe", way): 70 for way in ("none", "intervened", "peeking")})
     assert set(pick(table, "intervened")["selection"]) == {"none", "intervened"}
     with pytest.raises(ValueError, match="selection='best' is unknown"):
         pick(table, "best")

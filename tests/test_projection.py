@@ -306,7 +306,10 @@ def widest_gap(shares):
 def test_auto_weight_is_in_the_widest_gap(shares):
     ends = widest_gap(shares)
     assume(ends is not None)
-    assert 1 / auto_consistency_weight(shares) == pytest.approx(np.sqrt(ends[0] * ends[1]))
+    width = np.diff([2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends])
+    assume(abs(width - 22.5) > 1e-6)
+    expected = np.sqrt(ends[0] * ends[1]) if width > 22.5 else 1
+    assert 1 / auto_consistency_weight(shares) == pytest.approx(expected)
 
 
 @settings(max_examples=200)
@@ -325,7 +328,10 @@ def test_auto_weight_is_bounded_whatever_the_order(shares, random):
         ([1e-8, 1e-4, 0.02, 1.5], (0.02, 1.5)),  # by logarithms it would be lower
         ([0.01, 0.95, 0.98], (0.01, 0.95)),  # by differences it would be higher
         ([0.1, 1.2, 2.0, 8.0], (0.1, 1.2)),  # more than re-drawn is no gap
-        ([0.9, 1.0, 1.9], (0.9, 1.0)),  # nor is what begins at half
+        ([0.4, 1.0, 2.0], (0.4, 1.0)),  # nor is what begins at half
+        ([0.9, 1.0, 1.9], (1.0, 1.0)),  # nor is what is narrow
+        (2 - 2 * np.cos(np.radians(np.arange(4, 90, 22))), (1.0, 1.0)),
+        (2 - 2 * np.cos(np.radians([4, 27, 50, 75])), 2 - 2 * np.cos(np.radians([50, 75]))),
         ([0.1, 0.2], (0.2, 2.0)),  # everything is invariant
         ([0.5], (0.5, 2.0)),
         ([1.0, 1.5], (1.0, 1.0)),  # nothing is invariant
@@ -488,6 +494,19 @@ def test_auto_says_when_nothing_is_invariant(d, constant):
     with pytest.warns(UserWarning, match="re-draws half or more of every direction"):
         fitted = InvariantProjection(consistency_weight="auto").fit(X, X_do)
     assert (fitted.consistency_weight_, fitted.n_components_) == (1, 1)
+
+
+def test_auto_says_where_shares_spread_evenly():
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(2, 4000, 12))
+    correlation = np.cos(np.radians(np.linspace(5, 85, 12)))
+    X_do = correlation * X + np.sqrt(1 - correlation**2) * new
+    with pytest.warns(
+        UserWarning, match="spread evenly, so no group of directions stands apart: .* is set to 1"
+    ):
+        fitted = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    assert fitted.consistency_weight_ == 1
+    assert fitted.n_components_ == np.count_nonzero(correlation > 0.5)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

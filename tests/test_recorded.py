@@ -14,7 +14,7 @@ from icm_core.animal_world import STYLES
 from icm_core.evaluation import PREDICTORS
 from icm_core.intervals import unpack
 from icm_core.methods.catalog import METHODS as COMPARED
-from icm_core.methods.comparison import SELECTIONS, UPPER_BOUND
+from icm_core.methods.comparison import REFERENCE, SELECTIONS
 from icm_core.record import PACKAGES
 from icm_core.splits import CONDITIONS, PROTOCOLS
 
@@ -124,7 +124,7 @@ def test_the_comparison_has_every_method_and_way_of_choosing(comparison):
         settings = [json.dumps(setting) for setting in entry.settings(64)]
         assert set(rows["setting"]) <= set(settings)
         ways = set(SELECTIONS) if len(settings) > 1 else {"none"}
-        assert set(rows["selection"]) == ways | ({UPPER_BOUND} if entry.on_target else set())
+        assert set(rows["selection"]) == ways | ({REFERENCE} if entry.on_target else set())
         assert set(rows["predictor"]) == set(entry.predictors or entry.make().predictors)
 
 

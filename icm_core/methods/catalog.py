@@ -65,8 +65,23 @@ def grid(**values: Iterable[Any]) -> Callable[[int], Settings]:
     return settings
 
 
+def _or_whole(settings: Callable[[int], Settings]) -> Callable[[int], Settings]:
+    """Let a projection keep every direction too, which changes nothing."""
+
+    def extended(n_features: int) -> Settings:
+        some = settings(n_features)
+        return [some[0] | {"n_components": n_features}, *some]
+
+    return extended
+
+
 def _icm(intervention: str) -> Callable[[int], Settings]:
-    return grid(intervention=[intervention], consistency_weight=CONSISTENCY_WEIGHTS, n_components="K")
+    return _or_whole(
+        grid(intervention=[intervention], consistency_weight=CONSISTENCY_WEIGHTS, n_components="K")
+    )
+
+
+PENALTIES = (0.316, 0.0316, 0.00316)
 
 
 KINDS = ("image", "text", "image+text")
@@ -81,13 +96,15 @@ METHODS: dict[str, Entry] = {
         Plain, "CLIP", grid(C=[0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
         note="here with the penalty of the probe chosen",
     ),
-    "random projection": Entry(RandomProjection, "map", grid(n_components="K")),
-    "PCA": Entry(PCA, "map", grid(n_components="K")),
+    "random projection": Entry(RandomProjection, "map", _or_whole(grid(n_components="K"))),
+    "PCA": Entry(PCA, "map", _or_whole(grid(n_components="K"))),
     "LEACE": Entry(LEACE, "map", grid()),
     "biased prompts": Entry(
         BiasedPrompts, "map", grid(calibration=[0.0, 10.0, 100.0, 500.0], n_directions=[0, 1, 4, 8])
     ),
-    "Fukunaga-Koontz": Entry(FukunagaKoontz, "map", grid(intervention=["image+text"], n_components="K")),
+    "Fukunaga-Koontz": Entry(
+        FukunagaKoontz, "map", grid(intervention=["image+text", "image"], n_components="K"), ("linear probe",)
+    ),
     "ICM image": Entry(ICM, "CLIP-ICM", _icm("image"), note=f"image pairs; {CHOSEN}"),
     "ICM text": Entry(ICM, "CLIP-ICM", _icm("text"), note=f"text pairs; {CHOSEN}"),
     "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text"), note=f"both kinds of pairs; {CHOSEN}"),
@@ -102,13 +119,13 @@ METHODS: dict[str, Entry] = {
         )
         for kind in KINDS
     },
-    "augmentation": Entry(Augmentation, "probe", grid()),
+    "augmentation": Entry(Augmentation, "probe", grid(C=PENALTIES)),
     "LDA": Entry(LDA, "probe", grid()),
-    "CORAL": Entry(CORAL, "probe", grid(shrinkage=[1.0, 0.1, 0.01])),
-    "IRM": Entry(IRM, "probe", grid(penalty_weight=[1.0, 10.0, 100.0])),
-    "group DRO": Entry(GroupDRO, "probe", grid(sharpness=[1.0, 10.0, 100.0])),
+    "CORAL": Entry(CORAL, "probe", grid(C=PENALTIES, shrinkage=[1.0, 0.1, 0.01])),
+    "IRM": Entry(IRM, "probe", grid(C=PENALTIES[:2], penalty_weight=[1.0, 10.0, 100.0])),
+    "group DRO": Entry(GroupDRO, "probe", grid(C=PENALTIES, sharpness=[1.0, 10.0, 100.0])),
     "CLIP-Adapter": Entry(CLIPAdapter, "adapter", grid(ratio=[0.2, 0.5, 0.8])),
-    "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.1, 0.3, 1.0, 3.0], beta=[20.0, 5.5, 1.0])),
+    "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.01, 0.03, 0.1, 0.3, 1.0], beta=[20.0, 5.5, 1.0])),
     "CoOp": Entry(CoOp, "prompts", grid(learning_rate=[2e-3, 8e-3])),
     "CoCoOp": Entry(CoCoOp, "prompts", grid()),
     "DPL": Entry(

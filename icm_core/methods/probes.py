@@ -90,17 +90,20 @@ class CORAL(_Probe):
     ----------
     shrinkage : float
         Every covariance gets this fraction of the mean variance on its diagonal.
+    C : float
+        Inverse penalty of the probe.
     """
 
-    def __init__(self, shrinkage: float = 0.1):
+    def __init__(self, shrinkage: float = 0.1, C: float = 0.316):
         self.shrinkage = shrinkage
+        self.C = C
 
     def fit(self, sources: Sources) -> CORAL:
         """Align the source images, and fit on them."""
         images = sources.images
         aligned = self.align(images.embedded.astype(np.float64), images.domain)
         self.n_classes_ = len(sources.words)
-        self.probe_ = LinearProbe().fit(aligned, images.label)
+        self.probe_ = LinearProbe(C=self.C).fit(aligned, images.label)
         self.n_parameters_ = {"linear probe": self.probe_.model_.coef_.size + self.n_classes_}
         return self
 
@@ -125,7 +128,7 @@ class _TorchProbe(Method):
     """A linear classifier learnt by gradients on the scaled embedding, with the penalty of :class:`LinearProbe`."""
 
     predictors: ClassVar[tuple[str, ...]] = ("linear probe",)
-    C = 0.316
+    C: float
 
     @abstractmethod
     def _minimize(
@@ -167,10 +170,13 @@ class IRM(_TorchProbe):
     ----------
     penalty_weight : float
         Weight of the second term against the first.
+    C : float
+        Inverse L2 penalty.
     """
 
-    def __init__(self, penalty_weight: float = 10.0):
+    def __init__(self, penalty_weight: float = 10.0, C: float = 0.316):
         self.penalty_weight = penalty_weight
+        self.C = C
 
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
@@ -197,17 +203,21 @@ class GroupDRO(_TorchProbe):
     The worst mixture q of the domains' risks is taken, less KL(q ‖ uniform) / η, which smooths the maximum:
     log Σ exp(η R_e) / η is minimised.
 
-    Source: Sagawa et al. 2020, *Distributionally robust neural networks for group shifts*, arXiv 1911.08731, with the
-    domains as groups.
+    Source: Sagawa et al. 2020, *Distributionally robust neural networks for group shifts*, arXiv 1911.08731, who find that it
+    takes a strong penalty. There, groups are pairs of a class and an attribute; here they are the domains, since nothing
+    else is known, and a shortcut that is the same in all of them is in every group.
 
     Parameters
     ----------
     sharpness : float
         η: near 0 the mean over domains is minimised, for large η the risk in the worst domain.
+    C : float
+        Inverse L2 penalty.
     """
 
-    def __init__(self, sharpness: float = 10.0):
+    def __init__(self, sharpness: float = 10.0, C: float = 0.316):
         self.sharpness = sharpness
+        self.C = C
 
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
