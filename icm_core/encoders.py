@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class Encoder:
         D.
     fingerprint : str
         SHA-256 of the model, its weights and the preprocessing; two encoders that share it and the `precision` give
-        the same embeddings.
+        the same embeddings of images, and of texts that their tokenizers read alike.
     precision : str
         ``"float32"``, or on a GPU ``"bfloat16"`` or ``"float16"``.
     """
@@ -160,6 +161,22 @@ class Encoder:
         for key, value in sorted(self.model.state_dict().items()):
             parts += [key, value.float().cpu()]
         return fingerprint(*parts)
+
+    def text_key(self, *texts: str) -> dict[str, str]:
+        """Tell what the embeddings of texts depend on, as a part of a key for the store.
+
+        Parameters
+        ----------
+        *texts : str
+
+        Returns
+        -------
+        dict of str
+            The `fingerprint`, the `precision`, and the texts as this encoder's tokenizer reads them.
+        """
+        batches = (list(texts[i : i + 256]) for i in range(0, len(texts), 256))
+        tokens = fingerprint(*(self.tokenizer(batch).cpu() for batch in batches))
+        return {"weights": self.fingerprint, "precision": self.precision, "tokens": tokens}
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Scale uint8 images of shape (n, 3, H, W) to the range that the model was trained on."""
@@ -319,6 +336,12 @@ def _load(name: str) -> Parts:
         return lite0_minilm.load()
     if Path(name).expanduser().exists():
         return _load_local(name, Path(name).expanduser())
+    if name.startswith("hf-hub:"):
+        repository = name.removeprefix("hf-hub:")
+        raise ValueError(
+            f"{name!r} names a repository of the Hugging Face hub. Download it once, `hf download {repository} --local-dir "
+            f"models/{Path(repository).name}`, and give that folder as the encoder's name: its config tells the preprocessing."
+        )
     model_name, _, pretrained = name.partition("/")
     if (model_name, pretrained) not in open_clip.list_pretrained():
         known = [*SHIPPED, PHOTO, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
@@ -378,10 +401,11 @@ def _load_open_clip(
     # open_clip only warns where a model's activation function is not the one its weights were trained with
     quick_gelu = tag.get("quick_gelu", False)
     try:
-        model = open_clip.create_model(
-            model_name, pretrained, load_weights=weights is None, require_pretrained=weights is None,
-            pretrained_text=False, force_quick_gelu=quick_gelu,
-        )  # fmt: skip
+        with _without_alarm():
+            model = open_clip.create_model(
+                model_name, pretrained, load_weights=weights is None, require_pretrained=weights is None,
+                pretrained_text=False, force_quick_gelu=quick_gelu,
+            )  # fmt: skip
         if weights is not None:
             open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except Exception as error:
@@ -399,3 +423,18 @@ def _load_open_clip(
     config = open_clip.get_model_preprocess_cfg(model)
     preprocess = {key: list(value) if isinstance(value := config[key], tuple) else value for key in keys}
     return model.eval(), open_clip.get_tokenizer(model_name), preprocess
+
+
+@contextmanager
+def _without_alarm() -> Iterator[None]:
+    """Keep open_clip from saying that a model has random weights: where it has, they are loaded next, or it raises."""
+
+    def is_no_alarm(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    logger = logging.getLogger()
+    logger.addFilter(is_no_alarm)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_alarm)

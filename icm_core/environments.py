@@ -123,9 +123,8 @@ def animal_world(
         If the store's directory cannot be written.
     """
     strengths = {"coat_strength": coat_strength, "scene_strength": scene_strength}
-    common = {
+    common = encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0]) | {
         "encoder": encoder.name,
-        "weights": encoder.fingerprint,
         "dataset": "animal-world",
         "pixels": pixel_fingerprint(silhouettes),
         "seed": seed,
@@ -249,7 +248,7 @@ def embed_pairs(
             f"{len(captions)} captions and {len(edits)} edits for {len(images)} images; give one of each for every image."
         )
     embedded = store.get(
-        {"weights": encoder.fingerprint, "texts": fingerprint(*captions, *edits)},
+        encoder.text_key(*captions, *edits),
         lambda: xr.Dataset(
             {
                 name: (("row", "feature"), _embed_texts(encoder, part))
@@ -267,7 +266,7 @@ def embed_prompts(
     prompts, _ = class_prompts(words, templates)
     labels = np.repeat(np.arange(len(words)), len(templates))
     return store.get(
-        {"weights": encoder.fingerprint, "prompts": fingerprint(*prompts), "n": len(words)},
+        encoder.text_key(*prompts) | {"n": len(words)},
         lambda: xr.Dataset(
             {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
         ),

@@ -310,7 +310,6 @@ def leave_one_domain_out(
     return table.assign(target=target, protocol=protocol, seed=seed)
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
 def evaluate(
     data: Split,
     *,
@@ -347,6 +346,22 @@ def evaluate(
         of the same kind, in percentage points like the accuracies; correct has one bit an image, see
         :func:`~icm_core.intervals.unpack`.
     """
+    small = data.train["original"].size < 2e7  # such matrices gain nothing from threads
+    with threadpool_limits(limits=1 if small else None, user_api="blas"):
+        return _evaluate(
+            data, interventions, n_components, consistency_weights, objective, validations, probe_C
+        )
+
+
+def _evaluate(
+    data: Split,
+    interventions: Iterable[str] | None,
+    n_components: Sequence[int] | None,
+    consistency_weights: Sequence[float],
+    objective: str,
+    validations: Sequence[str],
+    probe_C: float,
+) -> pd.DataFrame:
     names = predictors_of(data)
     paths = _paths(data, "logistic", probe_C)
     plain = {name: _predictor(data, None, name, probe_C) for name in names}

@@ -42,6 +42,6 @@ def paper_figures(dataset: str, encoder: str, protocol: str = "leave-one-domain-
         if protocol == "leave-one-domain-out":
             rows = {name: figures[_DATASETS.index(dataset)] for name, figures in _FIGURES.items()}
             rows |= _TERRA if dataset == "terra_incognita" else {}
-        elif dataset == "terra_incognita":
+        elif dataset == "terra_incognita" and protocol == "domain shift with open classes":
             rows = dict(_TERRA_OPEN)
     return pd.DataFrame({"method": list(rows), "accuracy in the paper (%)": list(rows.values())})

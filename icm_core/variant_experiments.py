@@ -135,7 +135,7 @@ def run_variants(
             "validations has 'target', but no variant is the target: nothing may be chosen on the images that are "
             "tested. Leave it out."
         )
-    columns = {
+    columns: dict[str, Any] = {
         "dataset": dataset,
         "encoder": encoder.name,
         "world": dataset,

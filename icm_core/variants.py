@@ -48,7 +48,7 @@ from icm_core.environments import (
     pixel_fingerprint,
 )
 from icm_core.extraction import embed_files
-from icm_core.prediction import LinearProbe
+from icm_core.prediction import LinearProbe, class_prompts
 from icm_core.splits import Split, halve
 from icm_core.text.pairs import text_pairs
 
@@ -225,13 +225,17 @@ def animal_variants(
         key = (
             common
             | relevant
-            | {"encoder": by.name, "weights": by.fingerprint, "part": name, "shortcut": shortcut}
+            | {"encoder": by.name, "weights": by.fingerprint, "precision": by.precision}
+            | {"part": name, "shortcut": shortcut}
         )
         return store.get(key, lambda: _embed_originals(by, silhouettes, latents))
 
     photos = draw("source", SOURCE_STYLES, "aligned")
     source = store.get(
-        common | strengths | {"encoder": encoder.name, "weights": encoder.fingerprint, "part": "source"},
+        common
+        | strengths
+        | encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0])
+        | {"encoder": encoder.name, "part": "source"},
         lambda: _embed_photos(encoder, silhouettes, photos, seed),
     )
     tests = []

@@ -93,8 +93,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(notebook, results / f"{page}.ipynb", parameters | files)
     claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
     table = f"{results}/02_domain_generalization_animal-world.parquet"
-    recorded = [str(path) for path in sorted(RECORDED.glob("*.parquet")) if path.stem not in METHODS]
-    comparisons = [str(path) for path in sorted(RECORDED.glob("*.parquet")) if path.stem in METHODS]
+    compared = {
+        path: RUNS[path.stem]["notebook"] == "06_methods" for path in sorted(RECORDED.glob("*.parquet"))
+    }
+    recorded = [str(path) for path, all_methods in compared.items() if not all_methods]
+    comparisons = [str(path) for path, all_methods in compared.items() if all_methods]
     execute(
         "00_summary",
         folder / "index.ipynb",

@@ -182,6 +182,42 @@ def test_a_local_checkpoint_has_its_own_weights_and_preprocessing(checkpoint, fi
     np.testing.assert_allclose(encoder.encode_text(["a cat", "a dog"]), words, atol=1e-5)
 
 
+def test_a_local_checkpoint_is_not_said_to_be_random(checkpoint, caplog):
+    load_encoder(str(checkpoint / "epoch_3.pt"))
+    assert "random" not in caplog.text
+
+
+def test_what_a_tokenizer_reads_is_part_of_the_key(checkpoint):
+    plain = load_encoder(str(checkpoint))
+    config = json.loads((checkpoint / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] = VIT["text_cfg"] | {"tokenizer_kwargs": {"clean": "canonicalize"}}
+    (checkpoint / "open_clip_config.json").write_text(json.dumps(config))
+    other = load_encoder(str(checkpoint))
+    assert other.fingerprint == plain.fingerprint
+    read_alike, read_otherwise = "a cat", "A cat, a dog."
+    np.testing.assert_array_equal(plain.encode_text([read_alike]), other.encode_text([read_alike]))
+    assert plain.text_key(read_alike) == other.text_key(read_alike)
+    assert np.abs(plain.encode_text([read_otherwise]) - other.encode_text([read_otherwise])).max() > 0.01
+    assert plain.text_key(read_otherwise) != other.text_key(read_otherwise)
+
+
+def test_precision_and_every_text_are_part_of_the_key(encoder, monkeypatch):
+    many = [f"a photo of a {name}" for name in CLASSES] * 30
+    key = encoder.text_key(*many)
+    assert key == encoder.text_key(*many)
+    assert key != encoder.text_key(*many[:-1])
+    assert key != encoder.text_key(*reversed(many))
+    monkeypatch.setattr(encoder, "_dtype", torch.bfloat16)
+    assert key != encoder.text_key(*many)
+
+
+def test_a_repository_of_the_hub_is_to_be_downloaded(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"hf download laion/CLIP-x --local-dir models/CLIP-x.*give that folder"
+    ):
+        load_encoder("hf-hub:laion/CLIP-x")
+
+
 def test_a_local_checkpoint_without_config(checkpoint):
     (checkpoint / "open_clip_config.json").unlink()
     for path in (checkpoint, checkpoint / "epoch_2.safetensors"):

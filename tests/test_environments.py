@@ -22,7 +22,7 @@ from icm_core.animal_world import (
     sample_latents,
 )
 from icm_core.diagnosis import FACTORS, live_rank, redrawn_share
-from icm_core.embeddings import EmbeddingStore
+from icm_core.embeddings import EmbeddingStore, fingerprint
 from icm_core.encoders import load_encoder
 from icm_core.environments import TEMPLATES, Environments, animal_world, with_single_interventions
 from icm_core.evaluation import grid_accuracy, validation_set
@@ -52,6 +52,9 @@ class StandInEncoder:
         self._pixels = rng.normal(size=(3 * 8 * 8, D))
         self._letters = rng.normal(size=(128, D))
         self.seen = 0
+
+    def text_key(self, *texts):
+        return {"weights": self.fingerprint, "tokens": fingerprint(*texts)}
 
     def encode_images(self, images):
         self.seen += len(images)

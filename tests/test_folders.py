@@ -264,7 +264,6 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "data/photo/up").symlink_to(tmp_path / "data", target_is_directory=True)
     (tmp_path / "data/photo/here").symlink_to(".", target_is_directory=True)
     (tmp_path / "data/self").symlink_to("self")
-    (tmp_path / "data/photo/dog/broken.jpg").symlink_to("nowhere.jpg")
     pd.testing.assert_frame_equal(index_folder(tmp_path / "data"), plain)
     (tmp_path / "data/sketch").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert (index_folder(tmp_path / "data")["domain"] == "sketch").sum() == 2
@@ -470,8 +469,18 @@ def test_a_class_of_which_no_image_can_be_read_is_missing(sound):
 
 def test_links_in_a_loop_do_not_disturb_the_check(sound):
     (sound / "photo" / "up").symlink_to(sound, target_is_directory=True)
-    (sound / "photo" / "dog" / "loop.jpg").symlink_to("loop.jpg")
     assert check_folder(sound).ok
+
+
+@pytest.mark.parametrize("target", ["loop.jpg", "nowhere.jpg"])
+def test_a_link_to_no_image_is_reported(sound, target):
+    link = sound / "photo" / "dog" / "loop.jpg"
+    link.symlink_to(target)
+    ((path, reason),) = check_folder(sound).unreadable
+    assert path == str(link)
+    assert "loop.jpg" in reason
+    with pytest.warns(UserWarning, match="loop.jpg"):
+        assert str(link) not in set(load_folder(sound, accept_problems=True)["path"])
 
 
 def test_the_same_file_in_two_domains(sound):

@@ -19,7 +19,7 @@ from icm_core.animal_world import STYLES, load_silhouettes, redraw_variant, rend
 from icm_core.claims import variant_claims
 from icm_core.data.folders import index_classes, index_images
 from icm_core.data.imagenet import imagenet_classes, imagenet_templates
-from icm_core.embeddings import EmbeddingStore
+from icm_core.embeddings import EmbeddingStore, fingerprint
 from icm_core.encoders import load_encoder
 from icm_core.environments import animal_world, pixel_fingerprint
 from icm_core.evaluation import evaluate
@@ -50,6 +50,9 @@ class StandInEncoder:
         self.name, self.fingerprint = f"stand-in {seed}", f"weights {seed}"
         self._pixels = rng.normal(size=(3 * 4 * 4, D))
         self._letters = rng.normal(size=(128, D))
+
+    def text_key(self, *texts):
+        return {"weights": self.fingerprint, "tokens": fingerprint(*texts)}
 
     def resize(self, images):
         return torch.nn.functional.interpolate(images, size=(64, 64))

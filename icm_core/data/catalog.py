@@ -198,7 +198,7 @@ _DATASETS = (
             WebFile(f"{_LILA}/eccv_18_annotations.tar.gz"),
         ),
         class_words={"empty": "empty scene"},
-        domain_words=dict.fromkeys(("location_100", "location_38", "location_43", "location_46")),
+        domain_words=dict.fromkeys(("location_100", "location_38", "location_43", "location_46"), "photo"),
     ),
     KnownDataset(
         name="domain_net",

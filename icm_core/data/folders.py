@@ -275,7 +275,7 @@ def subfolders(parent: Path) -> list[Path]:
 
 
 def _images(parent: Path) -> list[Path]:
-    return [file for file in _visible(parent) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return [file for file in _visible(parent) if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()]
 
 
 def _visible(parent: Path) -> list[Path]:
