@@ -2,8 +2,8 @@
 
 Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machine; the ratios say
 whether a step is in proportion: rendering against embedding, intervening against embedding, the gradient solver
-against the closed form, nested subspaces against a fit for every K, and the memory of streamed moments as the
-number of pairs grows.
+against the closed form, nested subspaces against a fit for every K, a grid of K and λ against one evaluation, and
+the memory of streamed moments as the number of pairs grows.
 """
 
 from __future__ import annotations

@@ -56,9 +56,7 @@ def default_n_components(n_features: int) -> tuple[int, ...]:
 
 
 def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
-    """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
-
-    Text pairs whose two sides are the same are left out.
+    """Moments of the pairs in a table, see :func:`~icm_core.moments.moments_of`.
 
     Parameters
     ----------
@@ -348,53 +346,39 @@ def evaluate(
     """
     small = data.train["original"].size < 2e7  # such matrices gain nothing from threads
     with threadpool_limits(limits=1 if small else None, user_api="blas"):
-        return _evaluate(
-            data, interventions, n_components, consistency_weights, objective, validations, probe_C
-        )
-
-
-def _evaluate(
-    data: Split,
-    interventions: Iterable[str] | None,
-    n_components: Sequence[int] | None,
-    consistency_weights: Sequence[float],
-    objective: str,
-    validations: Sequence[str],
-    probe_C: float,
-) -> pd.DataFrame:
-    names = predictors_of(data)
-    paths = _paths(data, "logistic", probe_C)
-    plain = {name: _predictor(data, None, name, probe_C) for name in names}
-    fitted: list[tuple[dict[str, Any], Predictor]] = [
-        ({"method": BASELINE, "predictor": name, "intervention": "none"}, predict)
-        for name, predict in plain.items()
-    ]
-    for variable in ("image", "oracle"):
-        if "linear probe" in names and variable in data.train:
-            augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
-            fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
-    for intervention in available(data.paired) if interventions is None else interventions:
-        nested = _nested(pair_moments(data.paired, intervention), objective)
-        sets = {name: validation_set(data, name, intervention) for name in validations}
-        grid = _grid(nested, n_components, consistency_weights, objective, paths, sets)
-        choices = []
-        for name, block in grid.groupby("predictor", sort=False):
-            for validation in validations:
-                best = block.iloc[block[validation].argmax()]  # of equals, the first: the smallest change
-                k, weight = int(best["K"]), float(best["consistency_weight"])
-                projection = nested(weight).truncate(k)
-                choices.append((VALIDATIONS[validation], str(name), validation, projection))
-        automatic = nested(LABEL_FREE_WEIGHT)
-        automatic = automatic.truncate(auto_n_components(automatic.eigenvalues_, objective))
-        choices += [("ICM auto", name, "none", automatic) for name in names]
-        for method, name, chosen_by, projection in choices:
-            row: dict[str, Any] = {
-                "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
-                "K": projection.n_components_,
-                "consistency_weight": projection.consistency_weight_,
-            }  # fmt: skip
-            fitted.append((row, _predictor(data, projection, name, probe_C)))
-    return _measure(data, fitted, plain).assign(metric="accuracy")
+        names = predictors_of(data)
+        paths = _paths(data, "logistic", probe_C)
+        plain = {name: _predictor(data, None, name, probe_C) for name in names}
+        fitted: list[tuple[dict[str, Any], Predictor]] = [
+            ({"method": BASELINE, "predictor": name, "intervention": "none"}, predict)
+            for name, predict in plain.items()
+        ]
+        for variable in ("image", "oracle"):
+            if "linear probe" in names and variable in data.train:
+                augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
+                fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
+        for intervention in available(data.paired) if interventions is None else interventions:
+            nested = _nested(pair_moments(data.paired, intervention), objective)
+            sets = {name: validation_set(data, name, intervention) for name in validations}
+            grid = _grid(nested, n_components, consistency_weights, objective, paths, sets)
+            choices = []
+            for name, block in grid.groupby("predictor", sort=False):
+                for validation in validations:
+                    best = block.iloc[block[validation].argmax()]  # of equals, the first: the smallest change
+                    k, weight = int(best["K"]), float(best["consistency_weight"])
+                    projection = nested(weight).truncate(k)
+                    choices.append((VALIDATIONS[validation], str(name), validation, projection))
+            automatic = nested(LABEL_FREE_WEIGHT)
+            automatic = automatic.truncate(auto_n_components(automatic.eigenvalues_, objective))
+            choices += [("ICM auto", name, "none", automatic) for name in names]
+            for method, name, chosen_by, projection in choices:
+                row: dict[str, Any] = {
+                    "method": method, "predictor": name, "intervention": intervention, "validation": chosen_by,
+                    "K": projection.n_components_,
+                    "consistency_weight": projection.consistency_weight_,
+                }  # fmt: skip
+                fitted.append((row, _predictor(data, projection, name, probe_C)))
+        return _measure(data, fitted, plain).assign(metric="accuracy")
 
 
 def _measure(

@@ -24,6 +24,8 @@ Path = Callable[[InvariantProjection, NDArray, Sequence[int]], Iterator[NDArray]
 def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
     """Label by the nearest class prompts, as :class:`~icm_core.prediction.ZeroShotClassifier` does.
 
+    The classifier itself would spend most of a fine grid on checking its input again.
+
     Parameters
     ----------
     prompts : ndarray of shape (n_prompts, n_features)
