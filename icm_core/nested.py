@@ -45,8 +45,8 @@ def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
         projected = projection.transform(prompts)
         square = np.square(projected, dtype=float).cumsum(axis=1)
         for size in sizes:
-            norm = np.sqrt(square[:, size - 1])
-            prototypes = members / np.where(norm > 0, norm, 1) @ projected[:, :size]
+            norm = np.sqrt(square[:, size - 1 : size])
+            prototypes = members @ (projected[:, :size] / np.where(norm > 0, norm, 1))
             length = np.linalg.norm(prototypes, axis=1, keepdims=True)
             prototypes /= np.where(length > 0, length, 1)
             yield classes[(rows[:, :size] @ prototypes.T.astype(rows.dtype)).argmax(axis=1)]
