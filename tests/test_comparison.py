@@ -180,15 +180,12 @@ def test_the_upper_bound_takes_the_setting_that_is_best_on_the_target(task, monk
     assert table.loc[table["selection"] == REFERENCE, "setting"].tolist() == ['{"value": 2}']
 
 
-def test_accuracies_differences_and_bits_agree(task):
+def test_accuracies_and_bits_agree(task):
     table = compare(task, ["plain", "ICM auto text"])
     for condition, block in table.groupby("condition"):
-        plain = block[block["method"] == "plain"].set_index("predictor")["value"]
         for _, row in block.iterrows():
             assert row["value"] == pytest.approx(100 * unpack(row).mean())
             assert row["low"] <= row["value"] <= row["high"]
-            assert row["to_zero_shot"] == pytest.approx(row["value"] - plain["zero-shot"])
-            assert row["to_probe"] == pytest.approx(row["value"] - plain["linear probe"])
             assert row["n"] == len(task.tests[condition])
 
 

@@ -63,8 +63,7 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 
     DataFrame
         One row for each method, predictor, selection and condition. Columns method, predictor, family, selection
         (``"none"`` for a method with one setting), setting (JSON), fit_seconds, n_parameters, condition, n, value,
-        low, high (accuracy in percent, with a 95 % bootstrap interval over test images), to_zero_shot and to_probe
-        (difference to the two plain predictors, in percentage points) and correct (bits, see
+        low, high (accuracy in percent, with a 95 % bootstrap interval over test images) and correct (bits, see
         :func:`~icm_core.intervals.unpack`). The seconds alone differ from run to run.
 
     Warns
@@ -85,8 +84,6 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 
             "two source domains or more beside the target."
         )
     folds = _folds(task)
-    plain = METHODS["plain"].make().fit(task.sources)
-    baseline = {name: _hits(plain, images) for name, images in task.tests.items()}
     rows: list[dict[str, Any]] = []
     for name in tqdm(methods, desc="methods", unit="method"):
         entry = METHODS[name]
@@ -96,7 +93,7 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 
             warnings.warn(f"The method {name!r} is left out: {error}", stacklevel=2)
             continue
         for row, hits in measured:
-            rows += [{"method": name, "family": entry.family} | row | _measure(hits, baseline, condition)
+            rows += [{"method": name, "family": entry.family} | row | _measure(hits, condition)
                      for condition in hits]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -365,11 +362,8 @@ def _accuracy(judged: list[Hits], selection: str) -> dict[str, float]:
     return {name: float(np.concatenate([hits[name] for hits in judged]).mean()) for name in names}
 
 
-def _measure(hits: dict[str, np.ndarray], baseline: dict[str, Hits], condition: str) -> dict[str, Any]:
+def _measure(hits: dict[str, np.ndarray], condition: str) -> dict[str, Any]:
     correct = hits[condition]
     low, high = bootstrap_interval(correct)
-    values = {"value": correct.mean(), "low": low, "high": high}
-    for column, predictor in (("to_zero_shot", "zero-shot"), ("to_probe", "linear probe")):
-        values[column] = correct.mean() - baseline[condition][predictor].mean()
-    percent = {name: 100 * float(value) for name, value in values.items()}
+    percent = {"value": 100 * float(correct.mean()), "low": 100 * low, "high": 100 * high}
     return {"condition": condition, "n": len(correct), "correct": pack(correct)} | percent

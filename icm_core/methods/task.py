@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -92,15 +93,17 @@ def animal_task(
     given: dict[str, Any] = {"seed": seed, "n": n} | strengths(world)
     source = sample_latents(silhouettes, "source", shortcut="aligned", **given)
     test = pd.concat([sample_latents(silhouettes, "test", shortcut=name, **given) for name in SHORTCUTS])
+    latents = {"source": source, "test": test}
     spurious = [SPURIOUS[factor].format(value) for factor, values in LEXICON.items() for value in values]
 
-    def load(rows: np.ndarray) -> torch.Tensor:
-        return render(source.iloc[rows], silhouettes)
+    @cache  # every tuned tower embeds the same images
+    def pixels(part: str) -> torch.Tensor:
+        return render(latents[part], silhouettes)
 
     return _task(
         embed_world(encoder, silhouettes, store, world, seed, n), encoder, store, target, seed=seed,
-        words=CLASSES, spurious=spurious, load=load,
-        load_test=lambda rows: render(test.iloc[rows], silhouettes),
+        words=CLASSES, spurious=spurious,
+        load=lambda rows: pixels("source")[rows], load_test=lambda rows: pixels("test")[rows],
     )  # fmt: skip
 
 
