@@ -75,8 +75,8 @@ def solvers() -> None:
 
 def grids() -> None:
     """Compare a grid of 20 K × 12 λ with one fit and evaluation at the largest K, for one target."""
-    for features in (64, 256, 512):
-        data = random_split(features)
+    for features, n in ((64, 4000), (256, 4000), (512, 4000), (512, 10_000)):
+        data = random_split(features, n)
         sets = {"intervened": (data.held_out["image"].to_numpy(), data.held_out["label"].to_numpy())}
         sizes, weights = np.linspace(3, features, 20).astype(int), np.logspace(-1, 2, 12)
         run = partial(grid_accuracy, data, "image", evaluate_on=sets)
@@ -85,12 +85,12 @@ def grids() -> None:
             grid = partial(run, n_components=sizes, consistency_weights=weights, probe=probe)
             ratio = seconds(grid, repeats) / one
             print(
-                f"{features} dimensions: a grid of 20 K × 12 λ with the {probe} probe takes {ratio:.1f} times one fit "
+                f"{features} dimensions, {n:,} images: a grid of 20 K × 12 λ with the {probe} probe takes {ratio:.1f} times one fit "
                 f"and evaluation with the logistic probe ({one:.2f} s)"
             )
 
 
-def random_split(features: int, n: int = 4000, classes: int = 10) -> Split:
+def random_split(features: int, n: int, classes: int = 10) -> Split:
     """Random classes in fading directions; an intervention re-draws every second one of these."""
     rng = np.random.default_rng(0)
     label = rng.integers(classes, size=n)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from sklearn.utils import check_array
 from threadpoolctl import threadpool_limits
 
 from icm_core.environments import PAIRS, Environments
@@ -207,7 +208,9 @@ def _grid(
     evaluate_on: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> pd.DataFrame:
     """Run the grid of :func:`grid_accuracy` on projections that `nested` gives for each λ."""
-    X = np.concatenate([rows for rows, _ in evaluate_on.values()])
+    X = check_array(
+        np.concatenate([rows for rows, _ in evaluate_on.values()]), dtype=[np.float64, np.float32]
+    )
     y = np.concatenate([labels for _, labels in evaluate_on.values()])
     ends = np.cumsum([len(labels) for _, labels in evaluate_on.values()])[:-1]
     n_components = default_n_components(X.shape[1]) if n_components is None else n_components
@@ -221,12 +224,11 @@ def _grid(
     weights = [np.nan] if objective == "generalized" else sorted(consistency_weights)  # it has no λ
     for weight in weights:
         whole = nested(weight)
-        projected = whole.transform(X)  # once: the coordinates of a smaller K are the first ones
         auto = auto_n_components(whole.eigenvalues_, objective) if "auto" in n_components else None
         sizes = sorted(given | ({auto} if auto else set()))
         for name, path in paths.items():
             block = []
-            for k, labels in zip(sizes, path(whole, projected, sizes), strict=True):
+            for k, labels in zip(sizes, path(whole, X, sizes), strict=True):
                 hits = np.split(labels == y, ends)
                 accuracy = {key: float(part.mean()) for key, part in zip(evaluate_on, hits, strict=True)}
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}

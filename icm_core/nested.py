@@ -1,14 +1,14 @@
-"""Predictions at every K from one projection: the coordinates of a smaller K are the first ones of a larger.
+"""Predictions at every K from one projection: the subspace of a smaller K is the first part of that of a larger.
 
-Each path yields the labels of the same rows for each size in turn. A zero-shot classifier and a logistic probe are
-fitted anew for every size; a least-squares probe is not: the Cholesky factor of a leading block is the leading block
-of the factor, so one factorisation serves every size. A grid of hundreds of cells then takes about as long as
-one logistic probe.
+Each path gives the labels of the same rows for every size. A zero-shot classifier and a linear probe are linear maps of
+the embedding, so those of all sizes are applied to the rows in one product. What is left for each size is to fit: a
+logistic probe is, but of a least-squares probe one factorisation serves all sizes. A grid of hundreds of cells then takes
+little more than its eigendecompositions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,18 @@ from scipy.linalg import cholesky, solve_triangular
 from icm_core.prediction import LinearProbe
 from icm_core.projection import InvariantProjection
 
-#: From a projection, rows projected by it, and sizes in ascending order, to the labels of the rows at each size.
-Path = Callable[[InvariantProjection, NDArray, Sequence[int]], Iterator[NDArray]]
+#: From a projection, embeddings of shape (n, D), and sizes K in ascending order, to labels of shape (n_sizes, n).
+Path = Callable[[InvariantProjection, NDArray, Sequence[int]], NDArray]
+
+_ROWS = 4096  # that are scored at a time, to bound the memory
 
 
 def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
     """Label by the nearest class prompts, as :class:`~icm_core.prediction.ZeroShotClassifier` does.
 
-    The classifier itself would spend most of a fine grid on checking its input again.
-
     Parameters
     ----------
-    prompts : ndarray of shape (n_prompts, n_features)
+    prompts : ndarray of shape (n_prompts, D)
         Embeddings of prompts, not projected.
     y : ndarray of shape (n_prompts,)
         The class that each prompt names.
@@ -36,20 +36,19 @@ def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
     Returns
     -------
     callable
-        From (projection, rows of shape (n, K), sizes) to an iterator over arrays of n labels.
+        From (projection, embeddings, sizes) to labels, see :data:`Path`.
     """
     classes, index = np.unique(y, return_inverse=True)
     members = np.eye(len(classes))[:, index]
 
-    def path(projection: InvariantProjection, rows: NDArray, sizes: Sequence[int]) -> Iterator[NDArray]:
-        projected = projection.transform(prompts)
-        square = np.square(projected, dtype=float).cumsum(axis=1)
-        for size in sizes:
-            norm = np.sqrt(square[:, size - 1 : size])
-            prototypes = members @ (projected[:, :size] / np.where(norm > 0, norm, 1))
-            length = np.linalg.norm(prototypes, axis=1, keepdims=True)
-            prototypes /= np.where(length > 0, length, 1)
-            yield classes[(rows[:, :size] @ prototypes.T.astype(rows.dtype)).argmax(axis=1)]
+    def path(projection: InvariantProjection, X: NDArray, sizes: Sequence[int]) -> NDArray:
+        A = projection.components_[: max(sizes)]
+        projected = np.asarray(prompts, dtype=float) @ A.T
+        prototypes = np.zeros((len(A), len(sizes), len(classes)))
+        for i, size in enumerate(sizes):
+            unit = _unit_rows(projected[:, :size])
+            prototypes[:size, i] = _unit_rows(members @ unit).T
+        return classes[_largest(X, A.T, prototypes)]
 
     return path
 
@@ -59,7 +58,7 @@ def logistic_path(X: NDArray, y: NDArray, C: float) -> Path:
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray of shape (n_samples, D)
         Embeddings to fit on, not projected.
     y : ndarray of shape (n_samples,)
     C : float
@@ -70,10 +69,11 @@ def logistic_path(X: NDArray, y: NDArray, C: float) -> Path:
         As for :func:`zero_shot_path`.
     """
 
-    def path(projection: InvariantProjection, rows: NDArray, sizes: Sequence[int]) -> Iterator[NDArray]:
-        projected = projection.transform(X)
-        for size in sizes:
-            yield LinearProbe(C=C).fit(projected[:, :size], y).predict(rows[:, :size])
+    def path(projection: InvariantProjection, rows: NDArray, sizes: Sequence[int]) -> NDArray:
+        fitted_on, judged = projection.transform(X), projection.transform(rows)
+        return np.stack(
+            [LinearProbe(C=C).fit(fitted_on[:, :size], y).predict(judged[:, :size]) for size in sizes]
+        )
 
     return path
 
@@ -82,10 +82,12 @@ def least_squares_path(X: NDArray, y: NDArray, C: float) -> Path:
     r"""Label by a linear probe of least squares with a ridge penalty, on class indicators.
 
     With centred embeddings :math:`Z_K` in the subspace and centred indicators :math:`Y`, the weights are
-    :math:`(Z_K^\top Z_K + \alpha I)^{-1} Z_K^\top Y`. The Cholesky factor of the bracket for a smaller K is the leading
-    block of the one for the largest. The penalty is :math:`\alpha = 1/C` in units of the mean
-    square of the embeddings, for every K and λ, as the factor asks; the logistic probe takes units of the *projected* ones, in
-    which its penalty for a small K is stronger.
+    :math:`(Z_K^\top Z_K + \alpha I)^{-1} Z_K^\top Y`. Let :math:`L L^\top` be the Cholesky factorisation of the bracket for
+    the largest K; that for a smaller one is its leading block. So :math:`h = L^{-1} Z^\top Y` is computed once, and back
+    substitution from its first K entries alone gives the weights for K.
+
+    The penalty is :math:`\alpha = 1/C` in units of the mean square of the embeddings, for every K and λ, as the factor
+    asks; the logistic probe takes units of the *projected* ones, in which its penalty for a small K is stronger.
 
     Parameters
     ----------
@@ -104,14 +106,32 @@ def least_squares_path(X: NDArray, y: NDArray, C: float) -> Path:
     gram, cross = centred.T @ centred, centred.T @ (Y - prior)
     penalty = np.square(X, dtype=float).mean() / C
 
-    def path(projection: InvariantProjection, rows: NDArray, sizes: Sequence[int]) -> Iterator[NDArray]:
+    def path(projection: InvariantProjection, rows: NDArray, sizes: Sequence[int]) -> NDArray:
         A = projection.components_[: max(sizes)]
         L = cholesky(A @ gram @ A.T + penalty * np.eye(len(A)), lower=True)
-        half_solved = solve_triangular(L, A @ cross, lower=True)
-        for size in sizes:
-            weights = solve_triangular(L[:size, :size], half_solved[:size], lower=True, trans="T")
-            intercept = prior - (A[:size] @ mean) @ weights
-            scores = rows[:, :size] @ weights.astype(rows.dtype) + intercept
-            yield classes[scores.argmax(axis=1)]
+        h = solve_triangular(L, A @ cross, lower=True)
+        first = np.arange(len(A))[:, None] < np.asarray(sizes)
+        kept = np.where(first[:, :, None], h[:, None, :], 0.0)
+        weights = solve_triangular(L, kept.reshape(len(A), -1), lower=True, trans="T").reshape(kept.shape)
+        intercepts = prior - np.tensordot(A @ mean, weights, axes=1)
+        return classes[_largest(rows, A.T, weights, intercepts)]
 
     return path
+
+
+def _largest(
+    X: NDArray, directions: NDArray, weights: NDArray, intercepts: NDArray | float = 0.0
+) -> NDArray[np.intp]:
+    """Find the class with the largest score, (n_sizes, n), by weights (K, n_sizes, n_classes) in the subspace."""
+    whole = (directions @ weights.reshape(len(weights), -1)).astype(X.dtype)
+    chosen = [
+        ((X[start : start + _ROWS] @ whole).reshape(-1, *weights.shape[1:]) + intercepts).argmax(axis=2)
+        for start in range(0, len(X), _ROWS)
+    ]
+    return np.concatenate(chosen).T
+
+
+def _unit_rows(rows: NDArray) -> NDArray:
+    """Scale rows to unit length; a row of zeros stays."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)

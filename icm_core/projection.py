@@ -318,8 +318,12 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         result = copy.deepcopy(self)
         result.n_components = result.n_components_ = int(k)
         result.components_ = result.components_[:k]
-        result.intervention_share_ = result.intervention_share_[:k]
         return result
+
+    @property
+    def intervention_share_(self) -> NDArray[np.float64]:
+        """Share of each component that the intervention re-draws, from the moments of the fit."""
+        return intervention_share(self.components_, self.moments_.C, self.moments_.S)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -375,7 +379,6 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.components_ = _with_fixed_signs(components)
         self.n_components_ = k
         self.eigenvalues_ = eigenvalues
-        self.intervention_share_ = intervention_share(self.components_, C, S)
         self.moments_ = moments
         return self
 

@@ -24,7 +24,7 @@ def problem(seed, n_features, n_classes, dtype=np.float64, objective="trace"):
 
 
 def labels(path, whole, rows, sizes):
-    return dict(zip(sizes, path(whole, whole.transform(rows), sizes), strict=True))
+    return dict(zip(sizes, path(whole, rows, sizes), strict=True))
 
 
 def no_tie(scores):
