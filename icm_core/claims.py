@@ -132,7 +132,7 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
     rows = []
     for prefix, choice, kind, rival, condition in questions:
         part = table[table["condition"] == condition]
-        kind_of = "Zero-shot" if prefix else "T5.6, probe" if rival == plain else "Probe"
+        kind_of = "Zero-shot" if prefix else "Probe"
         rows.append(
             _gain_claim(
                 f"{kind_of} ({where})",
@@ -142,6 +142,40 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
             )
         )
     return pd.DataFrame(rows)
+
+
+def gains_over_plain(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+    """Paired gains of CLIP-ICM over the plain predictor of the same kind, under the last of the shifts that were run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As for :func:`domain_generalization_claims`.
+    over : {"seeds", "images"}
+        What the intervals speak for, see :mod:`icm_core.intervals`.
+
+    Returns
+    -------
+    DataFrame
+        Columns predictor, way (to have K and λ), condition, value (percentage points), low, high and others of
+        :func:`~icm_core.intervals.contrast`. No rows if none of :data:`SHIFTS` was run.
+
+    Raises
+    ------
+    ValueError
+        As :func:`domain_generalization_claims`.
+    """
+    _where(table)
+    shifts = [name for name in SHIFTS if name in set(table["condition"])]
+    kind = _kinds(table)[-1]
+    rows = [
+        contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over).assign(
+            predictor=name, way=way
+        )
+        for name, part in table[table["condition"].isin(shifts[-1:])].groupby("predictor", sort=False)
+        for choice, way in CHOICES.items()
+    ]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
 def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
@@ -172,13 +206,16 @@ def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
             if variant == "in_distribution":
                 continue
             gain = contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over)
-            statement = f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant}"
+            statement = (
+                f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant} "
+                f"of {table['dataset'].iloc[0]}"
+            )
             rows.append(_gain_claim(f"Variants, {predictor} ({where})", statement, gain))
     return pd.DataFrame(rows)
 
 
 def ablation_claims(
-    selections: pd.DataFrame, objectives: pd.DataFrame, kind: str = "image+text"
+    selections: pd.DataFrame, objectives: pd.DataFrame, where: str, kind: str = "image+text"
 ) -> pd.DataFrame:
     """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
 
@@ -188,6 +225,8 @@ def ablation_claims(
         Rows of :func:`~icm_core.experiments.to_conditions` with a column selection ("intervened", "plain", "auto").
     objectives : DataFrame
         Rows of :func:`~icm_core.experiments.to_conditions` with a column objective.
+    where : str
+        The world and the encoder, as the verdicts name them.
     kind : str
         The intervention that is judged.
 
@@ -208,9 +247,9 @@ def ablation_claims(
         part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
         part = part[part["condition"] == "reversed"].assign(method=part[column])
         gain = contrast(part, (first, kind), (second, kind), ["condition"])
-        rows.append(
-            _gain_claim(column.capitalize(), f"{kind} interventions, shortcut reversed: {statement}", gain)
-        )
+        name = f"{column.capitalize()} ({where}, {table['seed'].nunique()} seeds)"
+        said = f"ICM probe, {kind.replace('+', ' and ')} interventions, {SHIFTS['reversed']}: {statement}"
+        rows.append(_gain_claim(name, said, gain))
     return pd.DataFrame(rows)
 
 
@@ -219,7 +258,7 @@ RIVALS = (
     ("plain", "zero-shot", "plain zero-shot"),
     ("plain", "linear probe", "the plain probe"),
     ("tuned penalty", "linear probe", "the plain probe with a chosen penalty"),
-    ("augmentation", "linear probe", "the probe trained on augmented images"),
+    ("augmentation", "linear probe", "the probe trained on augmented images with a chosen penalty"),
     ("LDA", "linear probe", "linear discriminant analysis"),
 )
 
@@ -321,7 +360,9 @@ def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     ):  # fmt: skip
         if len(_runs(part, *first)) and len(_runs(part, *second)):
             gain = _difference(part, first, second, over, seen)
-            rows.append(_gain_claim(f"Selection ({where})", f"ICM probe, {SHIFTS[shift]}: {statement}", gain))
+            rows.append(
+                _gain_claim(f"Selection ({where})", f"ICM probe, {words}, {SHIFTS[shift]}: {statement}", gain)
+            )
     return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
 
 

@@ -22,6 +22,7 @@ from PIL import ImageOps
 
 from icm_core.animal_world import Silhouettes, redraw_variant, render, sample_latents
 from icm_core.data.folders import read_image
+from icm_core.intervals import method_name
 from icm_core.interventions import intervene_images
 
 INVARIANT = "#0072B2"
@@ -169,14 +170,6 @@ def pairs_figure(data: Silhouettes | pd.DataFrame, n: int = 12, seed: int = 2) -
     return image_grid({name: images.numpy() for name, images in rows.items()})
 
 
-def method_name(method: str, intervention: str) -> str:
-    """Name a method as the figures and tables of the report do."""
-    if method == "plain":
-        return "plain"
-    kind = {"image": "image", "text": "text", "oracle": "oracle", "image+text": "image + text"}[intervention]
-    return f"{'augmented' if method == 'augmentation' else method}, {kind}"
-
-
 CONDITION_STYLE = {
     "in_distribution": ("in distribution", CONTEXT, "o"),
     "unseen": ("unseen domain", INVARIANT, "s"),
@@ -193,8 +186,8 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     Parameters
     ----------
     means : DataFrame
-        Rows of :func:`icm_core.intervals.aggregate` with columns name (of the method, see :func:`method_name`),
-        condition, value, low, high.
+        Rows of :func:`icm_core.intervals.aggregate` with columns name (see
+        :func:`~icm_core.intervals.method_name`), condition, value, low, high.
     panels : mapping of str to boolean Series
         For each panel its title and the rows of `means` that it shows.
     title : str
@@ -227,7 +220,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
             error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
         axis.set(
-            xlim=(axis_floor(means["value"]), 100.5),
+            xlim=(axis_floor(means), 100.5),
             xlabel="accuracy (%)",
             yticks=range(len(names)),
             yticklabels=names,
@@ -244,9 +237,9 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     return figure
 
 
-def axis_floor(accuracy: pd.Series) -> float:
-    """Lower end of an axis of accuracies: a multiple of ten below all of them."""
-    return max(0.0, 10 * np.floor((accuracy.min() - 1) / 10))
+def axis_floor(means: pd.DataFrame) -> float:
+    """Lower end of an axis of accuracies: a multiple of ten below all values and their intervals."""
+    return max(0.0, 10 * np.floor((np.nanmin(means[["value", "low"]].to_numpy()) - 1) / 10))
 
 
 def sweep_figure(
@@ -280,11 +273,11 @@ def sweep_figure(
         1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
-        axis.set_ylim(axis_floor(means["value"]), 100.5)
+        axis.set_ylim(axis_floor(means), 100.5)
         plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
         axis.set(xlabel=xlabel)
         ticks = sorted(means[x].unique())
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7.5)
         axis.minorticks_off()
         axis.set_title(label, fontsize=11)
     axes[0, 0].set_ylabel("accuracy (%)")
@@ -321,7 +314,7 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
             axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
             for plain in rows.loc[rows["method"] == "plain", "value"]:
                 axis.axvline(plain, color=color, linewidth=1, linestyle=":")
-        axis.set(xlim=(axis_floor(means["value"]), 101), yticks=range(len(names)), yticklabels=names)
+        axis.set(xlim=(axis_floor(means), 101), yticks=range(len(names)), yticklabels=names)
         axis.set_xlabel("accuracy (%)", fontsize=10)
         axis.set_title(condition_name.get(condition, condition), fontsize=11)
         axis.grid(axis="x")

@@ -267,7 +267,7 @@ def contrast(
     -------
     DataFrame
         The columns `by`, value (the mean of ``method - against``), low, high, n_runs, and the names of the
-        two as method and against.
+        two as method and against (see :func:`method_name`).
 
     Raises
     ------
@@ -290,7 +290,7 @@ def contrast(
             f"{method} has {len(first)} runs and {against} has {len(second)}; expected both, on the same targets "
             "and seeds. Run the missing ones."
         )
-    names = {"method": " ".join(method), "against": " ".join(against)}
+    names = {"method": method_name(*method), "against": method_name(*against)}
     if over == "seeds":
         return aggregate((first["value"] - second["value"]).reset_index(), by).assign(**names)
     pairs = pd.DataFrame({"first": first.apply(unpack, axis=1), "second": second.apply(unpack, axis=1)})
@@ -301,6 +301,12 @@ def contrast(
         summary = dict(zip(("value", "low", "high"), interval, strict=True)) | {"n_runs": len(group)}
         rows.append(dict(zip(by, key, strict=True)) | summary)
     return pd.DataFrame(rows).assign(**names)
+
+
+def method_name(method: str, intervention: str) -> str:
+    """Name a method as the figures and tables of the report do."""
+    method = "augmented" if method == "augmentation" else method
+    return method if intervention == "none" else f"{method}, {intervention.replace('+', ' + ')}"
 
 
 def _check_over(over: str) -> None:

@@ -93,6 +93,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(notebook, results / f"{page}.ipynb", parameters | files)
     claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
     table = f"{results}/02_domain_generalization_animal-world.parquet"
+    others = sorted(str(path) for path in results.glob("02_domain_generalization_animal-world-*.parquet"))
+    others = [path for path in others if not path.endswith("_claims.parquet")]
     compared = {
         path: RUNS[path.stem]["notebook"] == "06_methods" for path in sorted(RECORDED.glob("*.parquet"))
     }
@@ -101,7 +103,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute(
         "00_summary",
         folder / "index.ipynb",
-        {"table": table, "claims": claims, "recorded": recorded, "comparisons": comparisons},
+        {
+            "table": table,
+            "others": others,
+            "claims": claims,
+            "recorded": recorded,
+            "comparisons": comparisons,
+        },
     )
     return folder
 

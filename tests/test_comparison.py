@@ -373,7 +373,7 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     }  # fmt: skip
     selection = verdicts[verdicts["claim"].str.startswith("Selection")]
     assert [row.measured.split()[0] for row in selection.itertuples()] == ["-2.0", "+8.0"]
-    assert selection["statement"].str.startswith(f"ICM probe, {WHERE}").all()
+    assert selection["statement"].str.startswith(f"ICM probe, image and text interventions, {WHERE}").all()
     only_chosen = comparison_claims(table[table["method"] != "ICM auto image+text"])
     assert only_chosen.empty  # nothing says which interventions CLIP-ICM learnt from
     assert comparison_claims(table[table["method"] == "plain"]).empty

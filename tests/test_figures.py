@@ -11,7 +11,6 @@ from icm_core.figures import (
     accuracy_figure,
     grid_figure,
     image_grid,
-    method_name,
     plot_curves,
     share_figure,
     spectrum_figure,
@@ -47,6 +46,16 @@ def test_accuracy_figure_draws_each_value_at_its_method_with_its_interval():
     bars = [segment[:, 0].tolist() for group in axis.collections for segment in group.get_segments()]
     assert sorted(bars) == [[v - 2, v + 1] for v in range(50, 56)]
     assert axis.get_xlabel() == "accuracy (%)"
+
+
+def test_no_interval_is_cut_off_by_the_axis():
+    table = means().assign(low=np.linspace(11, 45, 6))
+    accuracy = accuracy_figure(table, {"all": table["value"] > 0}, "title").axes[0]
+    assert accuracy.get_xlim()[0] <= 11
+    sweep = sweep_figure(
+        table.assign(x=range(6)), "x", {"all": table["value"] > 0}, xlabel="x", title="title"
+    )
+    assert sweep.axes[0].get_ylim()[0] <= 11
 
 
 def test_accuracy_figure_without_intervals_has_no_bars_of_nan():
@@ -109,12 +118,6 @@ def test_image_grid_shows_the_pixels():
     shown = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(shown) == 3
     np.testing.assert_array_equal(shown[1], images[1].transpose(1, 2, 0))
-
-
-def test_method_names_are_distinct():
-    pairs = [("plain", "none"), ("augmentation", "image"), ("augmentation", "oracle")]
-    pairs += [("ICM", kind) for kind in ("image", "text", "image+text", "oracle")]
-    assert len({method_name(*pair) for pair in pairs}) == len(pairs)
 
 
 @settings(deadline=None, max_examples=20)

@@ -6,7 +6,7 @@ import pytest
 
 from icm_core.advice import ANSWERS, advise
 from icm_core.animal_world import CLASSES, STYLES, load_silhouettes, write_folder
-from icm_core.claims import domain_generalization_claims
+from icm_core.claims import CHOICES, domain_generalization_claims, gains_over_plain
 from icm_core.data.check import load_folder
 from icm_core.diagnosis import diagnose, spectra
 from icm_core.embeddings import EmbeddingStore
@@ -176,6 +176,21 @@ def test_verdicts_of_a_folder(table):
     )  # a choice: the probe against three rivals, and zero-shot against its own
     with pytest.raises(ValueError, match="several encoders or worlds"):
         domain_generalization_claims(pd.concat([table, table.assign(world="other")]))
+
+
+def test_gains_over_plain_are_paired_under_the_last_shift(table):
+    gains = gains_over_plain(table, "images").set_index(["predictor", "way"])
+    assert set(gains["condition"]) == {"unseen"}
+    unseen = table[table["condition"] == "unseen"].set_index(["predictor", "method", "intervention"])["value"]
+    for predictor in ("zero-shot", "linear probe"):
+        for method, way in CHOICES.items():
+            expected = unseen[predictor, method, "image"].mean() - unseen[predictor, "plain", "none"].mean()
+            row = gains.loc[(predictor, way)]
+            assert row["value"] == pytest.approx(expected)
+            assert row["low"] <= row["value"] <= row["high"]
+    assert gains_over_plain(table[table["condition"] == "in_distribution"]).empty
+    with pytest.raises(ValueError, match="several encoders or worlds"):
+        gains_over_plain(pd.concat([table, table.assign(world="other")]))
 
 
 def test_a_protocol_that_leaves_no_domain_out_has_no_targets(folder, store, encoder):

@@ -14,6 +14,7 @@ from icm_core.intervals import (
     contrast,
     interval_table,
     mean_interval,
+    method_name,
     pack,
     unpack,
     with_interval,
@@ -193,6 +194,13 @@ def test_aggregate_of_a_single_seed_has_no_interval():
     assert np.isfinite(pooled["value"]).all()
 
 
+def test_methods_are_named_for_readers_and_apart():
+    names = {("plain", "none"): "plain", ("augmentation", "image"): "augmented, image"}
+    names |= {("ICM", "text"): "ICM, text", ("ICM auto", "image+text"): "ICM auto, image + text"}
+    for pair, name in names.items():
+        assert method_name(*pair) == name
+
+
 def test_contrast_is_paired_run_by_run():
     table = runs()
     gain = contrast(table.assign(world="coat"), ("ICM", "text"), ("plain", "none"), ["world"])
@@ -207,8 +215,8 @@ def test_contrast_is_paired_run_by_run():
     assert gain[["world", "n_runs", "method", "against"]].iloc[0].tolist() == [
         "coat",
         12,
-        "ICM text",
-        "plain none",
+        "ICM, text",
+        "plain",
     ]
     # what all methods share by seed and target cancels
     unpaired = (

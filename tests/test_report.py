@@ -200,7 +200,8 @@ LOOK = """() => {
     text: text.textContent,
     formulas: all('math').map((e) => ({
       tex: e.textContent, width: e.getBoundingClientRect().width, height: e.getBoundingClientRect().height})),
-    images: all('main img').map((e) => ({source: e.src.slice(0, 60), width: e.naturalWidth})),
+    images: all('main img').map((e) => ({source: e.src.slice(0, 60), width: e.naturalWidth, alt: e.alt})),
+    tables: all('main table').map((e) => e.querySelectorAll('tbody tr').length),
     overflow: document.documentElement.scrollWidth - window.innerWidth,
     clipped: all('main *').filter(clipped).map((e) => e.outerHTML.slice(0, 80)),
     links: all('a[href]').map((e) => e.href),
@@ -229,10 +230,16 @@ class TestPages:
                 assert "\\" not in formula["tex"], (where, formula)
         assert sum(len(visit["formulas"]) for visit in visits.values()) > 0
 
-    def test_every_image_is_loaded(self, visits: dict) -> None:
+    def test_every_image_is_loaded_and_said_in_words(self, visits: dict) -> None:
         for where, visit in visits.items():
             assert [image for image in visit["images"] if not image["width"]] == [], where
+            assert [image for image in visit["images"] if not image["alt"].strip()] == [], where
         assert visits["index.html", WIDTHS[0]]["images"]
+
+    def test_no_table_is_empty(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert 0 not in visit["tables"], where
+        assert visits["index.html", WIDTHS[0]]["tables"]
 
     def test_no_raw_markup_is_left(self, visits: dict) -> None:
         for where, visit in visits.items():

@@ -564,7 +564,7 @@ def test_claims_are_about_each_variant_and_both_choices(runs):
     row = found[
         found["statement"].str.contains("ICM linear probe, image and text")
         & found["statement"].str.contains("positive eigenvalues")
-        & found["statement"].str.endswith("on A")
+        & found["statement"].str.endswith("on A of animal-world")
     ]
     assert row["measured"].item().startswith(f"{gain:+.1f} points (")
     assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
