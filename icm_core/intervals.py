@@ -272,8 +272,8 @@ def contrast(
     Raises
     ------
     ValueError
-        If one of the two is not in the table, they were not run on the same targets and seeds, or `over` is
-        unknown.
+        If one of the two is not in the table, they were not run on the same targets and seeds or several times on one,
+        or `over` is unknown.
     """
     _check_over(over)
     if over == "seeds" and level != 0.95:
@@ -282,14 +282,20 @@ def contrast(
         )
     keys = [*by, "target", "seed"]
     first, second = (
-        table[(table["method"] == name) & (table["intervention"] == kind)].set_index(keys).sort_index()
+        table[(table["method"] == name) & (table["intervention"] == kind)].set_index(keys)
         for name, kind in (method, against)
     )
-    if first.empty or not first.index.equals(second.index):
+    if first.empty or len(first) != len(second) or set(first.index) != set(second.index):
         raise ValueError(
             f"{method} has {len(first)} runs and {against} has {len(second)}; expected both, on the same targets "
             "and seeds. Run the missing ones."
         )
+    if not first.index.is_unique:
+        raise ValueError(
+            f"{method} has several rows for a target and seed; expected one. Give what they differ in to `by`, or take "
+            "one world, encoder and predictor at a time."
+        )
+    second = second.loc[first.index]
     names = {"method": method_name(*method), "against": method_name(*against)}
     if over == "seeds":
         return aggregate((first["value"] - second["value"]).reset_index(), by).assign(**names)

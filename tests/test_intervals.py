@@ -194,6 +194,24 @@ def test_aggregate_of_a_single_seed_has_no_interval():
     assert np.isfinite(pooled["value"]).all()
 
 
+def test_contrast_keeps_the_order_of_its_table_whatever_the_order_of_the_runs():
+    table = pd.concat([runs().assign(condition=name) for name in ("unseen", "in_distribution", "reversed")])
+    keys = ["value", "low", "high", "n_runs"]
+    gain = contrast(table, ("ICM", "text"), ("plain", "none"), ["condition"])
+    assert gain["condition"].tolist() == ["unseen", "in_distribution", "reversed"]
+    shuffled = table.sample(frac=1, random_state=0)
+    again = contrast(shuffled, ("ICM", "text"), ("plain", "none"), ["condition"])
+    pd.testing.assert_frame_equal(
+        gain.set_index("condition")[keys].sort_index(), again.set_index("condition")[keys].sort_index()
+    )
+
+
+def test_contrast_refuses_several_rows_for_a_run():
+    both = pd.concat([runs().assign(world=world) for world in ("coat", "scene")])
+    with pytest.raises(ValueError, match="several rows for a target and seed; expected one"):
+        contrast(both.assign(condition="unseen"), ("ICM", "text"), ("plain", "none"), ["condition"])
+
+
 def test_methods_are_named_for_readers_and_apart():
     names = {("plain", "none"): "plain", ("augmentation", "image"): "augmented, image"}
     names |= {("ICM", "text"): "ICM, text", ("ICM auto", "image+text"): "ICM auto, image + text"}

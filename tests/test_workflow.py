@@ -159,6 +159,7 @@ for path in [results, claims if isinstance(claims, str) else None, projection]:
         pd.DataFrame({{"seed": seeds}}).to_parquet(path)
 log("end")
 """
+HEADINGS = {"02_domain_generalization": "Domain generalization"}
 RUNS = [
     "00_summary",
     "01_theory",
@@ -201,7 +202,7 @@ def study(tmp_path: Path) -> Path:
     for name in config["notebooks"]:
         module = "theory" if name == "01_theory" else "evaluation"
         cells = [
-            nbformat.v4.new_markdown_cell(f"# {name}"),
+            nbformat.v4.new_markdown_cell(f"# {HEADINGS.get(name, name)}\n\nText."),
             nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
             nbformat.v4.new_code_cell(NOTEBOOK.format(name=name, module=module)),
         ]
@@ -252,6 +253,8 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     assert sorted(set(ended)) == RUNS
     assert len(RUNS) <= len(ended) <= len(RUNS) + unrecorded  # what was recorded did not run again
     assert (study / "_site" / "index.html").is_file()
+    page = nbformat.read(study / "results" / "02_domain_generalization_animal-world.ipynb", 4)
+    assert page.cells[0].source.startswith("# Domain generalization: animal-world, encoder animal-world\n")
 
     third = run("workflow/study.py", "--cores", "2", cwd=study)
     assert "Nothing to be done" in third.stderr
