@@ -132,7 +132,7 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
     rows = []
     for prefix, choice, kind, rival, condition in questions:
         part = table[table["condition"] == condition]
-        kind_of = "Zero-shot" if prefix else "Probe"
+        kind_of = "Zero-shot" if prefix else "Probe" if rival == plain else "Probe, rivals"
         rows.append(
             _gain_claim(
                 f"{kind_of} ({where})",
@@ -290,7 +290,9 @@ def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seed
     honest = table[table["selection"].isin(["none", "intervened"])]
     pairs = honest[["predictor", "method"]].drop_duplicates().itertuples(index=False)
     rows = [
-        _difference(honest, (method, predictor), against, over).assign(predictor=predictor, method=method)
+        _difference(honest, (method, predictor), against, over).assign(
+            predictor=predictor, method=method, against=", ".join(against)
+        )
         for predictor, method in pairs
         if len(_runs(honest, *against)) and (method, predictor) != against
     ]
@@ -339,7 +341,11 @@ def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
         f"ICM {kind}": "K and λ chosen as the rival's settings are",
     }
     questions = [
-        ((name, predictor), rival, f"ICM {predictor}, {words}, {how}: beats {said} {SHIFTS[shift]}")
+        (
+            (name, predictor),
+            rival,
+            f"ICM {predictor.split()[-1]}, {words}, {how}: beats {said} {SHIFTS[shift]}",
+        )
         for name, how in ours.items()
         for predictor, rival, said in [
             *(("linear probe", (rival, theirs), said) for rival, theirs, said in RIVALS),

@@ -1,9 +1,9 @@
 """Predictions at every K from one projection: the subspace of a smaller K is the first part of that of a larger.
 
-Each path gives the labels of the same rows for every size. A zero-shot classifier and a linear probe are linear maps of
-the embedding, so those of all sizes are applied to the rows in one product. What is left for each size is to fit: a
-logistic probe is, but of a least-squares probe one factorisation serves all sizes. A grid of hundreds of cells then takes
-little more than its eigendecompositions.
+Each path gives the labels of the same rows for every size. A logistic probe is fitted and applied for each size in turn.
+A zero-shot classifier and a least-squares probe are linear maps that cost little to make, the probe's by one factorisation
+for all sizes, and those of all sizes are applied to the rows in one product. A grid of hundreds of cells then takes little
+more than its eigendecompositions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from icm_core.projection import InvariantProjection
 #: From a projection, embeddings of shape (n, D), and sizes K in ascending order, to labels of shape (n_sizes, n).
 Path = Callable[[InvariantProjection, NDArray, Sequence[int]], NDArray]
 
-_ROWS = 4096  # that are scored at a time, to bound the memory
+_SCORES = 2**23  # that are held at a time, to bound the memory
 
 
 def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
@@ -124,9 +124,10 @@ def _largest(
 ) -> NDArray[np.intp]:
     """Find the class with the largest score, (n_sizes, n), by weights (K, n_sizes, n_classes) in the subspace."""
     whole = (directions @ weights.reshape(len(weights), -1)).astype(X.dtype)
+    n_rows = max(1, _SCORES // whole.shape[1])
     chosen = [
-        ((X[start : start + _ROWS] @ whole).reshape(-1, *weights.shape[1:]) + intercepts).argmax(axis=2)
-        for start in range(0, len(X), _ROWS)
+        ((X[start : start + n_rows] @ whole).reshape(-1, *weights.shape[1:]) + intercepts).argmax(axis=2)
+        for start in range(0, len(X), n_rows)
     ]
     return np.concatenate(chosen).T
 

@@ -18,7 +18,7 @@ from icm_core.experiments import (
     run_domain_generalization,
 )
 from icm_core.extraction import embed_files
-from icm_core.intervals import aggregate, unpack
+from icm_core.intervals import aggregate, contrast, unpack
 from icm_core.record import gather, run_record
 from icm_core.splits import PROTOCOLS, check_counts
 from icm_core.text import pairs as pairs_module
@@ -187,7 +187,11 @@ def test_gains_over_plain_are_paired_under_the_last_shift(table):
             expected = unseen[predictor, method, "image"].mean() - unseen[predictor, "plain", "none"].mean()
             row = gains.loc[(predictor, way)]
             assert row["value"] == pytest.approx(expected)
-            assert row["low"] <= row["value"] <= row["high"]
+            part = table[(table["predictor"] == predictor) & (table["condition"] == "unseen")]
+            paired = contrast(part, (method, "image"), ("plain", "none"), ["condition"], over="images").iloc[
+                0
+            ]
+            assert (row["low"], row["high"]) == (paired["low"], paired["high"])
     assert gains_over_plain(table[table["condition"] == "in_distribution"]).empty
     with pytest.raises(ValueError, match="several encoders or worlds"):
         gains_over_plain(pd.concat([table, table.assign(world="other")]))

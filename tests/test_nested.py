@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
+from icm_core import nested
 from icm_core.moments import PairMoments
 from icm_core.nested import least_squares_path, logistic_path, zero_shot_path
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
@@ -69,6 +70,16 @@ def test_least_squares_is_the_ridge_regression_of_each_size(objective, C, seed, 
         scores = ridge.predict(part.transform(rows))
         sure = no_tie(scores)
         np.testing.assert_array_equal(found[k][sure], classes[scores.argmax(axis=1)][sure])
+
+
+@pytest.mark.parametrize("make", [zero_shot_path, lambda X, y: least_squares_path(X, y, 0.316)])
+def test_labels_do_not_depend_on_how_many_rows_are_scored_at_a_time(make, monkeypatch):
+    X, y, rows, whole = problem(2, 6, 3)
+    at_once = make(X, y)(whole, rows, [2, 6])
+    assert at_once.shape == (2, len(rows))
+    for scores in (1, 50):
+        monkeypatch.setattr(nested, "_SCORES", scores)
+        np.testing.assert_array_equal(make(X, y)(whole, rows, [2, 6]), at_once)
 
 
 def test_the_logistic_path_is_the_probe_of_each_size():

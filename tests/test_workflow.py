@@ -159,6 +159,14 @@ for path in [results, claims if isinstance(claims, str) else None, projection]:
         pd.DataFrame({{"seed": seeds}}).to_parquet(path)
 log("end")
 """
+
+
+def test_the_heading_that_names_a_run_is_where_the_workflow_looks_for_it() -> None:
+    heading = r'"# Domain generalization\n"'
+    assert (ROOT / "notebooks" / "02_domain_generalization.ipynb").read_text().count(heading) == 1
+    assert heading.replace("\\", "\\\\") in (ROOT / "workflow" / "Snakefile").read_text()
+
+
 HEADINGS = {"02_domain_generalization": "Domain generalization"}
 RUNS = [
     "00_summary",
