@@ -413,7 +413,7 @@ def test_the_bar_counts_what_is_stored(encoder, table, store, monkeypatch, capsy
 # Processes
 
 SCRIPT = """
-    import multiprocessing, os, sys, time
+    import multiprocessing, os, signal, sys, time
     from icm_core.data.folders import index_folder
     from icm_core.embeddings import EmbeddingStore
     from icm_core.extraction import embed_files
@@ -422,6 +422,7 @@ SCRIPT = """
     if __name__ == "__main__":
         folder, root, method, pause = sys.argv[1:]
         multiprocessing.set_start_method(method)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background would have ignored
         encoder = make_encoder()
         encode = encoder.encode_images
         encoder.encode_images = lambda images: (time.sleep(float(pause)), encode(images))[1]
