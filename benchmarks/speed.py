@@ -84,8 +84,10 @@ def grids() -> None:
         sizes, weights = np.linspace(3, features, 20).astype(int), np.logspace(-1, 2, 12)
         run = partial(grid_accuracy, data, "image", evaluate_on=sets)
         one = seconds(partial(run, n_components=sizes[-1:], consistency_weights=weights[-1:]))
-        # a logistic probe in every cell takes minutes where the embedding is large
-        for probe, repeats in (("least squares", 5), ("logistic", 1))[: 2 if features == 64 else 1]:
+        probes = {"least squares": 5}  # how often each is timed
+        if features == 64:  # where the embedding is large, a logistic probe in every cell takes minutes
+            probes["logistic"] = 1
+        for probe, repeats in probes.items():
             grid = partial(run, n_components=sizes, consistency_weights=weights, probe=probe)
             ratio = seconds(grid, repeats) / one
             print(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from icm_core.prediction import LinearProbe
+from icm_core.prediction import LinearProbe, unit_rows
 from icm_core.projection import InvariantProjection
 
 #: From a projection, embeddings of shape (n, D), and sizes K in ascending order, to labels of shape (n_sizes, n).
@@ -46,8 +46,7 @@ def zero_shot_path(prompts: NDArray, y: NDArray) -> Path:
         projected = np.asarray(prompts, dtype=float) @ A.T
         prototypes = np.zeros((len(A), len(sizes), len(classes)))
         for i, size in enumerate(sizes):
-            unit = _unit_rows(projected[:, :size])
-            prototypes[:size, i] = _unit_rows(members @ unit).T
+            prototypes[:size, i] = unit_rows(members @ unit_rows(projected[:, :size])).T
         return classes[_largest(X, A.T, prototypes)]
 
     return path
@@ -130,9 +129,3 @@ def _largest(
         for start in range(0, len(X), n_rows)
     ]
     return np.concatenate(chosen).T
-
-
-def _unit_rows(rows: NDArray) -> NDArray:
-    """Scale rows to unit length; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)

@@ -71,7 +71,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
                 f"The prompts name {len(self.classes_)} class; expected at least two, to choose between."
             )
         members = np.eye(len(self.classes_))[index]
-        self.prototypes_ = _unit(members.T @ _unit(prompts))
+        self.prototypes_ = unit_rows(members.T @ unit_rows(prompts))
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
@@ -91,7 +91,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
         embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return _unit(embeddings) @ self.prototypes_.T
+        return unit_rows(embeddings) @ self.prototypes_.T
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -198,6 +198,7 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[lis
     return [prompt for prompt, _ in pairs], [name for _, name in pairs]
 
 
-def _unit(X: NDArray[np.floating]) -> NDArray[np.floating]:
+def unit_rows(X: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Scale rows to unit length; a row of zeros stays."""
     norm = np.linalg.norm(X, axis=1, keepdims=True)
     return X / np.where(norm > 0, norm, 1)

@@ -91,9 +91,12 @@ def animal_task(
         As :func:`~icm_core.experiments.embed_world` and :func:`~icm_core.splits.split`.
     """
     given: dict[str, Any] = {"seed": seed, "n": n} | strengths(world)
-    source = sample_latents(silhouettes, "source", shortcut="aligned", **given)
-    test = pd.concat([sample_latents(silhouettes, "test", shortcut=name, **given) for name in SHORTCUTS])
-    latents = {"source": source, "test": test}
+    latents = {
+        "source": sample_latents(silhouettes, "source", shortcut="aligned", **given),
+        "test": pd.concat(
+            [sample_latents(silhouettes, "test", shortcut=name, **given) for name in SHORTCUTS]
+        ),
+    }
     spurious = [SPURIOUS[factor].format(value) for factor, values in LEXICON.items() for value in values]
 
     @cache  # every tuned tower embeds the same images
