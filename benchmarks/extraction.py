@@ -29,10 +29,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from icm_core.data.folders import index_folder
-from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import Encoder, load_encoder
-from icm_core.extraction import embed_files
+from icm_study.embedding.files import embed_files
+from icm_study.embedding.store import EmbeddingStore
+from icm_study.encoders.encoder import Encoder
+from icm_study.encoders.loading import load_encoder
+from icm_study.photographs.folders import index_folder
 
 SMALL = {
     "embed_dim": 512,

@@ -20,11 +20,13 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from icm_core import InvariantProjection, PairMoments
-from icm_core.animal_world import load_silhouettes, render, sample_latents
-from icm_core.encoders import load_encoder
-from icm_core.evaluation import grid_accuracy
 from icm_core.interventions import intervene_images
-from icm_core.splits import Split
+from icm_study.animals.latents import sample_latents
+from icm_study.animals.rendering import render
+from icm_study.animals.silhouettes import load_silhouettes
+from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.evaluation import grid_accuracy
+from icm_study.testbeds.splits import Split
 
 
 def seconds(function: Callable[[], object], repeats: int = 5) -> float:

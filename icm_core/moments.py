@@ -16,14 +16,16 @@ pairs, such as image and text interventions, whatever the number of pairs behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _FORMAT_VERSION = 2
+
 _SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened", "sum_between_kinds")
+
 _BLOCK_ROWS = 4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
 
 
@@ -327,38 +329,6 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
         apart = item.mean - result.mean
         result._sum_between_kinds += factor * item.n_pairs * np.outer(apart, apart)
     return result
-
-
-def moments_of(
-    intervention: str, pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]]
-) -> PairMoments:
-    """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
-
-    Parameters
-    ----------
-    intervention : str
-        For example ``"image"`` or ``"image+text"``.
-    pairs_of : callable
-        From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two sides are the same are left
-        out: an edit that found nothing to change says nothing.
-
-    Returns
-    -------
-    PairMoments
-
-    Raises
-    ------
-    ValueError
-        As `pairs_of` and :meth:`PairMoments.update`.
-    """
-    each = []
-    for kind in intervention.split("+"):
-        before, after = pairs_of(kind)
-        if kind == "text":
-            changed = (before != after).any(axis=1)
-            before, after = before[changed], after[changed]
-        each.append(PairMoments(before.shape[1]).update(before, after))
-    return combine(each, [1.0] * len(each))
 
 
 def _check_same_space(moments: Sequence[PairMoments]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared" / "data" / "PACS"))  # where it is at hand
 hypothesis.settings.register_profile("study", deadline=None)  # no test depends on the machine's speed
 hypothesis.settings.load_profile("study")
 sys.path.insert(0, str(ROOT / "workflow"))  # the workflow's scripts are tested as modules
@@ -117,7 +119,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder() -> Any:
     """Load the small CLIP."""
-    from icm_core.encoders import load_encoder
+    from icm_study.encoders.loading import load_encoder
 
     return load_encoder("animal-world", "cpu")
 
@@ -125,9 +127,9 @@ def encoder() -> Any:
 @pytest.fixture(scope="module")
 def task(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a tiny task of the animal world, for methods that change the encoder."""
-    from icm_core.animal_world import load_silhouettes
-    from icm_core.embeddings import EmbeddingStore
-    from icm_core.methods.task import animal_task
+    from icm_study.animals.silhouettes import load_silhouettes
+    from icm_study.embedding.store import EmbeddingStore
+    from icm_study.experiments.task import animal_task
 
     store = EmbeddingStore(tmp_path_factory.mktemp("store"))
     return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from icm_core.animal_world import Silhouettes
-from icm_core.embeddings import EmbeddingStore
-from icm_core.encoders import load_encoder
-from icm_core.experiments import embed_world
+from icm_study.animals.silhouettes import Silhouettes
+from icm_study.embedding.store import EmbeddingStore
+from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.domain_generalization import embed_world
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

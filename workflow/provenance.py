@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = "icm_core"
+PACKAGES = ("icm_core", "icm_study")
 
 
 def read_source(path: Path) -> str:
@@ -33,13 +33,13 @@ def read_code(path: Path) -> str:
     return "\n".join("" if line.startswith(("%", "!")) else line for line in lines)
 
 
-def imported_names(code: str) -> Iterator[str]:
-    """Yield the dotted names that `code` imports from the library, as far as it is one."""
+def imported_names(code: str, package: str) -> Iterator[str]:
+    """Yield the dotted names that `code`, a part of `package`, imports."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, [PACKAGE if node.level else "", node.module or ""]))
+            module = ".".join(filter(None, [package if node.level else "", node.module or ""]))
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
@@ -53,8 +53,9 @@ def source_files(entry: Path, root: Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        for name in imported_names(read_code(path)):
-            if name.split(".")[0] == PACKAGE:
+        package = path.relative_to(root).parts[0]
+        for name in imported_names(read_code(path), package):
+            if name.split(".")[0] in PACKAGES:
                 module = root.joinpath(*name.split("."))
                 packages = [folder / "__init__.py" for folder in (module, *module.parents)]
                 waiting += [file for file in (*packages, module.with_suffix(".py")) if file.is_file()]

@@ -2,7 +2,7 @@
 
 import sys
 
-from icm_core.animal_world import load_silhouettes
+from icm_study.animals.silhouettes import load_silhouettes
 
 if __name__ == "__main__":
     load_silhouettes().save(sys.argv[1])

@@ -1,1 +1,0 @@
-"""Causal models in which the truth is known, and the paper's propositions checked on them."""

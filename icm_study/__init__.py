@@ -1,0 +1,1 @@
+"""The study of CLIP-ICM: rooms in the order in which the data flow."""

@@ -1,0 +1,1 @@
+"""The animal world: silhouettes, latent factors, rendered images."""

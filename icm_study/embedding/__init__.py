@@ -1,0 +1,1 @@
+"""Embeddings: computed once, kept on disk, opened as labelled tables."""

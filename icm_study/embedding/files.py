@@ -1,0 +1,287 @@
+"""Embed image files, each with its intervened copy, once.
+
+`embed_files` takes the table that `icm_study.photographs.folders.index_folder` makes and gives the embeddings in the same
+order. Worker processes read each image, bring it to the encoder's input resolution and intervene on the result;
+meanwhile this process embeds. Original and intervened images go through the encoder in the same pass.
+
+The embeddings are stored in *shards*, runs of images that follow each other in the table. A shard is addressed by
+the content of its image files and by all else that its embeddings depend on, never by where the files are. A shard
+ends where the content of an image says so (about two images in `shard_size` do), or when it is full. So an image
+that is added or removed moves the borders near it only, and the other shards are still valid. A run that was killed
+goes on with the shard it was at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
+from icm_study.embedding.store import EmbeddingStore
+from icm_study.fingerprint import fingerprint
+from icm_study.photographs.folders import read_image
+
+if TYPE_CHECKING:
+    from icm_study.encoders.encoder import Encoder
+
+COLUMNS = ("path", "label", "domain")
+
+
+def embed_files(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    *,
+    interventions: Sequence[str] = tuple(IMAGE_INTERVENTIONS),
+    seed: int = 0,
+    shard_size: int = 1024,
+    batch_size: int = 64,
+    workers: int | None = None,
+) -> xr.Dataset:
+    """Embed image files and their intervened copies, or open what is stored.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    images : DataFrame
+        One row for each image, with the columns *path*, *label* and *domain*, as
+        :func:`~icm_study.photographs.folders.index_folder` gives.
+    store : EmbeddingStore
+        Where the embeddings are kept.
+    interventions : sequence of str
+        Keys of :data:`~icm_core.interventions.IMAGE_INTERVENTIONS` to draw from. Empty: embed the originals only.
+    seed : int
+        Seed of the interventions.
+    shard_size : int
+        Images in a shard, at most; as many are lost when the run is killed.
+    batch_size : int
+        Rows embedded at a time, each with its intervened copy. Another size is another key in the store, since
+        it may change the last bits of the embeddings.
+    workers : int, optional
+        Processes that read images; 0 reads them in this one. By default half of the cores, at most 8.
+
+    Returns
+    -------
+    Dataset
+        Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original`` and, with interventions,
+        ``image`` (the embedding after the intervention); coordinates ``path``, ``label`` and ``domain``. The
+        attributes tell what the embeddings were computed from.
+
+    Raises
+    ------
+    TypeError
+        If `images` is not a DataFrame, or `interventions` is a single string.
+    ValueError
+        If `images` has no rows or lacks a column, an image cannot be read, an intervention is unknown or a size is
+        not positive. Shards that were finished before stay stored.
+    FileNotFoundError
+        If an image does not exist.
+    OSError
+        If the store's directory cannot be written.
+
+    Examples
+    --------
+    >>> table = embed_files(encoder, index_folder("PACS"), EmbeddingStore("cache"))  # doctest: +SKIP
+    """
+    _check(images, interventions, shard_size, batch_size, workers)
+    paths = [str(path) for path in images["path"]]
+    reader = _Reader(encoder.resize, tuple(interventions), operator.index(seed))
+    hashes = [_hash(path) for path in tqdm(paths, desc="hashing", unit="image", leave=False)]
+    common = {
+        "weights": encoder.fingerprint,
+        "precision": encoder.precision,
+        "interventions": list(interventions),
+        "seed": reader.seed,
+        "pixels": reader.fingerprint(),
+        "batch_size": batch_size,
+    }
+    shards = _shards(hashes, shard_size)
+    keys = [common | {"images": fingerprint(*hashes[shard])} for shard in shards]
+    batches = [
+        [paths[shard][i : i + batch_size] for i in range(0, len(paths[shard]), batch_size)]
+        for shard in shards
+    ]
+    new = [i for i, key in enumerate(keys) if key not in store]
+    result = {name: np.empty((len(paths), encoder.embedding_dim), np.float32) for name in reader.variables}
+    stored = len(paths) - sum(len(paths[shards[i]]) for i in new)
+
+    with (
+        tqdm(total=len(paths), initial=stored, desc=f"embedding by {encoder.name}", unit="image") as bar,
+        _read_ahead(reader, [batch for i in new for batch in batches[i]], workers) as ahead,
+    ):
+        for i, (shard, key) in enumerate(zip(shards, keys, strict=True)):
+            # a stored shard that turns out to be damaged was not read ahead
+            read = islice(ahead, len(batches[i])) if i in new else map(reader.__getitem__, batches[i])
+            embedded = store.get(key, partial(_embed_shard, encoder, read, reader.variables, bar))
+            if i in new:
+                for _ in read:  # another process stored this shard in the meantime
+                    pass
+            for name, values in result.items():
+                values[shard] = embedded[name]
+    return xr.Dataset(
+        {name: (("row", "feature"), values) for name, values in result.items()},
+        {name: ("row", images[name].to_numpy(str)) for name in COLUMNS},
+        common | {"encoder": encoder.name, "images": fingerprint(*hashes)},
+    )
+
+
+class _Reader(Dataset):
+    """Image files to uint8 images at the encoder's resolution, and their intervened copies.
+
+    It travels to the worker processes, so it holds little. An error is returned rather than raised: raised in a
+    worker, it would come with a long text about that worker.
+    """
+
+    def __init__(
+        self, resize: Callable[[torch.Tensor], torch.Tensor], interventions: tuple[str, ...], seed: int
+    ):
+        self.resize = resize
+        self.interventions = interventions
+        self.seed = seed
+
+    @property
+    def variables(self) -> list[str]:
+        return ["original", "image"] if self.interventions else ["original"]
+
+    def __getitem__(self, paths: Sequence[str]) -> torch.Tensor | Exception:
+        """Give a batch as (variables × images, 3, H, W)."""
+        try:
+            pixels = [np.array(read_image(path)) for path in paths]
+        except (ValueError, FileNotFoundError) as error:
+            return error
+        return self.intervene(_resized(self.resize, pixels))
+
+    def intervene(self, originals: torch.Tensor) -> torch.Tensor:
+        if not self.interventions:
+            return originals
+        return torch.cat([originals, intervene_images(originals, self.interventions, self.seed)])
+
+    def fingerprint(self) -> str:
+        """Hash what becomes of 64 fixed images: a change in resizing or in the interventions changes it."""
+        pixels = np.random.default_rng(0).integers(256, size=(64, 3, 32, 48), dtype=np.uint8)
+        return fingerprint(
+            self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
+        )
+
+
+def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
+    """Read images at the encoder's input resolution, as :func:`embed_files` sees them before an intervention.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    paths : sequence of n str
+
+    Returns
+    -------
+    Tensor of shape (n, 3, H, W), uint8
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read.
+    FileNotFoundError
+        If an image does not exist.
+    """
+    return _resized(encoder.resize, [np.array(read_image(path)) for path in paths])
+
+
+def _resized(resize: Callable[[torch.Tensor], torch.Tensor], pixels: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.cat(
+        [resize(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
+    ).contiguous()
+
+
+@contextmanager
+def _read_ahead(
+    reader: _Reader, batches: list[list[str]], workers: int | None
+) -> Iterator[Iterator[torch.Tensor | Exception]]:
+    """Read batches in worker processes, a few ahead of their use; end the workers on leaving."""
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(max(cores // 2, 1), 8)
+    loader = DataLoader(
+        reader,
+        batch_size=None,
+        sampler=batches,
+        num_workers=workers if batches else 0,
+        generator=torch.Generator(),  # else torch's global one is drawn from
+    )
+    ahead = iter(loader)
+    try:
+        yield ahead
+    finally:
+        # after an error, its traceback would keep `ahead` and its workers alive
+        getattr(ahead, "_shutdown_workers", lambda: None)()
+
+
+def _embed_shard(
+    encoder: Encoder, batches: Iterable[torch.Tensor | Exception], variables: list[str], bar: tqdm
+) -> xr.Dataset:
+    parts = []
+    for batch in batches:
+        if isinstance(batch, Exception):
+            raise batch
+        embedded = encoder.encode_images(batch)
+        parts.append(embedded.reshape(len(variables), -1, embedded.shape[1]))
+        bar.update(parts[-1].shape[1])
+    return xr.Dataset(
+        {
+            name: (("row", "feature"), values)
+            for name, values in zip(variables, np.concatenate(parts, axis=1), strict=True)
+        }
+    )
+
+
+def _shards(hashes: Sequence[str], size: int) -> list[slice]:
+    """Cut a sequence of hashes into runs of at most `size`; where, depends on the hashes near the cut only."""
+    shards, start = [], 0
+    for row, digest in enumerate(hashes, start=1):
+        if row - start == size or row == len(hashes) or int(digest[:16], 16) % max(size // 2, 1) == 0:
+            shards.append(slice(start, row))
+            start = row
+    return shards
+
+
+def _hash(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"image {path!r} cannot be read: {error.strerror}. Index the folder again.") from error
+
+
+def _check(
+    images: pd.DataFrame, interventions: Sequence[str], shard_size: int, batch_size: int, workers: int | None
+) -> None:
+    if not isinstance(images, pd.DataFrame):
+        raise TypeError(f"images must be a DataFrame as index_folder gives; got {type(images).__name__}.")
+    missing = [name for name in COLUMNS if name not in images]
+    if missing:
+        raise ValueError(
+            f"images has the columns {list(images.columns)} and lacks {missing}; index_folder gives {list(COLUMNS)}."
+        )
+    if images.empty:
+        raise ValueError("images has no rows: there is nothing to embed. Check the folder that was indexed.")
+    if isinstance(interventions, str):
+        raise TypeError(
+            f"interventions is {interventions!r}; expected a sequence. Write [{interventions!r}]."
+        )
+    sizes = {"shard_size": (shard_size, 1), "batch_size": (batch_size, 1), "workers": (workers, 0)}
+    for name, (size, least) in sizes.items():
+        if size is not None and operator.index(size) < least:
+            raise ValueError(f"{name} is {size}; expected {least} or more.")

@@ -1,0 +1,230 @@
+"""Embeddings: computed once, kept on disk, opened as labelled arrays.
+
+Embedding images is the slow step of the study. Its result depends on a few things only: the encoder and its
+weights, the images, the intervention and its seed. These make up a *key*. `EmbeddingStore` keeps one netCDF
+file for each key, named by the hash of the key: ask for a key, and you get the stored arrays, or they are
+computed once and stored. A changed encoder or data set has another `fingerprint`, hence another key, and is
+never mixed up with the old one.
+
+A file appears under its name only when it is complete, so a run may be killed at any moment and several
+processes may share a directory. Every file carries a checksum; one that was truncated or altered is reported
+and computed again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from icm_study.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    pass
+
+KEY_ATTRIBUTE = "store_key"
+
+CHECKSUM_ATTRIBUTE = "store_checksum"
+
+
+class EmbeddingStore:
+    """A directory of labelled arrays, addressed by what they were computed from.
+
+    Parameters
+    ----------
+    root : path-like
+        The directory. It is made when the first result is stored.
+
+    Examples
+    --------
+    >>> store = EmbeddingStore("cache")  # doctest: +SKIP
+    >>> key = {"encoder": encoder.fingerprint, "images": fingerprint(images), "seed": 0}  # doctest: +SKIP
+    >>> dataset = store.get(key, compute=lambda: embed_everything(images))  # doctest: +SKIP
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingStore({str(self.root)!r})"
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Tell the file that belongs to a key, whether or not it exists.
+
+        Parameters
+        ----------
+        key : mapping of str to JSON value
+            Flat: strings, numbers, booleans, None, or lists of these. The order of its entries is irrelevant.
+
+        Returns
+        -------
+        Path
+            A readable prefix made of the key's texts, then the SHA-256 hash of the key.
+
+        Raises
+        ------
+        TypeError
+            If `key` is not a mapping, or holds something else than the values above.
+        ValueError
+            If `key` is empty, or holds a number that is not finite.
+        """
+        text = _canonical(key)
+        words = [re.sub(r"[^\w.]+", "-", str(key[name]), flags=re.ASCII)[:12] for name in sorted(key)]
+        return self.root / f"{'_'.join(words)[:60]}-{hashlib.sha256(text.encode()).hexdigest()}.nc"
+
+    def __contains__(self, key: Mapping[str, Any]) -> bool:
+        return self.path(key).is_file()
+
+    def get(self, key: Mapping[str, Any], compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """Open what is stored under a key, or compute and store it.
+
+        Parameters
+        ----------
+        key : mapping of str to JSON value
+            All that the result depends on; see `path`.
+        compute : callable
+            Makes the Dataset. Called, without arguments, only where the key has no valid file.
+
+        Returns
+        -------
+        xarray.Dataset
+            The arrays, in memory, as read back from the file.
+
+        Raises
+        ------
+        TypeError
+            If `key` is not valid, or `compute` returns something else than a Dataset.
+        ValueError
+            If a computed variable has values that are not finite; nothing is stored.
+        OSError
+            If the directory cannot be written; raised before anything is computed.
+
+        Warns
+        -----
+        UserWarning
+            If the stored file is damaged. It is then computed again and replaced.
+        """
+        path, text = self.path(key), _canonical(key)
+        if path.is_file():
+            try:
+                return _read(path, text)
+            except Exception as error:
+                warnings.warn(
+                    f"The stored embeddings {path} are damaged and are computed again: {error}", stacklevel=2
+                )
+        temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+        self._reserve(temporary)
+        try:
+            dataset = compute()
+            _check_finite(dataset, text)
+            stored = _write(dataset, temporary, text)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return stored
+
+    def _reserve(self, temporary: Path) -> None:
+        """Create the file that will be written, to find out now whether the directory can be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+        except OSError as error:
+            raise OSError(
+                f"Cannot write to the cache directory {self.root}: {error.strerror or error}. "
+                "Make it writable, or choose another directory: EmbeddingStore(root=...)."
+            ) from error
+
+
+def _canonical(key: Mapping[str, Any]) -> str:
+    """Write a key as JSON that is the same for equal keys."""
+    if not isinstance(key, Mapping):
+        raise TypeError(f"a key must be a mapping of names to values; got {type(key).__name__}.")
+    if not key:
+        raise ValueError("the key is empty; name at least the encoder and the data it was applied to.")
+    for name, value in key.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names in a key must be strings; got {name!r}.")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(item, str | int | float | bool | None):
+                raise TypeError(
+                    f"the key's {name!r} holds a {type(item).__name__}; expected a string, number, boolean, "
+                    "None or a flat list of these. Use .item() on NumPy scalars, and fingerprint() on arrays."
+                )
+    try:
+        return json.dumps(dict(key), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise ValueError(f"the key {dict(key)} holds a number that is not finite.") from error
+
+
+def _check_finite(dataset: xr.Dataset, key: str) -> None:
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(f"compute must return an xarray.Dataset; got {type(dataset).__name__}.")
+    for name, variable in dataset.data_vars.items():
+        if variable.dtype.kind not in "fc":
+            continue
+        bad = np.atleast_1d(~np.isfinite(variable.values))
+        if bad.any():
+            rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
+            raise ValueError(
+                f"{name!r} has NaN or infinite values in {rows} of {len(bad)} rows; nothing was stored for "
+                f"the key {key}. Check the images, and the encoder's weights and precision (half "
+                "precision can overflow)."
+            )
+
+
+def _checksum(dataset: xr.Dataset) -> str:
+    """Hash names, dimensions, attributes and values, in a form that netCDF does not change."""
+    parts: list[Any] = [_attributes(dataset.attrs)]
+    for name in sorted(map(str, dataset.variables)):
+        variable = dataset[name]
+        values = variable.values
+        if values.dtype.kind in "OTU":  # strings: netCDF knows no width
+            values = values.astype("U")
+            parts += [json.dumps(values.ravel().tolist()), str(values.shape)]
+        else:
+            parts.append(values)
+        parts += [name, str(variable.dims), str(name in dataset.coords), _attributes(variable.attrs)]
+    return fingerprint(*parts)
+
+
+def _attributes(attributes: Mapping[Any, Any]) -> str:
+    """Write attributes as text; netCDF turns a list into an array, and a list of one into a scalar."""
+    return json.dumps(
+        {
+            str(name): np.ravel(value).tolist()
+            for name, value in attributes.items()
+            if name != CHECKSUM_ATTRIBUTE
+        },
+        sort_keys=True,
+        default=str,
+    )
+
+
+def _write(dataset: xr.Dataset, path: Path, key: str) -> xr.Dataset:
+    """Write a file and return what it holds; raise if that is not the same."""
+    labelled = dataset.drop_encoding().assign_attrs({KEY_ATTRIBUTE: key})
+    labelled = labelled.assign_attrs({CHECKSUM_ATTRIBUTE: _checksum(labelled)})
+    labelled.to_netcdf(path, engine="h5netcdf")
+    try:
+        return _read(path, key)
+    except ValueError as error:
+        raise TypeError(
+            f"netCDF does not give this Dataset back unchanged; use numeric and string arrays:\n{dataset}"
+        ) from error
+
+
+def _read(path: Path, key: str) -> xr.Dataset:
+    """Load a file into memory; raise if it is not whole or does not belong to the key."""
+    dataset = xr.load_dataset(path, engine="h5netcdf")
+    if dataset.attrs.get(KEY_ATTRIBUTE) != key:
+        raise ValueError("it was stored under another key")
+    if dataset.attrs.get(CHECKSUM_ATTRIBUTE) != _checksum(dataset):
+        raise ValueError("its checksum does not match its contents")
+    return dataset

@@ -1,0 +1,85 @@
+"""The small CLIPs that ship with the project: their tokenizer, model and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
+
+from icm_study.animals.latents import LEXICON
+from icm_study.animals.silhouettes import CLASSES
+from icm_study.encoders.encoder import Parts
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+SHIPPED = ("animal-world", "animal-world-biased")
+
+
+class AnimalTokenizer:
+    """open_clip's ``SimpleTokenizer`` with only the ids that the animal world's captions use.
+
+    Parameters
+    ----------
+    vocabulary : sequence of int
+        The ids in use; position + 2 is the compact id.
+    context_length : int
+    """
+
+    def __init__(self, vocabulary: Sequence[int], context_length: int):
+        self.vocabulary = list(vocabulary)
+        self.context_length = context_length
+        self.vocab_size = len(self.vocabulary) + 3  # padding, start, words, end
+        self._full = SimpleTokenizer()
+        self._compact = {full: i + 2 for i, full in enumerate(self.vocabulary)}
+
+    @classmethod
+    def from_lexicon(cls, context_length: int) -> AnimalTokenizer:
+        """Vocabulary of every caption and prompt of the animal world."""
+        words = ["a an the of in on at image picture animal", *CLASSES]
+        words += [value for values in LEXICON.values() for value in values]
+        full = SimpleTokenizer()
+        return cls(sorted({i for text in words for i in full.encode(text)}), context_length)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids of shape (n, context_length); the end token has the highest id, as CLIP expects."""
+        out = torch.zeros((len(texts), self.context_length), dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids = [self._compact.get(i, -1) for i in self._full.encode(text)]
+            if -1 in ids:
+                known = sorted({self._full.decode([i]).strip() for i in self.vocabulary})
+                raise ValueError(f"{text!r} has a word this encoder never saw; its words are {known}.")
+            if len(ids) > self.context_length - 2:
+                raise ValueError(
+                    f"{text!r} has {len(ids)} tokens, at most {self.context_length - 2} fit; shorten it."
+                )
+            ids = [1, *ids, self.vocab_size - 1]
+            out[row, : len(ids)] = torch.tensor(ids)
+        return out
+
+
+def build_clip(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
+    """Build open_clip's CLIP for a small config and vocabulary."""
+    text = config["text_cfg"] | {"vocab_size": vocab_size}
+    return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
+
+
+def _load_shipped(name: str) -> Parts:
+    config_path, weights_path = WEIGHTS / f"{name}.json", WEIGHTS / f"{name}.safetensors"
+    if not (config_path.exists() and weights_path.exists()):
+        raise RuntimeError(
+            f"The weights of {name!r} should be in {WEIGHTS} and are not: the installation is not whole. Ways out: "
+            f"install again; or train the encoder, `python -m icm_study.encoders.animal_pretraining {name}`, and copy the two files "
+            "that it writes."
+        )
+    config = json.loads(config_path.read_text())
+    tokenizer = AnimalTokenizer(config["vocabulary"], config["model"]["text_cfg"]["context_length"])
+    model = build_clip(config["model"], tokenizer.vocab_size)
+    model.load_state_dict({k: v.float() for k, v in load_file(weights_path).items()})
+    model.eval()
+    return model, tokenizer, config["preprocess"]

@@ -1,0 +1,1 @@
+"""Experiments: what is fitted, chosen and measured, as tidy tables."""

@@ -1,0 +1,1 @@
+"""CLIP-ICM and its rivals, behind one interface."""

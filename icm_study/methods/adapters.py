@@ -1,0 +1,110 @@
+"""Adapters of the image embedding: small corrections to zero-shot classification, learnt from labelled images.
+
+Classes are told by their prompts; labelled source images change what an image's embedding is compared as.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+
+from icm_study.methods.base import Method, class_prototypes, logit_scale
+from icm_study.methods.sources import Images, Sources
+
+
+class CLIPAdapter(Method):
+    """A small network on the image embedding, mixed with the embedding itself.
+
+    f' = α A(f) + (1 - α) f, where A has two layers without bias, a bottleneck of D / 4, and ReLU after both.
+
+    Source: Gao et al. 2021, *CLIP-Adapter: better vision-language models with feature adapters*, arXiv 2110.04544.
+
+    Parameters
+    ----------
+    ratio : float in [0, 1]
+        α; 0 is zero-shot.
+    learning_rate : float
+        Of Adam.
+    steps : int
+        Each over all source images.
+    random_state : int
+        Seed of the start.
+    """
+
+    def __init__(
+        self, ratio: float = 0.2, learning_rate: float = 1e-3, steps: int = 100, random_state: int = 0
+    ):
+        self.ratio = ratio
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.random_state = random_state
+
+    def fit(self, sources: Sources) -> CLIPAdapter:
+        """Train the network on the source images."""
+        size = sources.prompts.shape[1]
+        hidden = max(1, size // 4)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            self.network_ = nn.Sequential(
+                nn.Linear(size, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, size, bias=False), nn.ReLU()
+            )
+        self.prototypes_ = class_prototypes(sources)
+        X, y = (
+            torch.from_numpy(sources.images.embedded),
+            torch.from_numpy(sources.images.label.astype(np.int64)),
+        )
+        prototypes, scale = torch.from_numpy(self.prototypes_), logit_scale(sources.encoder)
+        optimizer = torch.optim.Adam(self.network_.parameters(), lr=self.learning_rate)
+        for _ in range(self.steps):
+            loss = cross_entropy(scale * self._adapt(X) @ prototypes.T, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.n_parameters_ = {"zero-shot": sum(p.numel() for p in self.network_.parameters())}
+        return self
+
+    @torch.no_grad()
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """Cosine of the adapted embedding with each class."""
+        return {"zero-shot": self._adapt(torch.from_numpy(images.embedded)).numpy() @ self.prototypes_.T}
+
+    def _adapt(self, X: torch.Tensor) -> torch.Tensor:
+        return normalize(self.ratio * self.network_(X) + (1 - self.ratio) * X, dim=1)
+
+
+class TipAdapter(Method):
+    """A cache of the labelled source images beside the prompts; nothing is trained.
+
+    The logit of a class is s cos(f, w) + α Σ exp(-β (1 - f·f_i)), summed over the source images f_i of the class.
+
+    Source: Zhang et al. 2022, *Tip-Adapter: training-free adaption of CLIP for few-shot classification*,
+    arXiv 2207.09519, with every source image in the cache.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of the cache; 0 is zero-shot.
+    beta : float
+        Sharpness of the likeness.
+    """
+
+    def __init__(self, alpha: float = 1.0, beta: float = 5.5):
+        self.alpha = alpha
+        self.beta = beta
+
+    def fit(self, sources: Sources) -> TipAdapter:
+        """Keep the source images."""
+        self.prototypes_ = class_prototypes(sources)
+        self.scale_ = logit_scale(sources.encoder)
+        self.keys_ = sources.images.embedded
+        self.values_ = np.eye(len(sources.words), dtype=np.float32)[sources.images.label]
+        self.n_parameters_ = {"zero-shot": self.keys_.size}
+        return self
+
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """Logit of each class."""
+        likeness = np.exp(-self.beta * (1 - images.embedded @ self.keys_.T))
+        zero_shot = self.scale_ * images.embedded @ self.prototypes_.T
+        return {"zero-shot": zero_shot + self.alpha * likeness @ self.values_}

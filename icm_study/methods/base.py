@@ -1,0 +1,110 @@
+"""What every method is given, and what it gives back.
+
+A method is fitted on :class:`Sources`, the labelled images of the source domains with their interventional pairs,
+and scores :class:`Images`. Most methods need embeddings only; those that change the encoder also load pixels. A
+method answers for one predictor or for two: *zero-shot*, where prompts tell what the classes are, and *linear
+probe*, where labelled images do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
+from icm_study.encoders.encoder import Encoder
+from icm_study.methods.sources import Images, Sources
+
+
+class Method(BaseEstimator, ABC):
+    """A way to adapt an encoder: its parameters are its hyperparameters, as in scikit-learn.
+
+    Attributes
+    ----------
+    predictors : tuple of str
+        What it answers for: ``"zero-shot"``, ``"linear probe"`` or both.
+    n_parameters_ : dict of str to int
+        For each predictor, how many numbers were learnt.
+    """
+
+    predictors: ClassVar[tuple[str, ...]] = ("zero-shot",)
+
+    @property
+    def sees_image_interventions(self) -> bool:
+        """Whether fitting looks at images after an intervention."""
+        return False
+
+    @abstractmethod
+    def fit(self, sources: Sources) -> Self:
+        """Fit on the sources."""
+
+    @abstractmethod
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """For each predictor, class scores of shape (n, n_classes); the largest is predicted."""
+
+
+class EmbeddingMap(Method):
+    """A map of the embedding, with a zero-shot classifier and a linear probe behind it.
+
+    A subclass tells how the map is fitted, and how it acts on embeddings of images and of texts.
+    """
+
+    predictors: ClassVar[tuple[str, ...]] = ("zero-shot", "linear probe")
+
+    @abstractmethod
+    def fit_map(self, sources: Sources) -> int:
+        """Fit the map, and return how many numbers were learnt."""
+
+    def map_text(self, embedded: np.ndarray) -> np.ndarray:
+        """Map embeddings of texts, (n, D) to (n, K)."""
+        return embedded
+
+    def map_images(self, images: Images) -> np.ndarray:
+        """Map images, to (n, K); by default their embeddings, as texts are."""
+        return self.map_text(images.embedded)
+
+    def fit(self, sources: Sources) -> Self:
+        """Fit the map, and both predictors behind it."""
+        learnt = self.fit_map(sources)
+        self.n_classes_ = len(sources.words)
+        self.zero_shot_ = ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
+        embedded, label = self._labelled(sources)
+        self.probe_ = LinearProbe(C=self.probe_C()).fit(embedded, label)
+        n_probe = self.probe_.model_.coef_.size + self.probe_.model_.intercept_.size
+        self.n_parameters_ = {"zero-shot": learnt, "linear probe": learnt + n_probe}
+        return self
+
+    def probe_C(self) -> float:
+        """Inverse penalty of the probe; the paper's."""
+        return 0.316
+
+    def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+        return self.map_images(sources.images), sources.images.label
+
+    def scores(self, images: Images) -> dict[str, np.ndarray]:
+        """Cosines with the prompts of each class, and the probe's probabilities."""
+        mapped = self.map_images(images)
+        heads = {"zero-shot": self.zero_shot_, "linear probe": self.probe_}
+        return {name: spread(heads[name], mapped, self.n_classes_) for name in self.predictors}
+
+
+def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
+    """Probabilities by a fitted classifier, (n, n_classes), with zeros for the classes that it never saw."""
+    scores = np.zeros((len(X), n_classes))
+    scores[:, fitted.classes_] = fitted.predict_proba(X)
+    return scores
+
+
+def class_prototypes(sources: Sources) -> np.ndarray:
+    """For each class the mean of its unit prompts, scaled to unit length: (n_classes, D), float32."""
+    fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
+    return fitted.prototypes_.astype(np.float32)
+
+
+def logit_scale(encoder: Encoder) -> float:
+    """Give the model's own factor on cosines; 100, CLIP's, where it has none."""
+    learnt = getattr(encoder.model, "logit_scale", None)
+    return 100.0 if learnt is None else float(learnt.detach().exp())

@@ -1,0 +1,183 @@
+"""Low-rank updates of the image tower, alone and with an invariant subspace of the tuned embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from icm_core.moments import PairMoments
+from icm_core.projection import InvariantProjection
+from icm_study.embedding.tables import moments_of
+from icm_study.encoders.encoder import Encoder
+from icm_study.methods.base import EmbeddingMap
+from icm_study.methods.sources import Images, Sources
+from icm_study.methods.tuning import Weights, embed_pixels, tower_weights, train_tower, training_setting
+
+#: For a weight, by its name in the model: B of shape (rows, rank) and A of shape (rank, columns).
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class LoRA(EmbeddingMap):
+    """Low-rank updates W + BA of the attention weights of the image tower.
+
+    Every attention matrix has one (stacked matrices of queries, keys and values have one together). A starts at random
+    and B at zero. A CLIP ResNet has attention in its last pooling only.
+
+    Source: Hu et al. 2022, *LoRA: low-rank adaptation of large language models*, arXiv 2106.09685, without its factor
+    α/r.
+
+    Parameters
+    ----------
+    rank : int
+        Of each update, at most.
+    learning_rate : float
+        Of AdamW without weight decay; it falls to zero by a half cosine.
+    epochs : int
+    batch_size : int
+    random_state : int
+
+    Attributes
+    ----------
+    factors_ : dict of str to (Tensor, Tensor)
+        B of shape (rows, rank) and A of shape (rank, columns), by the names of the weights in the model.
+    losses_ : list of float
+        The mean cross-entropy of each epoch.
+    """
+
+    def __init__(
+        self,
+        rank: int = 4,
+        learning_rate: float = 1e-3,
+        epochs: int = 3,
+        batch_size: int = 64,
+        random_state: int = 0,
+    ):
+        self.rank = rank
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def fit_map(self, sources: Sources) -> int:
+        """Train on the pixels of the sources.
+
+        Raises
+        ------
+        ValueError
+            If `rank` is not positive, or the image tower has no attention.
+        """
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank!r}; expected a positive integer.")
+        self.encoder_ = sources.encoder
+        self.factors_, self.losses_ = sources.once(self._key(), lambda: self._tune(sources), of_pairs=False)
+        return sum(B.numel() + A.numel() for B, A in self.factors_.values())
+
+    def map_images(self, images: Images) -> np.ndarray:
+        """Embed the pixels of images by the tuned tower, to unit rows (n, D)."""
+        return embed_pixels(self.encoder_, _updated(self.encoder_, self.factors_), images)
+
+    def _key(self) -> tuple:
+        return ("LoRA", self.rank, *training_setting(self).values())
+
+    def _tune(self, sources: Sources) -> tuple[Factors, list[float]]:
+        own = dict(sources.encoder.model.named_parameters())
+        generator = torch.Generator().manual_seed(self.random_state)
+        factors = {}
+        for name in tower_weights(sources.encoder, "attention"):
+            rows, columns = own[name].shape
+            A = torch.randn(self.rank, columns, generator=generator).to(own[name]) / columns**0.5
+            factors[name] = own[name].new_zeros(rows, self.rank), A
+        losses = train_tower(
+            sources,
+            [factor.requires_grad_() for pair in factors.values() for factor in pair],
+            lambda: _updated(sources.encoder, factors),
+            weight_decay=0.0,
+            **training_setting(self),
+        )
+        return {name: (B.detach(), A.detach()) for name, (B, A) in factors.items()}, losses
+
+
+class LoRAThenICM(LoRA):
+    """Low-rank updates, then the invariant subspace of the tuned embedding.
+
+    The projection is estimated on image pairs that are embedded again by the tuned tower, and on the text pairs where
+    there are any, both in equal parts. Tuning is done once for all subspaces, and is the same as that of :class:`LoRA`.
+
+    Source: Hu et al. 2022, arXiv 2106.09685, and CLIP-ICM, arXiv 2405.15289.
+
+    Parameters
+    ----------
+    n_components, consistency_weight
+        K and λ, as of :class:`~icm_core.projection.InvariantProjection`.
+    rank, learning_rate, epochs, batch_size, random_state
+        As of :class:`LoRA`.
+
+    Attributes
+    ----------
+    projection_ : InvariantProjection
+    factors_, losses_
+        As of :class:`LoRA`.
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "auto",
+        consistency_weight: float | str = 1.0,
+        rank: int = 4,
+        learning_rate: float = 1e-3,
+        epochs: int = 3,
+        batch_size: int = 64,
+        random_state: int = 0,
+    ):
+        super().__init__(rank, learning_rate, epochs, batch_size, random_state)
+        self.n_components = n_components
+        self.consistency_weight = consistency_weight
+
+    @property
+    def sees_image_interventions(self) -> bool:
+        """Whether fitting looks at images after an intervention: it does."""
+        return True
+
+    def fit_map(self, sources: Sources) -> int:
+        """Train on the pixels of the sources, and estimate the projection.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`LoRA.fit_map` and :class:`~icm_core.projection.InvariantProjection`.
+        """
+        learnt = super().fit_map(sources)
+        self.projection_ = InvariantProjection(
+            n_components=self.n_components, consistency_weight=self.consistency_weight
+        ).fit_moments(self._moments(sources))
+        return learnt + self.projection_.components_.size
+
+    def map_text(self, embedded: np.ndarray) -> np.ndarray:
+        """Project embeddings, (n, D) to (n, K)."""
+        return self.projection_.transform(embedded)
+
+    def map_images(self, images: Images) -> np.ndarray:
+        """Embed the pixels of images by the tuned tower and project them, to (n, K)."""
+        return self.map_text(super().map_images(images))
+
+    def _moments(self, sources: Sources) -> PairMoments:
+        before, after = self._tuned(sources)
+        usable = sources.drawn != ""
+        pairs = {"image": (before[usable], after[usable]), "text": (sources.captions, sources.edits)}
+        return moments_of("image+text" if len(sources.captions) else "image", pairs.__getitem__)
+
+    def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+        return self.map_text(self._tuned(sources)[0]), sources.images.label
+
+    def _tuned(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+        """Embed the source images and all of their intervened copies by the tuned tower, each (n, D)."""
+
+        def compute() -> tuple[np.ndarray, np.ndarray]:
+            return LoRA.map_images(self, sources.images), LoRA.map_images(self, sources.intervened)
+
+        return sources.once(("tuned", self._key()), compute, of_pairs=False)
+
+
+def _updated(encoder: Encoder, factors: Factors) -> Weights:
+    own = dict(encoder.model.named_parameters())
+    return {name: own[name].detach() + B @ A for name, (B, A) in factors.items()}

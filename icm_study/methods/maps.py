@@ -1,0 +1,249 @@
+"""Maps of the embedding in closed form: CLIP-ICM, its closest rivals, and no map at all.
+
+Each map is a matrix A that acts on embeddings of images and of texts alike; a zero-shot classifier and a linear
+probe stand behind it. K, `n_components`, is the dimension that is kept. Nothing here is learnt by gradient descent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+
+import numpy as np
+import torch
+
+from icm_core.projection import InvariantProjection
+from icm_core.spectrum import generalized_spectrum, trace_spectrum
+from icm_study.methods.base import EmbeddingMap
+from icm_study.methods.sources import Sources
+
+with warnings.catch_warnings():  # its use of `torch.jit.script` is no matter of ours
+    warnings.simplefilter("ignore", FutureWarning)
+    from concept_erasure import LeaceFitter
+
+
+class _LinearMap(EmbeddingMap):
+    """A map by one matrix, ``components_`` of shape (K, D), that a subclass estimates."""
+
+    @abstractmethod
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        """Estimate the map, shape (K, D)."""
+
+    def fit_map(self, sources: Sources) -> int:
+        """Estimate the map."""
+        self.components_ = self._matrix(sources)
+        return self.components_.size
+
+    def map_text(self, embedded: np.ndarray) -> np.ndarray:
+        """Apply the map, (n, D) to (n, K)."""
+        return embedded @ self.components_.T
+
+
+class Plain(EmbeddingMap):
+    """The embedding as it is: CLIP's own two predictors.
+
+    Source: Radford et al. 2021, *Learning transferable visual models from natural language supervision*,
+    arXiv 2103.00020.
+
+    Parameters
+    ----------
+    C : float
+        Inverse penalty of the probe; the default is CLIP-ICM's.
+    prompts : {"ensemble", "single"}
+        Whether all prompts of a class tell what it is, or the first one alone.
+    """
+
+    def __init__(self, C: float = 0.316, prompts: str = "ensemble"):
+        self.C = C
+        self.prompts = prompts
+
+    def fit_map(self, sources: Sources) -> int:
+        """Nothing is learnt."""
+        return 0
+
+    def fit(self, sources: Sources) -> Plain:
+        """Fit both predictors."""
+        super().fit(sources)
+        if self.prompts == "single":
+            labels, first = np.unique(sources.prompt_label, return_index=True)
+            self.zero_shot_.fit(sources.prompts[first], labels)
+        return self
+
+    def probe_C(self) -> float:
+        """Inverse penalty of the probe."""
+        return self.C
+
+
+class PCA(_LinearMap):
+    """Uncentred principal components of the source images: CLIP-ICM without interventions (λ = 0).
+
+    Source: Pearson 1901, *On lines and planes of closest fit to systems of points in space*.
+
+    Parameters
+    ----------
+    n_components : int
+    """
+
+    def __init__(self, n_components: int = 16):
+        self.n_components = n_components
+
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        X = sources.images.embedded.astype(np.float64)
+        return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][: self.n_components]
+
+
+class RandomProjection(_LinearMap):
+    """A subspace drawn at random: what a smaller dimension does by itself.
+
+    Source: Dasgupta & Gupta 2003, *An elementary proof of a theorem of Johnson and Lindenstrauss*.
+
+    Parameters
+    ----------
+    n_components : int
+    random_state : int
+    """
+
+    def __init__(self, n_components: int = 16, random_state: int = 0):
+        self.n_components = n_components
+        self.random_state = random_state
+
+    def fit_map(self, sources: Sources) -> int:
+        """Draw the subspace; nothing is learnt."""
+        super().fit_map(sources)
+        return 0
+
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        drawn = np.random.default_rng(self.random_state).normal(
+            size=(sources.prompts.shape[1], self.n_components)
+        )
+        return np.linalg.qr(drawn)[0].T
+
+
+class ICM(_LinearMap):
+    """CLIP-ICM: the subspace that interventions leave invariant.
+
+    Source: *Learning Invariant Causal Mechanism from Vision-Language Models*, ICML 2025, arXiv 2405.15289.
+
+    Parameters
+    ----------
+    intervention : {"image", "text", "image+text"}
+    n_components : int or "auto"
+        K.
+    consistency_weight : float or "auto"
+        λ; "auto" looks for the gap in what the interventions re-draw.
+    """
+
+    def __init__(
+        self,
+        intervention: str = "image+text",
+        n_components: int | str = "auto",
+        consistency_weight: float | str = 1.0,
+    ):
+        self.intervention = intervention
+        self.n_components = n_components
+        self.consistency_weight = consistency_weight
+
+    @property
+    def sees_image_interventions(self) -> bool:
+        """Unless it learns from text pairs alone."""
+        return "image" in self.intervention
+
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        weight, moments = self.consistency_weight, sources.moments(self.intervention)
+        if self.n_components == "auto":
+            return InvariantProjection(consistency_weight=weight).fit_moments(moments).components_
+
+        def solve() -> InvariantProjection:
+            return InvariantProjection(moments.n_features, consistency_weight=weight).fit_moments(moments)
+
+        # one spectrum serves every K: the subspaces are nested
+        whole = sources.once(("ICM", self.intervention, weight), solve)
+        return whole.truncate(int(self.n_components)).components_
+
+
+class FukunagaKoontz(_LinearMap):
+    """Directions that the images share with their intervened copies, whitened.
+
+    With C and S whitened together, A (C + S) Aᵀ = I, both have the same eigenvectors, and their eigenvalues add up
+    to one. Kept are those with the smallest share of S. They span what CLIP-ICM's generalised objective keeps; what
+    differs is the scale of each axis.
+
+    Source: Fukunaga & Koontz 1970, *Application of the Karhunen-Loève expansion to feature selection and ordering*.
+
+    Parameters
+    ----------
+    intervention : {"image", "text", "image+text"}
+    n_components : int
+    shrinkage : float
+        As for :func:`~icm_core.spectrum.generalized_spectrum`.
+    """
+
+    def __init__(self, intervention: str = "image+text", n_components: int = 16, shrinkage: float = 1e-4):
+        self.intervention = intervention
+        self.n_components = n_components
+        self.shrinkage = shrinkage
+
+    @property
+    def sees_image_interventions(self) -> bool:
+        """Unless it learns from text pairs alone."""
+        return "image" in self.intervention
+
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        moments = sources.moments(self.intervention)
+        rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][: self.n_components]
+        return rows / np.sqrt(((rows @ (moments.C + moments.S)) * rows).sum(axis=1, keepdims=True))
+
+
+class LEACE(EmbeddingMap):
+    """Erase the domain: the least change of the embedding after which no linear classifier finds it.
+
+    Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*, arXiv 2306.03819, by the
+    authors' package with its own defaults.
+    """
+
+    def fit_map(self, sources: Sources) -> int:
+        """Fit the eraser on the domains of the source images."""
+        domain = np.unique(sources.images.domain, return_inverse=True)[1]
+        one_hot = torch.from_numpy(np.eye(domain.max() + 1)[domain])
+        X = torch.from_numpy(sources.images.embedded.astype(np.float64))
+        self.eraser_ = LeaceFitter.fit(X, one_hot).eraser
+        return self.eraser_.P.numel()
+
+    def map_text(self, embedded: np.ndarray) -> np.ndarray:
+        """Erase the domain, (n, D) to (n, D)."""
+        return self.eraser_(torch.from_numpy(embedded.astype(np.float64))).numpy()
+
+
+class BiasedPrompts(_LinearMap):
+    """Project out directions that prompts for variant factors span, and calibrate on edited captions.
+
+    A = P₀ (I + γ S)⁻¹, where P₀ removes the leading principal directions of prompts that name a variant factor and
+    no class, and S is the second moment of the differences between captions of the same class.
+
+    Source: after Chuang et al. 2023, *Debiasing vision-language models via biased prompts*, arXiv 2302.00070. They
+    project texts only, on the complement of all spurious prompts; here images are projected too, so that a probe can use
+    it, and prompts are centred and only their leading directions removed.
+
+    Parameters
+    ----------
+    n_directions : int
+        How many directions are removed.
+    calibration : float
+        γ; 0 leaves the calibration out.
+    """
+
+    def __init__(self, n_directions: int = 4, calibration: float = 0.0):
+        self.n_directions = n_directions
+        self.calibration = calibration
+
+    def _matrix(self, sources: Sources) -> np.ndarray:
+        def embed() -> np.ndarray:
+            return sources.encoder.encode_text(sources.spurious)
+
+        prompts = sources.once("spurious prompts", embed).astype(np.float64)
+        spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][: self.n_directions]
+        identity = np.eye(prompts.shape[1])
+        removed = identity - spurious.T @ spurious
+        if not self.calibration:
+            return removed
+        return removed @ np.linalg.inv(identity + self.calibration * sources.moments("text").S)

@@ -1,0 +1,309 @@
+"""Look at every image of a data folder before anything is computed from it.
+
+`check_folder` opens each image, counts them by domain and class, finds the same picture in two domains, and
+compares the counts with what is known of the data set. It is one pass over the files and keeps nothing, so it
+can be run as often as one likes. `load_folder` is the way to use a folder: it goes on only if the check found
+no problem, or if the caller accepts the problems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from icm_study.photographs.folders import (
+    decode_image,
+    folder_name,
+    index_classes,
+    index_folder,
+    index_images,
+    subfolders,
+)
+from icm_study.photographs.known import guess_dataset, known_dataset
+
+#: How many entries of a long list a report prints; `FolderReport` has them all.
+SHOWN = 10
+
+BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What `check_folder` found.
+
+    Attributes
+    ----------
+    root : str
+        The folder.
+    dataset : str or None
+        The known data set that it was compared with.
+    images : pandas.DataFrame
+        The readable images, with the columns *path*, *label*, *domain*.
+    counts : pandas.DataFrame of shape (n_classes, n_domains)
+        The number of readable images.
+    unreadable : tuple of (str, str)
+        Path and reason of each image that cannot be read.
+    missing : mapping of str to list of str
+        For each domain that lacks some, the classes of which it has no readable image.
+    duplicates : tuple of tuple of str
+        Groups of files with the same bytes that are in more than one domain.
+    differences : tuple of str
+        How the folder differs from what is known of the data set.
+    """
+
+    root: str
+    dataset: str | None
+    images: pd.DataFrame
+    counts: pd.DataFrame
+    unreadable: tuple[tuple[str, str], ...]
+    missing: Mapping[str, Sequence[str]]
+    duplicates: tuple[tuple[str, ...], ...]
+    differences: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.unreadable or self.missing or self.duplicates or self.differences)
+
+    def __str__(self) -> str:
+        compared = f"compared with {self.dataset}" if self.dataset else "no known data set to compare with"
+        lines = [
+            f"{self.root}: {len(self.images):,} readable images, {self.counts.shape[1]} domain(s), "
+            f"{self.counts.shape[0]} classes; {compared}",
+            "",
+            _table(self.counts),
+        ]
+        lines += _section("unreadable images", [f"{path}: {why}" for path, why in self.unreadable])
+        lines += _section(
+            "domains without some of the classes",
+            [f"{domain}: {', '.join(names)}" for domain, names in self.missing.items()],
+        )
+        lines += _section(
+            "the same file in several domains", [" = ".join(group) for group in self.duplicates]
+        )
+        lines += _section("differences from what is known", self.differences)
+        return "\n".join([*lines, "", "No problems found." if self.ok else "See the problems above."])
+
+
+def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> FolderReport:
+    """Open every image of a data folder and compare the folder with what is known.
+
+    Parameters
+    ----------
+    root : path-like
+        A folder of images as root/domain/class/image, or root/class/image for ImageNet and its variants.
+    dataset : str, optional
+        A name in `icm_study.photographs.known.CATALOG`. If it is not given and the folder's name is one, it is that.
+
+    Returns
+    -------
+    FolderReport
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If the data set is unknown, or the folder has not the layout; see `icm_study.photographs.folders.index_folder`.
+    """
+    name = dataset or guess_dataset(root)
+    known = known_dataset(name) if name else None
+    flat = known is not None and known.flat
+    table = (index_classes if flat else index_folder)(root, allow_missing=True)
+    found = _look_at_all(table["path"].tolist())
+    reasons = pd.Series([reason for _, reason in found])
+    bad = reasons != ""
+    images = table[~bad].reset_index(drop=True)
+    domains = sorted(set(table["domain"]))
+    counts = pd.crosstab(images["label"], images["domain"]).reindex(
+        index=_class_names(Path(root), flat), columns=domains, fill_value=0
+    )
+    return FolderReport(
+        root=str(root),
+        dataset=name,
+        images=images,
+        counts=counts,
+        unreadable=tuple(zip(table["path"][bad], reasons[bad], strict=True)),
+        missing={
+            domain: lacks for domain in domains if (lacks := counts.index[counts[domain] == 0].tolist())
+        },
+        duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
+        differences=known.differences(table) if known else (),
+    )
+
+
+def load_folder(
+    root: str | os.PathLike[str], dataset: str | None = None, *, accept_problems: bool = False
+) -> pd.DataFrame:
+    """Check a data folder and list its images.
+
+    Parameters
+    ----------
+    root, dataset
+        As in `check_folder`.
+    accept_problems : bool
+        Go on without the unreadable images, and with a warning, where the check found problems.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The readable images, with the columns *path*, *label*, *domain*.
+
+    Raises
+    ------
+    ValueError
+        If there are problems that are not accepted, or not one readable image; the message is the report.
+    FileNotFoundError
+        If `root` does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If there are problems and they are accepted; the text is the report.
+    """
+    report = check_folder(root, dataset)
+    if report.images.empty or not (report.ok or accept_problems):
+        raise ValueError(
+            f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to go on without "
+            "the unreadable images."
+        )
+    if not report.ok:
+        warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
+    return report.images
+
+
+def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) -> pd.DataFrame:
+    """List the images of a folder in whatever layout, and open each.
+
+    Parameters
+    ----------
+    root : path-like
+    accept_problems : bool
+        Go on without the unreadable images, and with a warning.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The readable images, with the columns *path*, *label*, *domain*, see
+        :func:`~icm_study.photographs.folders.index_images`.
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read and that is not accepted, or none can.
+    FileNotFoundError
+        If `root` does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If images cannot be read and that is accepted.
+    """
+    table = index_images(root)
+    reasons = [reason for _, reason in _look_at_all(table["path"].tolist())]
+    unreadable = [reason for reason in reasons if reason]
+    if not unreadable:
+        return table
+    listing = "\n".join(_section("unreadable images", unreadable))
+    if not accept_problems or len(unreadable) == len(table):
+        raise ValueError(
+            f"{root}:{listing}\nNothing was computed. Repair the folder, or pass accept_problems=True to go on without "
+            "the unreadable images."
+        )
+    warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
+    return table[[not reason for reason in reasons]].reset_index(drop=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m icm_study.photographs.check ROOT``.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line's words.
+
+    Returns
+    -------
+    int
+        0 if the folder is in order, 1 otherwise.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m icm_study.photographs.check",
+        description="Open every image of a folder; compare with what is known.",
+    )
+    parser.add_argument("root", help="the folder: root/domain/class/image")
+    parser.add_argument(
+        "--dataset", help="compare with this data set (default: guessed from the folder's name)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        report = check_folder(options.root, options.dataset)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(paths), desc="checking", unit="image") as bar,
+    ):
+        for start in range(
+            0, len(paths), BLOCK
+        ):  # in blocks, so that a waiting task for each file is not kept
+            found += pool.map(_look, paths[start : start + BLOCK])
+            bar.update(len(found) - start)
+    return found
+
+
+def _look(path: str) -> tuple[str, str]:
+    """Give the hash of a file's bytes, and why it cannot be read, if it cannot."""
+    try:
+        data = Path(path).read_bytes()
+        decode_image(io.BytesIO(data), path, small=True)
+    except (OSError, ValueError) as error:
+        return "", str(error)
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def _class_names(root: Path, flat: bool) -> list[str]:
+    """Name the class folders, those without images too."""
+    parents = [root] if flat else subfolders(root)
+    return sorted({folder_name(class_) for parent in parents for class_ in subfolders(parent)})
+
+
+def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    grouped = images.assign(digest=digests)
+    several = grouped.groupby("digest")["domain"].transform("nunique") > 1
+    return tuple(tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"])
+
+
+def _table(counts: pd.DataFrame) -> str:
+    """Print the counts, domains in columns; of many classes only the sums."""
+    total = counts.sum().rename("all classes")
+    return pd.concat([counts if len(counts) <= 80 else counts.iloc[:0], total.to_frame().T]).to_string()
+
+
+def _section(title: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    more = [f"  ... and {len(entries) - SHOWN:,} more"] if len(entries) > SHOWN else []
+    return ["", f"{title} ({len(entries):,}):", *(f"  {entry}" for entry in entries[:SHOWN]), *more]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Image folders and the images in them.
+
+Data sets for domain generalization come as ``root/domain/class/image``: one folder for each domain (also
+called environment), and in it one for each class. `index_folder` lists such a tree as a table, and
+`read_image` opens one of its images. Both say plainly what is wrong with data that cannot be used, since a
+class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
+
+ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. Where classes do not matter,
+`index_images` lists whatever images a folder holds. To look at every image
+before anything is computed: ``python -m icm_study.photographs.check ROOT``, or `icm_study.photographs.check.check_folder`.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+)
+
+LAYOUT = "expected root/domain/class/image"
+
+FLAT_LAYOUT = "expected root/class/image"
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Open an image as upright 8-bit RGB.
+
+    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit gray is scaled to 8
+    bits; an EXIF orientation is applied. Of an animation, the first frame is taken.
+
+    Parameters
+    ----------
+    path : path-like
+        The image file.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The image, in mode ``RGB``, loaded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no regular file, is empty, corrupt, truncated or no image, holds floating-point pixels, or
+        has so many pixels that it may be a decompression bomb.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"image {str(path)!r} does not exist; check the path, or index the folder again."
+        )
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not an image file but a folder or a device.")
+    with open(path, "rb") as stream:
+        return decode_image(stream, path)
+
+
+def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = False) -> Image.Image:
+    """Decode an opened image, as `read_image` does.
+
+    Parameters
+    ----------
+    stream : binary file
+        The image's bytes.
+    path : path-like
+        What to call it in messages.
+    small : bool
+        Decode a JPEG at one eighth of its size: all of the file is read, with less work on the pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The image, in mode ``RGB``, loaded.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or has so many pixels
+        that it may be a decompression bomb.
+    """
+    if stream.seek(0, os.SEEK_END) == 0:
+        raise ValueError(f"image {str(path)!r} is empty (zero bytes); download or copy it again.")
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
+            if small:
+                image.draft(image.mode, (1, 1))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"image {str(path)!r} is too large, it may be a decompression bomb: {error} "
+            "If you trust it, make it smaller or raise PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"image {str(path)!r} cannot be read; it is corrupt, truncated or not an image: {error}. "
+            "Download or copy it again, or remove it."
+        ) from error
+
+
+def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
+    """List the images below ``root/domain/class/``.
+
+    Files whose suffix is not one of `IMAGE_SUFFIXES`, hidden files and folders, and links back to a folder
+    that contains them are ignored.
+
+    Parameters
+    ----------
+    root : path-like
+        The data set's folder.
+    allow_missing : bool
+        Accept that some classes have no images in some of the domains.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each image, sorted by domain, class and file name, with the columns *path*, *label* (the
+        class folder's name) and *domain*.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If `root` is not a folder, has no domains, a domain has no classes or no images, or, unless
+        `allow_missing`, a class has no images in a domain; or if a name is not UTF-8.
+    """
+    root = _data_folder(root, LAYOUT)
+    rows: list[tuple[str, str, str]] = []
+    empty: list[str] = []
+    domains = subfolders(root)
+    if not domains:
+        raise ValueError(f"the data folder {str(root)!r} has no domains (folders in it); {LAYOUT}.")
+    for domain in domains:
+        classes = subfolders(domain)
+        if not classes:
+            raise ValueError(f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}.")
+        for class_ in classes:
+            images = _images(class_)
+            rows += [(str(image), folder_name(class_), folder_name(domain)) for image in images]
+            if not images:
+                empty.append(str(class_))
+    if not allow_missing:
+        _check_filled(empty)
+    table = pd.DataFrame(rows, columns=["path", "label", "domain"])
+    _check_classes(table, [folder_name(domain) for domain in domains], allow_missing)
+    return table
+
+
+def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
+    """List the images below ``root/class/``, as ImageNet and its variants lay them out.
+
+    Parameters
+    ----------
+    root : path-like
+        The data set's folder.
+    allow_missing : bool
+        Accept class folders without images.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each image, sorted by class and file name, with the columns *path*, *label* (the class
+        folder's name) and *domain* (the name of `root`, for all).
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If `root` is not a folder, has no classes or no images, or, unless `allow_missing`, a class has no
+        images; or if a name is not UTF-8.
+    """
+    root = _data_folder(root, FLAT_LAYOUT)
+    classes = subfolders(root)
+    images = {class_: _images(class_) for class_ in classes}
+    if not any(images.values()):
+        below = ", ".join(repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1])
+        deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
+        raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
+    if not allow_missing:
+        _check_filled([str(class_) for class_ in classes if not images[class_]])
+    domain = folder_name(root.absolute())
+    rows = [(str(image), folder_name(class_), domain) for class_ in classes for image in images[class_]]
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """List the images in a folder and in all folders below it, in whatever layout.
+
+    Parameters
+    ----------
+    root : path-like
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each image, in a fixed order, with the columns *path*, *label* (the name of the folder it lies in;
+        empty for an image that lies in `root` itself) and *domain* (the name of the folder above that one; of `root`
+        where there is none).
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` does not exist.
+    ValueError
+        If `root` is not a folder or there is no image in it, or a name is not UTF-8.
+    """
+    root = _data_folder(root, "expected a folder of images").absolute()
+    rows: list[tuple[str, str, str]] = []
+    folders, seen = [root], set()
+    for folder in folders:  # it grows on the way; a folder that several links lead to is listed once
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        label = folder_name(folder) if folder != root else ""
+        domain = folder_name(folder.parent if root in folder.parent.parents else root)
+        rows += [(str(image), label, domain) for image in _images(folder)]
+        folders += subfolders(folder)
+    if not rows:
+        raise ValueError(f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()}).")
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"the data folder {str(root)!r} does not exist; {layout}.")
+    if not root.is_dir():
+        raise ValueError(f"{str(root)!r} is a file, not a data folder; {layout}.")
+    return root
+
+
+def _check_filled(empty: list[str]) -> None:
+    if empty:
+        raise ValueError(
+            f"no images in the class folder(s) {', '.join(map(repr, empty))}. Add images ({_suffixes()}), "
+            "remove the folder(s), or pass allow_missing=True."
+        )
+
+
+def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool) -> None:
+    everywhere = set(table["label"])
+    absent = {
+        domain: sorted(everywhere - set(table["label"][table["domain"] == domain])) for domain in domains
+    }
+    for domain, missing in absent.items():
+        if set(missing) == everywhere:
+            raise ValueError(
+                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove it."
+            )
+    if any(absent.values()) and not allow_missing:
+        listing = "; ".join(
+            f"{domain!r} lacks {', '.join(map(repr, missing))}"
+            for domain, missing in absent.items()
+            if missing
+        )
+        raise ValueError(
+            f"not every class is in every domain: {listing}. Check the names of the class folders, or pass "
+            "allow_missing=True to go on."
+        )
+
+
+def subfolders(parent: Path) -> list[Path]:
+    """List the visible folders in a folder, but for links back to one that contains it."""
+    ancestors = {parent.resolve(), *parent.resolve().parents}
+    return [folder for folder in _visible(parent) if folder.is_dir() and folder.resolve() not in ancestors]
+
+
+def _images(parent: Path) -> list[Path]:
+    return [file for file in _visible(parent) if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()]
+
+
+def _visible(parent: Path) -> list[Path]:
+    names = sorted(name for name in os.listdir(parent) if not name.startswith("."))
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"the name {os.fsencode(name)!r} in {str(parent)!r} is not UTF-8; rename it.")
+    return [parent / name for name in names]
+
+
+def folder_name(folder: Path) -> str:
+    """Give a folder's name in one Unicode form; file systems disagree on how accents are stored."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range; save it with 8 bits a channel")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        foreground = image.convert("RGBA")
+        background = Image.new("RGBA", foreground.size, "white")
+        return Image.alpha_composite(background, foreground).convert("RGB")
+    return image.convert("RGB")

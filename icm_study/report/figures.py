@@ -1,0 +1,339 @@
+"""Figures that the notebooks share, with one style and one palette.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one colour: what is
+invariant is blue, what an intervention changes is vermilion, context is grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from icm_study.experiments.intervals import method_name
+from icm_study.report.style import (
+    CONDITION_STYLE,
+    CONTEXT,
+    INK,
+    INVARIANT,
+    PALETTE,
+    condition_name,
+)
+
+_LINE_HEIGHT = 0.062  # least distance between labels, as a fraction of the height of the axes
+
+
+def plot_curves(
+    axes: Axes,
+    summary: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    xscale: str = "linear",
+    yscale: str = "linear",
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Draw one curve with its band for each group, named at its right end.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where to draw.
+    summary : DataFrame
+        Columns `x`, `by`, mean, low and high, as :func:`icm_study.report.claims.mean_interval` returns them. A
+        band is left out where low or high is NaN.
+    x, by : str
+        Columns of the horizontal axis and of the groups.
+    xscale, yscale : str
+        Scales of the axes, as matplotlib names them.
+    colors : mapping of str to str, optional
+        Colour of each group; the default is the palette of the report, in the order of the groups.
+    """
+    axes.set(xscale=xscale, yscale=yscale)
+    groups = list(dict.fromkeys(summary[by]))
+    colors = colors or dict(zip(groups, PALETTE * len(groups), strict=False))
+    ends = {}
+    for name in groups:
+        rows = summary[summary[by] == name].sort_values(x)
+        axes.plot(rows[x], rows["mean"], color=colors[name], linewidth=2, marker="o", markersize=3.5)
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=colors[name], alpha=0.18, linewidth=0)
+        ends[name] = rows["mean"].iloc[-1]
+    axes.autoscale_view()
+    to_axes = axes.transScale + axes.transLimits
+    right = summary[x].max()
+    heights = {name: to_axes.transform((right, value))[1] for name, value in ends.items()}
+    for name, height in _spread(heights).items():
+        # placed in data units, so that the label stays beside its curve if the limits change later
+        value = to_axes.inverted().transform((1.0, height))[1]
+        axes.text(1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(), va="center")
+
+
+def _spread(heights: Mapping[str, float]) -> dict[str, float]:
+    """Move labels apart, as little as possible from below upwards and back, keeping their order."""
+    names = sorted(heights, key=lambda name: heights[name])
+    wanted = np.array([heights[name] for name in names])
+    steps = _LINE_HEIGHT * np.arange(len(names))
+    # raising and lowering alone both keep the distance; their mean keeps it too, and centres a cluster
+    raised = np.maximum.accumulate(wanted - steps)
+    lowered = np.minimum.accumulate((wanted - steps)[::-1])[::-1]
+    return dict(zip(names, (raised + lowered) / 2 + steps, strict=True))
+
+
+def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title: str) -> Figure:
+    """Accuracy of each method under each condition, one panel a shortcut.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`icm_study.experiments.intervals.aggregate` with columns name (see
+        :func:`~icm_study.experiments.intervals.method_name`), condition, value, low, high.
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    title : str
+        The message.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If a panel has a method twice under a condition, as when it mixes two worlds.
+    """
+    for label, mask in panels.items():
+        if means[mask].duplicated(["name", "condition"]).any():
+            raise ValueError(
+                f"The panel {label!r} has several rows for a method and condition; expected one. Give each world, "
+                "encoder and predictor a panel of its own."
+            )
+    names = means["name"].drop_duplicates().tolist()
+    styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 0.36 * len(names) + 1.3), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
+        for condition, (_, color, marker) in styles.items():
+            rows = means[mask & (means["condition"] == condition)]
+            y = [names.index(name) for name in rows["name"]]
+            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
+            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
+        axis.set(
+            xlim=(axis_floor(means), 100.5),
+            xlabel="accuracy (%)",
+            yticks=range(len(names)),
+            yticklabels=names,
+        )
+        axis.set_title(label, fontsize=11)
+        axis.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        for name, color, marker in styles.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def axis_floor(means: pd.DataFrame) -> float:
+    """Lower end of an axis of accuracies: a multiple of ten below all values and their intervals."""
+    return max(0.0, 10 * np.floor((np.nanmin(means[["value", "low"]].to_numpy()) - 1) / 10))
+
+
+def sweep_figure(
+    means: pd.DataFrame,
+    x: str,
+    panels: Mapping[str, pd.Series],
+    *,
+    xlabel: str,
+    title: str,
+    xscale: str = "linear",
+) -> Figure:
+    """Accuracy against a parameter, a line for each method, labelled at its end.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns name (the method's label), `x`, value, low, high.
+    x : str
+        The column of the parameter.
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    xlabel, title : str
+    xscale : str
+        Scale of the parameter, as matplotlib names it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
+        axis.set_ylim(axis_floor(means), 100.5)
+        plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
+        axis.set(xlabel=xlabel)
+        ticks = sorted(means[x].unique())
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7.5)
+        axis.minorticks_off()
+        axis.set_title(label, fontsize=11)
+    axes[0, 0].set_ylabel("accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def variants_figure(means: pd.DataFrame, title: str) -> Figure:
+    """Accuracy of each method, one panel a variant; a line marks the plain predictor.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`icm_study.experiments.intervals.aggregate` with columns predictor, method, intervention, condition, value,
+        low, high.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
+    means = means.assign(name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()])
+    names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
+    figure, axes = plt.subplots(
+        1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, condition in zip(axes[0], conditions, strict=True):
+        for predictor, (color, marker, shift) in looks.items():
+            rows = means[(means["condition"] == condition) & (means["predictor"] == predictor)]
+            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
+            y = [names.index(name) + shift for name in rows["name"]]
+            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
+            for plain in rows.loc[rows["method"] == "plain", "value"]:
+                axis.axvline(plain, color=color, linewidth=1, linestyle=":")
+        axis.set(xlim=(axis_floor(means), 101), yticks=range(len(names)), yticklabels=names)
+        axis.set_xlabel("accuracy (%)", fontsize=10)
+        axis.set_title(condition_name.get(condition, condition), fontsize=11)
+        axis.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        for name, (color, marker, _) in looks.items() if name in set(means["predictor"])
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def share_figure(shares: pd.DataFrame, title: str) -> Figure:
+    """Show the share of each factor that each intervention re-draws, as an annotated grid.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Rows factor, columns intervention, values the share.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 0.45 * len(shares) + 1.4), layout="constrained")
+    sns.heatmap(
+        shares, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="cividis", ax=axis, linewidths=1,
+        cbar_kws={"label": "share re-drawn"},
+    )  # fmt: skip
+    axis.set(xlabel="intervention", ylabel="")
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
+    axis.set_title(title)
+    return figure
+
+
+def spectrum_figure(spectra: Mapping[str, Mapping[float, NDArray[np.floating]]], title: str) -> Figure:
+    """Show the eigenvalues of C − λS, one panel an intervention, one line a λ.
+
+    Parameters
+    ----------
+    spectra : mapping of str to mapping of float to ndarray of shape (D,)
+        Intervention, then λ, then the eigenvalues from the largest.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(spectra), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, by_weight) in zip(axes[0], spectra.items(), strict=True):
+        ends = {}
+        for number, (weight, eigenvalues) in enumerate(by_weight.items()):
+            index = np.arange(1, len(eigenvalues) + 1)
+            axis.plot(index, eigenvalues, color=PALETTE[number], linewidth=1.6)
+            ends[f"λ = {weight:g}"] = (index[-1], eigenvalues[-1], PALETTE[number])
+        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.set(xlabel="component", yscale="symlog")
+        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_title(name, fontsize=11)
+    handles = [Line2D([], [], color=color, label=label) for label, (_, _, color) in ends.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(ends))
+    axes[0, 0].set_ylabel("eigenvalue of $C-\\lambda S$")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def grid_figure(
+    means: pd.DataFrame, panels: Mapping[str, pd.Series], *, baseline: Mapping[str, float], title: str
+) -> Figure:
+    """Show the gain over the plain predictor at every K and λ, one panel a condition or an intervention.
+
+    A coarse grid has its numbers written in.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns K, consistency_weight and value (accuracy in percent).
+    panels : mapping of str to boolean Series
+        For each panel its title and the rows of `means` that it shows.
+    baseline : mapping of str to float
+        For each panel the accuracy of the plain predictor.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    gains = {
+        label: means[mask].pivot_table("value", "K", "consistency_weight").sort_index(ascending=False)
+        - baseline[label]
+        for label, mask in panels.items()
+    }
+    fine = max(max(gain.shape) for gain in gains.values()) > 8
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9, 4.6 if fine else 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    # the colours end at the largest gain: what matters is where there is one, not how bad the worst cell is
+    limit = max(10.0, max(float(gain.to_numpy().max()) for gain in gains.values()))
+    for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
+        last = axis is axes[0, -1]
+        sns.heatmap(
+            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=not fine, fmt="+.0f", cbar=last,
+            annot_kws={"fontsize": 9}, cbar_kws={"label": "points gained", "extend": "min"} if last else None,
+        )  # fmt: skip
+        axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
+        axis.set_xticks(np.arange(gain.shape[1]) + 0.5, [f"{w:g}" for w in gain.columns], rotation=90 * fine)
+        axis.set_yticks(np.arange(gain.shape[0]) + 0.5, gain.index, rotation=0)
+        axis.set_title(label, fontsize=11)
+        axis.tick_params(length=0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure

@@ -1,0 +1,56 @@
+"""Means and intervals as texts, in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+
+def with_interval(row: pd.Series) -> str:
+    """Write a row of :func:`mean_interval` as text, for example ``0.12 (0.1 to 0.14)``.
+
+    Parameters
+    ----------
+    row : Series
+        With mean, low and high.
+
+    Returns
+    -------
+    str
+        Three significant digits; the mean alone if there is no interval.
+    """
+    if np.isnan(row["low"]):
+        return f"{row['mean']:.3g}"
+    return f"{row['mean']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+
+
+def interval_table(
+    means: pd.DataFrame, index: Sequence[str], columns: Sequence[str], *, signed: bool = False
+) -> pd.DataFrame:
+    """Lay out means and intervals as texts: a row for each `index`, a column for each `columns`.
+
+    Parameters
+    ----------
+    means : DataFrame
+        With the columns `index`, `columns`, value, low and high.
+    index, columns : sequence of str
+    signed : bool
+        The values are differences: write a plus before positive ones. Otherwise they are percentages, and intervals
+        end at 0 and 100.
+
+    Returns
+    -------
+    DataFrame of str
+        For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
+    """
+    number = "{:+.1f}" if signed else "{:.1f}"
+    if not signed:
+        means = means.assign(low=means["low"].clip(lower=0), high=means["high"].clip(upper=100))
+    text = [
+        number.format(mean) if np.isnan(low) else f"{number} ({number} to {number})".format(mean, low, high)
+        for mean, low, high in means[["value", "low", "high"]].to_numpy()
+    ]
+    wide = means.assign(text=text)
+    return wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)

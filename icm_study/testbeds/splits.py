@@ -1,0 +1,315 @@
+"""Who trains, who chooses and who is tested: the protocols, as splits of the environments.
+
+Three protocols of the paper:
+
+- ``leave-one-domain-out``: one domain is the target, the others are the sources;
+- ``open class``: no domain is set aside, but only the first half of the classes is seen in training;
+- ``domain shift with open classes``: both at once.
+
+Fitting sees ``train`` only (a projection may be estimated from pairs of other images instead), choosing K and λ sees
+``held_out`` only, and ``tests`` are for measuring. The *conditions* that are measured depend on the protocol and the
+data:
+
+- ``in_distribution``: source domains (with the shortcut of the sources, where there is one);
+- ``unseen``: the target domain (without the shortcut);
+- ``reversed``: the target domain, with the shortcut pointing to another class (the animal world only);
+- ``seen_classes`` and ``new_classes``: under the two open protocols, the two halves of the classes.
+
+In the animal world the tests show other animals. In a folder of images every image can train or test, so the
+rows that are held out are halved: one half chooses, the other measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from sklearn.model_selection import train_test_split
+
+from icm_study.embedding.tables import Environments
+
+PROTOCOLS = ("leave-one-domain-out", "open class", "domain shift with open classes")
+
+LEAST_IMAGES = 10  # of a class in the sources: eight to train, one to choose and one to measure
+
+CONDITIONS = ("in_distribution", "unseen", "reversed", "seen_classes", "new_classes")
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a method may see.
+
+    Attributes
+    ----------
+    train, held_out : Dataset
+        Source rows to fit on, and source rows to choose hyperparameters on.
+    tests : dict of str to Dataset
+        A test set for each condition.
+    prompts : Dataset
+        The prompts of every class that may be predicted.
+    target : str
+        The condition that stands for the target: what a method tuned on the target looks at.
+    candidates : dict of str to ndarray
+        For a condition, the labels to choose among, where these are not all.
+    pairs : Dataset or None
+        Other images whose interventional pairs the projection is estimated from; None: the pairs of `train`.
+    """
+
+    train: xr.Dataset
+    held_out: xr.Dataset
+    tests: dict[str, xr.Dataset]
+    prompts: xr.Dataset
+    target: str = "unseen"
+    candidates: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pairs: xr.Dataset | None = None
+
+    @property
+    def paired(self) -> xr.Dataset:
+        """The table whose interventional pairs the projection is estimated from."""
+        return self.train if self.pairs is None else self.pairs
+
+
+def split(
+    environments: Environments,
+    target: int | None,
+    *,
+    protocol: str = "leave-one-domain-out",
+    held_out: float = 0.2,
+    seed: int = 0,
+) -> Split:
+    """Divide environments by a protocol.
+
+    Source rows whose oracle re-rendering falls into the target domain are left out, so that no method sees
+    an image of the target.
+
+    Parameters
+    ----------
+    environments : Environments
+    target : int or None
+        The domain to set aside; None for the protocol ``"open class"``, which sets none aside.
+    protocol : {"leave-one-domain-out", "open class", "domain shift with open classes"}
+    held_out : float
+        Share of the source rows that are not trained on.
+    seed : int
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    ValueError
+        If the protocol is unknown or does not go with the target, the target is not a domain, no source domain is
+        left, a class is absent from a domain of the animal world, from the source rows that are left or from
+        the prompts, too few rows are left to split, a condition has no test image, or embeddings are not finite.
+    """
+    _check_protocol(environments, target, protocol)
+    source = environments.source
+    for name, table in {"source": source, "test": environments.test}.items():
+        if table is not None:
+            _check_table(name, table, every_domain=environments.test is not None)
+    is_source = _rows(source, "domain", target, equal=False) & _rows(
+        source, "oracle_domain", target, equal=False
+    )
+    if not is_source.any():
+        raise ValueError(
+            "No source domain is left beside the target; leave-one-domain-out needs two domains."
+        )
+    classes = np.unique(environments.tested["label"])
+    seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
+    usable = np.flatnonzero(is_source & np.isin(source["label"], seen))
+    _check_classes(seen, classes, source.isel(row=usable), environments.prompts)
+    train, rest = halve(source, usable, held_out, seed)
+    if environments.test is None:
+        rest, measure = halve(source, rest, 0.5, seed)
+        tests = _folder_tests(source, target, seen, protocol, measure)
+    else:
+        tests = _animal_tests(environments.test, target, seen, protocol)
+    for condition, table in tests.items():
+        if not table.sizes["row"]:
+            raise ValueError(
+                f"The test table has no image for the condition {condition!r} of target {target}; expected images "
+                "of every domain (in the animal world with each shortcut: 'aligned', 'none' and 'reversed')."
+            )
+    return Split(
+        train=source.isel(row=train),
+        held_out=source.isel(row=rest),
+        tests=tests,
+        prompts=environments.prompts,
+        target="unseen" if protocol == PROTOCOLS[0] else "new_classes",
+    )
+
+
+def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
+    """Check, before a folder is embedded, that a protocol can divide it.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Columns label and domain.
+    protocol : str
+
+    Raises
+    ------
+    ValueError
+        If a domain must be left out and there is one only, or a class that is trained on has fewer than
+        :data:`LEAST_IMAGES` images in the sources. The message names them.
+    """
+    domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
+    if protocol != "open class" and len(domains) < 2:
+        raise ValueError(
+            f"The images have one domain, {domains[0]!r}; to leave one out takes two or more. Lay them out as "
+            "folder/domain/class/*, a folder for each camera, site or style."
+        )
+    seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
+    for target in domains if protocol != "open class" else [None]:
+        counts = images.loc[images["domain"] != target, "label"].value_counts().reindex(seen, fill_value=0)
+        few = counts[counts < LEAST_IMAGES]
+        if len(few):
+            listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
+            raise ValueError(
+                f"Each class needs {LEAST_IMAGES} images or more outside the target {target!r}, to train, to choose and to "
+                f"measure: {listing}. Add images, or remove these classes."
+            )
+
+
+def _check_protocol(environments: Environments, target: int | None, protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; choose one of {PROTOCOLS}.")
+    domains = np.unique(environments.tested["domain"])
+    if protocol == "open class":
+        if target is not None:
+            raise ValueError(f"target={target!r}: the protocol 'open class' sets no domain aside; pass None.")
+    elif target not in domains:
+        raise ValueError(f"target={target!r} is not among the domains {domains.tolist()}.")
+
+
+def _rows(table: xr.Dataset, name: str, value: object, *, equal: bool = True) -> np.ndarray:
+    """Rows whose coordinate is (or is not) a value; every row where there is nothing to compare."""
+    if value is None or name not in table.coords:
+        return np.ones(table.sizes["row"], dtype=bool)
+    return (table[name].to_numpy() == value) == equal
+
+
+def halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows at random, each class in the same proportion; `share` goes to the second part."""
+    try:
+        first, second = train_test_split(
+            rows, test_size=share, stratify=table["label"].to_numpy()[rows], random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"The sources have too few images to train, to choose and to test on: {len(rows)} rows cannot be divided "
+            f"({error}) Each class needs about {LEAST_IMAGES} images outside the target. Add images, or drop the classes "
+            "with few."
+        ) from error
+    return np.sort(first), np.sort(second)
+
+
+def _animal_tests(
+    test: xr.Dataset, target: int | None, seen: np.ndarray, protocol: str
+) -> dict[str, xr.Dataset]:
+    is_target, is_seen = _rows(test, "domain", target), np.isin(test["label"], seen)
+    shortcut = test["shortcut"].to_numpy()
+    if protocol == PROTOCOLS[0]:
+        masks = {
+            "in_distribution": ~is_target & (shortcut == "aligned"),
+            "unseen": is_target & (shortcut == "none"),
+            "reversed": is_target & (shortcut == "reversed"),
+        }
+    else:
+        rows = is_target & (shortcut == ("aligned" if target is None else "none"))
+        masks = {"seen_classes": rows & is_seen, "new_classes": rows & ~is_seen}
+    return {name: test.isel(row=mask) for name, mask in masks.items()}
+
+
+def _folder_tests(
+    images: xr.Dataset, target: int | None, seen: np.ndarray, protocol: str, measure: np.ndarray
+) -> dict[str, xr.Dataset]:
+    is_target, is_seen = _rows(images, "domain", target), np.isin(images["label"], seen)
+    if protocol == PROTOCOLS[0]:
+        rows = {"in_distribution": measure, "unseen": np.flatnonzero(is_target)}
+    else:
+        rows = {
+            "seen_classes": measure if target is None else np.flatnonzero(is_target & is_seen),
+            "new_classes": np.flatnonzero(is_target & ~is_seen),
+        }
+    return {name: images.isel(row=chosen) for name, chosen in rows.items()}
+
+
+def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
+    for variable in table.data_vars:
+        if not np.isfinite(table[variable].to_numpy()).all():
+            raise ValueError(
+                f"The {name} table has NaN or infinite values in {variable!r}; expected finite embeddings. "
+                "Embed the data again, and look for corrupt images."
+            )
+    if not every_domain:  # of a folder, the check before embedding has told, and the user has decided
+        return
+    present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
+    for domain, counts in present.iterrows():
+        absent = counts.index[counts == 0].tolist()
+        if absent:
+            raise ValueError(
+                f"The {name} table has no image of class {absent} in domain {domain}; every class must be in every "
+                "domain. Add images, or drop the class from all domains."
+            )
+
+
+def _check_classes(seen: np.ndarray, classes: np.ndarray, usable: xr.Dataset, prompts: xr.Dataset) -> None:
+    for name, table, wanted, least in (("sources", usable, seen, 2), ("prompts", prompts, classes, 1)):
+        counts = (table["label"].to_numpy()[:, None] == wanted).sum(axis=0)
+        if (counts < least).any():
+            raise ValueError(
+                f"The {name} have fewer than {least} rows of class {wanted[counts < least].tolist()}, which the test "
+                "table has. (Source rows of the target domain do not count.) Add some, or drop the class."
+            )
+
+
+def variant_split(environments: Environments, seed: int, held_out: float = 0.2) -> Split:
+    """Divide the source into what trains, what chooses and what is measured; every variant is a test.
+
+    Parameters
+    ----------
+    environments : Environments
+        As :func:`animal_variants` or :func:`imagenet_variants` returns them.
+    seed : int
+    held_out : float
+        Share of the source rows that are not trained on. Half of them chooses K and λ, the other half is the
+        test ``in_distribution``.
+
+    Returns
+    -------
+    Split
+        One test for each variant, by its name, with the variant's own classes as candidates. There is no single
+        target, so nothing can be tuned on it.
+
+    Raises
+    ------
+    ValueError
+        If these are no variants, or too few rows are left to split.
+    """
+    source, test = environments.source, environments.test
+    if test is None or "domain" in source.coords:
+        raise ValueError(
+            f"The environments {environments.domains} are no variants of one source; expected what `animal_variants` or "
+            "`imagenet_variants` returns. For domains that are left out in turn use `icm_study.testbeds.splits.split`."
+        )
+    train, rest = halve(source, np.arange(source.sizes["row"]), held_out, seed)
+    choose, measure = halve(source, rest, 0.5, seed)
+    variants = {
+        name: test.isel(row=np.flatnonzero(test["domain"] == number))
+        for number, name in enumerate(environments.domains)
+    }
+    return Split(
+        train=source.isel(row=train),
+        held_out=source.isel(row=choose),
+        tests={"in_distribution": source.isel(row=measure)} | variants,
+        prompts=environments.prompts,
+        target="none",
+        candidates={name: np.unique(table["label"]) for name, table in variants.items()},
+        pairs=environments.pairs,
+    )

@@ -1,0 +1,332 @@
+"""A caption editor that asks a language model.
+
+The model sits behind a server that speaks OpenAI's chat API (``POST {base_url}/chat/completions``), as hosted
+services and local servers do. Servers refuse, stall and break off, and models answer what was not asked. So a
+request is repeated with growing pauses where that can help; an answer counts only if the class word is still in
+it, something has changed, and it is one line of bounded length; and what counts is kept at once in a JSONL
+file, from which the study is repeated without the server.
+"""
+
+import email.utils
+import operator
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import requests
+import tenacity
+from tqdm import tqdm
+
+from icm_study.text.answers import JsonlCache
+from icm_study.text.captions import has_word, whole_words
+from icm_study.text.editors import check_pairs
+
+BASE_URL, MODEL, API_KEY = "ICM_LLM_BASE_URL", "ICM_LLM_MODEL", "ICM_LLM_API_KEY"
+
+PROMPT = (
+    "You edit captions of images. You are given a caption and the name of the object in it. Change what a new picture "
+    "of the same object could show differently: the medium or style, the colors, the background, the light, the "
+    "weather, the time, the viewpoint. Give each of these that the caption mentions a clearly different value. If it "
+    "mentions none, add a background. Keep the object, its name exactly as given, and what it is; bring in no other "
+    "object of a similar kind. Keep the form and about the length of the caption. Answer with the edited caption "
+    "only: one line, no quotation marks, no explanation."
+)
+
+REQUESTS = 6  # how often one question is sent, in all, where the server is busy, broken or out of reach
+
+ANSWERS = 3  # how many answers to one caption are looked at until one is good
+
+BACKOFF = 1.0  # seconds; the first pause is half to all of it, and each further one is twice as long
+
+LONGEST_PAUSE = 300.0  # seconds; a server that asks for more has closed for now
+
+SILENCES = 3  # so many captions in a row without any answer, and the server is taken to be down
+
+
+class LLMEditor:
+    """Edit captions with a language model.
+
+    The server's address, the model and the key are taken from the environment variables ``ICM_LLM_BASE_URL`` (such
+    as ``https://api.openai.com/v1``), ``ICM_LLM_MODEL`` and ``ICM_LLM_API_KEY``. Address and key are asked for only
+    when a request has to be made: with all answers in the cache, the model's name is enough.
+
+    Parameters
+    ----------
+    class_words : sequence of str
+        The class words of the whole data set. An answer that brings one in is refused.
+    cache : path-like
+        The JSONL file of accepted answers, keyed by prompt, caption, class word, model and seed.
+    model : str, optional
+        The model's name. Default: ``ICM_LLM_MODEL``.
+    requests_per_minute : float
+        The rate limit; repeated requests count.
+    timeout : float
+        Seconds to wait for the server to accept, and then for each part of its answer.
+    sleep, clock : callable
+        How to wait, and how to read the time, in seconds.
+
+    Raises
+    ------
+    ValueError
+        If no model is named, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        class_words: Sequence[str] = (),
+        *,
+        cache: str | os.PathLike[str],
+        model: str | None = None,
+        requests_per_minute: float = 60.0,
+        timeout: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        model = model or os.environ.get(MODEL)
+        if not model:
+            raise ValueError(f"no language model is named; set {MODEL}, or pass model=.")
+        if requests_per_minute <= 0 or timeout <= 0:
+            raise ValueError(
+                f"requests_per_minute is {requests_per_minute} and timeout is {timeout}; both must be positive."
+            )
+        self._classes = whole_words(class_words) if class_words else None
+        self.model = model
+        self.cache = JsonlCache(cache)
+        self.timeout = timeout
+        self._interval = 60.0 / requests_per_minute
+        self._sleep, self._clock = sleep, clock
+        self._next_request = clock()
+
+    def __call__(self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0) -> list[str]:
+        """Edit captions; those in the cache are not asked for again.
+
+        Parameters
+        ----------
+        captions, class_words : sequence of n str
+        seed : int
+            Part of the cache's key, and sent to the server, which may or may not heed it.
+
+        Returns
+        -------
+        list of n str
+
+        Raises
+        ------
+        TypeError, ValueError
+            If captions and class words do not fit together, or a caption lacks its class word.
+        RuntimeError
+            If something is missing in the environment; if the server refuses (status 400, 401, 403, 404 and the
+            like), with its message; or, after all others are done, if captions have no good answer, with a list of
+            them. What was answered is in the cache.
+        """
+        check_pairs(captions, class_words)
+        seed = operator.index(seed)
+        pairs = list(zip(captions, class_words, strict=True))
+        todo = list(dict.fromkeys(pairs))
+        edits: dict[tuple[str, str], str] = {}
+        failures: list[str] = []
+        silences = 0
+        for caption, word in tqdm(todo, "captions edited", disable=not todo):
+            try:
+                edit = self._recall(caption, word, seed) or self._edit(caption, word, seed)
+                edits[caption, word] = edit
+                silences = 0
+            except (_NoGoodAnswer, _TryAgain) as error:
+                failures.append(f"{caption!r}: {error}")
+                silences = silences + 1 if isinstance(error, _TryAgain) else 0
+            if silences == SILENCES:
+                break
+        if failures:
+            raise RuntimeError(self._report(failures, len(edits), len(todo)))
+        return [edits[pair] for pair in pairs]
+
+    def _key(self, caption: str, word: str, seed: int) -> dict[str, str | int]:
+        return {"prompt": PROMPT, "caption": caption, "class_word": word, "model": self.model, "seed": seed}
+
+    def _recall(self, caption: str, word: str, seed: int) -> str | None:
+        """Take an edit from the cache, if it is good for the class words at hand."""
+        edit = self.cache.get(self._key(caption, word, seed))
+        return None if edit is None or self._flaw(edit, caption, word) else edit
+
+    def _report(self, failures: list[str], n_done: int, n: int) -> str:
+        left = n - n_done - len(failures)
+        stopped = f" The server seems to be down; {left} were not tried." if left else ""
+        return (
+            f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} others are kept in "
+            f"{str(self.cache.path)!r} and are not asked for again; run again to try the rest, or leave these out:\n"
+            + "\n".join(failures)
+        )
+
+    def _edit(self, caption: str, word: str, seed: int) -> str:
+        """Ask until an answer is good, and keep it; a bad one is shown to the model with what is wrong with it."""
+        question = [
+            {"role": "system", "content": PROMPT},
+            {"role": "user", "content": f"Caption: {caption}\nObject: {word}"},
+        ]
+        flaw = ""
+        for _ in range(ANSWERS):
+            answer = self._ask(question, seed)
+            flaw = self._flaw(answer, caption, word)
+            if not flaw:
+                self.cache.put(self._key(caption, word, seed), answer)
+                return answer
+            if answer:
+                question = [
+                    *question[:2],
+                    {"role": "assistant", "content": answer},
+                    {
+                        "role": "user",
+                        "content": f"Not accepted: {flaw}. Answer with the edited caption only.",
+                    },
+                ]
+        raise _NoGoodAnswer(f"no good answer in {ANSWERS}; the last one: {flaw}")
+
+    def _flaw(self, answer: str, caption: str, word: str) -> str:
+        """Say what is wrong with an answer; the empty string where nothing is."""
+        if not answer:
+            return "it is empty"
+        if len(answer.splitlines()) > 1:
+            return "it has more than one line"
+        if len(answer) > 2 * len(caption) + 80:
+            return f"it is too long, {len(answer)} characters"
+        if not has_word(answer, word):
+            return f"it lacks the word {word!r}"
+        if _letters(answer) == _letters(caption):
+            return "it changes nothing"
+        if self._classes:
+            before, after = (set(self._classes.findall(text.lower())) for text in (caption, answer))
+            if after - before:
+                return f"it brings in the word {min(after - before)!r}"
+        return ""
+
+    def _ask(self, messages: list[dict[str, str]], seed: int) -> str:
+        """Send a question, again after a pause where that may help, and return the text of the answer."""
+        rng = random.Random(f"{seed} {messages}")
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, _TryAgain) else 0.0
+            return max(asked, rng.uniform(0.5, 1.0) * BACKOFF * 2 ** (state.attempt_number - 1))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_TryAgain), wait=pause,
+            stop=tenacity.stop_after_attempt(REQUESTS), sleep=self._sleep, reraise=True,
+        )  # fmt: skip
+        return retrying(self._post, {"model": self.model, "messages": messages, "seed": seed})
+
+    def _post(self, body: dict[str, Any]) -> str:
+        """Send one request when its turn has come."""
+        url, key = _server()
+        wait = self._next_request - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+        self._next_request = self._clock() + self._interval
+
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            # as `auth`, since requests lets a .netrc file overrule a plain header
+            request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        try:
+            response = requests.post(
+                f"{url}/chat/completions",
+                json=body,
+                auth=authorize,
+                timeout=self.timeout,
+                allow_redirects=False,
+            )
+        except _PASSING as error:
+            raise _TryAgain(f"{type(error).__name__}: {error}".replace(key, "***")) from None
+        except (requests.RequestException, ValueError) as error:
+            raise RuntimeError(f"{BASE_URL} is {url!r}: {error}".replace(key, "***")) from None
+        said = f"status {response.status_code}: {_message(response)}".replace(key, "***")
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            retry_after = _retry_after(response)
+            if retry_after > LONGEST_PAUSE:
+                raise RuntimeError(
+                    f"The server of {BASE_URL} asks to wait {retry_after:.0f} seconds ({said}). Run again then; what was "
+                    f"answered is kept in {str(self.cache.path)!r}."
+                )
+            raise _TryAgain(said, retry_after)
+        if response.status_code != 200:
+            raise RuntimeError(
+                f"The server of {BASE_URL} refuses a request to the model {self.model!r} ({said}). Check {BASE_URL} (it "
+                f"often ends in /v1), {MODEL} and {API_KEY}."
+            )
+        try:
+            answer = response.json()
+        except ValueError:
+            raise _TryAgain(f"the answer is not JSON: {_message(response)}".replace(key, "***")) from None
+        return _text(answer)
+
+
+class _TryAgain(Exception):
+    """What a pause may mend: no answer from the server, or a broken one."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class _NoGoodAnswer(Exception):
+    """The model answers, and never well."""
+
+
+_PASSING = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+
+def _server() -> tuple[str, str]:
+    """Read the server's address and the key from the environment."""
+    missing = [name for name in (BASE_URL, API_KEY) if not os.environ.get(name)]
+    if missing:
+        raise RuntimeError(
+            f"The language model has to be asked, and {' and '.join(missing)} is not set. Set {BASE_URL} to the address "
+            f"that ends before /chat/completions and {API_KEY} to the key (any word for a local server that needs "
+            "none); or use a cache that has all answers; or the editor 'rules'."
+        )
+    key = os.environ[API_KEY].strip()
+    if not (key.isascii() and key.isprintable()):
+        raise RuntimeError(f"{API_KEY} has characters that no key has; copy it again.")
+    return os.environ[BASE_URL].strip().rstrip("/"), key
+
+
+def _message(response: requests.Response) -> str:
+    """Return what a server says of an error: the message that OpenAI's API has, or the first of the text."""
+    try:
+        match response.json():
+            case {"error": {"message": str(message)}}:
+                return message
+    except ValueError:
+        pass
+    return " ".join(response.text.split())[:300]
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds that the server asks to wait: a number or a date; 0 where it does not say."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        date = email.utils.parsedate_tz(value)
+        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+
+
+def _text(answer: Any) -> str:
+    """Take the text out of the server's answer, without blanks or quotation marks around it."""
+    match answer:
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            text = text.strip()
+            return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    return ""
+
+
+def _letters(text: str) -> str:
+    """Reduce a text to its letters and digits, in lower case."""
+    return "".join(filter(str.isalnum, text.casefold()))

@@ -1,0 +1,1 @@
+"""The theory, on models in which the truth is known."""

@@ -1,0 +1,885 @@
+"""The projection: exact against independent oracles, a proper scikit-learn citizen, clear about bad input."""
+
+import doctest
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.linalg
+import sklearn
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from icm_core import projection as projection_module
+from icm_core import spectrum as spectrum_module
+from icm_core.moments import PairMoments, combine
+from icm_core.projection import (
+    InvariantProjection,
+    auto_consistency_weight,
+    auto_n_components,
+    subspace_angles,
+)
+from icm_core.spectrum import generalized_spectrum, trace_spectrum
+from icm_core.stiefel import minimize_on_stiefel
+from icm_study.theory.linear import LinearGaussianSCM, largest_angle
+
+OBJECTIVES = ("trace", "generalized", "released_code")
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_pairs(seed, n=200, d=6, scale=1.0):
+    """Pairs with nothing special about them: correlated, off-centre, partly changed."""
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(2))
+    mixing = U * np.geomspace(2, 0.4, d) @ V
+    latent = rng.normal(size=(n, d)) + 0.3
+    redrawn = np.where(np.arange(d) < d // 2, latent, rng.normal(size=(n, d)) + 0.3)
+    redrawn = redrawn + 0.1 * rng.normal(size=(n, d))
+    return scale * latent @ mixing.T, scale * redrawn @ mixing.T
+
+
+def second_moments(X, X_do):
+    return X.T @ X / len(X), (X - X_do).T @ (X - X_do) / len(X)
+
+
+def distance(A, B):
+    """Sine of the largest principal angle between two row spaces."""
+    return np.sin(subspace_angles(A.T, B.T).max())
+
+
+def paper_objective(A, X, X_do, weight):
+    """The objective as the paper writes it, from the samples and not from the moments."""
+    reconstruction = np.mean(np.sum((X - X @ A.T @ A) ** 2, axis=1))
+    return reconstruction + weight * np.mean(np.sum(((X - X_do) @ A.T) ** 2, axis=1))
+
+
+# --- the mathematics
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, weight=st.floats(0, 100), k=st.integers(1, 6))
+def test_trace_components_are_the_top_eigenvectors(seed, weight, k):
+    X, X_do = random_pairs(seed)
+    C, S = second_moments(X, X_do)
+    fitted = InvariantProjection(k, consistency_weight=weight).fit(X, X_do)
+    A, M = fitted.components_, C - weight * S
+    expected = scipy.linalg.eigvalsh(M)[::-1]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(fitted.eigenvalues_, expected, atol=1e-9 * scale)
+    np.testing.assert_allclose(A @ A.T, np.eye(k), atol=1e-10)
+    np.testing.assert_allclose(A @ M, expected[:k, None] * A, atol=1e-8 * scale)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, weight=st.floats(0, 20), k=st.integers(1, 5))
+def test_no_other_orthonormal_matrix_has_a_lower_objective(seed, weight, k):
+    X, X_do = random_pairs(seed)
+    A = InvariantProjection(k, consistency_weight=weight).fit(X, X_do).components_
+    rng = np.random.default_rng(seed)
+    best = paper_objective(A, X, X_do, weight)
+    for spread in (1e-2, 1.0):
+        rival = np.linalg.qr((A + spread * rng.normal(size=A.shape)).T)[0].T
+        assert best <= paper_objective(rival, X, X_do, weight) * (1 + 1e-12)
+
+
+@settings(deadline=None)
+@given(seed=seeds, k=st.integers(1, 5))
+def test_without_consistency_it_is_uncentred_principal_components(seed, k):
+    X, X_do = random_pairs(seed)
+    A = InvariantProjection(k, consistency_weight=0).fit(X, X_do).components_
+    svd = TruncatedSVD(k, algorithm="arpack", random_state=0).fit(X)
+    assert distance(A, svd.components_) < 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, k=st.integers(1, 6))
+def test_generalized_components_solve_the_generalized_eigenproblem(seed, k):
+    X, X_do = random_pairs(seed)
+    C, S = second_moments(X, X_do)
+    fitted = InvariantProjection(k, objective="generalized", shrinkage=0).fit(X, X_do)
+    mu = scipy.linalg.eigh(S, C, eigvals_only=True)
+    np.testing.assert_allclose(fitted.eigenvalues_, mu, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(fitted.intervention_share_, mu[:k], rtol=1e-6, atol=1e-9)
+    A = fitted.components_
+    np.testing.assert_allclose(np.linalg.norm(A, axis=1), 1)
+    gram = A @ C @ A.T
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-8 * np.trace(C))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, k=st.integers(1, 5))
+def test_generalized_subspace_follows_any_invertible_map(seed, k):
+    X, X_do = random_pairs(seed)
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.normal(size=(6, 6)))[0] for _ in range(2))
+    B = U * np.geomspace(1, 0.1, 6) @ V  # condition number 10
+    plain = InvariantProjection(k, objective="generalized", shrinkage=1e-9).fit(X, X_do)
+    mapped = InvariantProjection(k, objective="generalized", shrinkage=1e-9).fit(X @ B.T, X_do @ B.T)
+    gap = plain.eigenvalues_[k] - plain.eigenvalues_[k - 1]
+    np.testing.assert_allclose(mapped.eigenvalues_, plain.eigenvalues_, atol=1e-4)
+    assert distance(mapped.components_ @ B, plain.components_) < 1e-4 / gap
+
+
+@settings(deadline=None)
+@given(seed=seeds, scale=st.floats(1e-3, 1e3), objective=st.sampled_from(OBJECTIVES))
+def test_the_unit_of_the_embedding_does_not_matter(seed, scale, objective):
+    X, X_do = random_pairs(seed)
+    plain = InvariantProjection(3, objective=objective).fit(X, X_do)
+    scaled = InvariantProjection(3, objective=objective).fit(scale * X, scale * X_do)
+    np.testing.assert_allclose(scaled.intervention_share_, plain.intervention_share_, rtol=1e-4, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(seed=seeds, objective=st.sampled_from(OBJECTIVES))
+def test_nested_subspaces_one_fit_serves_every_k(seed, objective):
+    X, X_do = random_pairs(seed)
+    full = InvariantProjection(6, objective=objective).fit(X, X_do)
+    for k in range(1, 7):
+        cut, own = full.truncate(k), InvariantProjection(k, objective=objective).fit(X, X_do)
+        np.testing.assert_array_equal(cut.components_, own.components_)
+        np.testing.assert_allclose(cut.intervention_share_, own.intervention_share_, rtol=1e-9, atol=1e-9)
+        np.testing.assert_array_equal(cut.transform(X), own.transform(X))
+        assert cut.get_params() == own.get_params()
+    assert full.n_components_ == 6
+
+
+@settings(deadline=None)
+@given(seed=seeds)
+def test_released_code_is_the_other_end_of_the_spectrum(seed):
+    X, X_do = random_pairs(seed)
+    top = InvariantProjection(2).fit(X, X_do)
+    released = InvariantProjection(4, objective="released_code").fit(X, X_do)
+    np.testing.assert_allclose(released.eigenvalues_, top.eigenvalues_[::-1])
+    np.testing.assert_allclose(top.components_ @ released.components_.T, 0, atol=1e-8)
+    auto = InvariantProjection(objective="released_code").fit(X, X_do)
+    assert auto.n_components_ == InvariantProjection().fit(X, X_do).n_components_
+
+
+@settings(deadline=None)
+@given(seed=seeds, objective=st.sampled_from(OBJECTIVES))
+def test_signs_are_fixed(seed, objective):
+    A = InvariantProjection(6, objective=objective).fit(*random_pairs(seed)).components_
+    assert (A[np.arange(6), np.abs(A).argmax(axis=1)] > 0).all()
+
+
+@settings(deadline=None)
+@given(seed=seeds, objective=st.sampled_from(OBJECTIVES), weight=st.floats(0, 100))
+def test_intervention_share_of_an_exchangeable_redraw_is_between_zero_and_two(seed, objective, weight):
+    rng = np.random.default_rng(seed)
+    mixing, kept, variants = rng.normal(size=(5, 5)), rng.normal(size=(7, 2)), rng.normal(size=(4, 3))
+    # every kept value with every pair of variant values: f and f_do are exchangeable, exactly
+    rows = [(z, v, w) for z in kept for v in variants for w in variants]
+    X, X_do = (np.array([np.r_[row[0], row[i]] for row in rows]) @ mixing.T for i in (1, 2))
+    fitted = InvariantProjection(5, objective=objective, consistency_weight=weight).fit(X, X_do)
+    assert fitted.intervention_share_.min() >= -1e-6
+    assert fitted.intervention_share_.max() <= 2 + 1e-6
+
+
+def test_share_of_known_directions():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50_000, 3)) * [3, 2, 1]
+    X_do = X.copy()
+    X_do[:, 1] = 2 * rng.normal(size=50_000)
+    fitted = InvariantProjection(3, consistency_weight=0).fit(X, X_do)
+    np.testing.assert_allclose(np.abs(fitted.components_), np.eye(3), atol=0.02)
+    np.testing.assert_allclose(fitted.intervention_share_, [0, 2, 0], atol=0.03)
+
+
+# --- directions in which nothing varies
+
+
+def low_rank_pairs(n=400, d=10):
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(d, 4)))[0]
+    latent = rng.normal(size=(n, 4))
+    redrawn = np.hstack([latent[:, :2], rng.normal(size=(n, 2))])
+    return latent @ basis.T, redrawn @ basis.T, basis
+
+
+@pytest.mark.parametrize("objective", ["trace", "generalized"])
+def test_dead_directions_are_not_invariant_for_free(objective):
+    X, X_do, basis = low_rank_pairs()
+    fitted = InvariantProjection(objective=objective, consistency_weight=100).fit(X, X_do)
+    assert fitted.n_components_ == 2
+    assert distance(fitted.components_, basis[:, :2].T) < 1e-2
+
+
+def test_generalized_ranks_dead_directions_as_noise():
+    X, X_do, _ = low_rank_pairs()
+    fitted = InvariantProjection(10, objective="generalized").fit(X, X_do)
+    assert (fitted.eigenvalues_[:2] < 1e-3).all()
+    np.testing.assert_allclose(fitted.eigenvalues_[2:], 2, atol=0.3)
+
+
+def test_share_of_a_direction_with_nothing_in_it_is_undefined():
+    X, X_do, _ = low_rank_pairs()
+    share = InvariantProjection(10, consistency_weight=0).fit(X, X_do).intervention_share_
+    np.testing.assert_array_equal(np.isnan(share), [False] * 4 + [True] * 6)
+
+
+def test_generalized_needs_shrinkage_for_a_low_rank_embedding():
+    X, X_do, _ = low_rank_pairs()
+    with pytest.raises(ValueError, match="C is singular at shrinkage=0"):
+        InvariantProjection(objective="generalized", shrinkage=0).fit(X, X_do)
+
+
+# --- the rule for K
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20), st.randoms())
+def test_auto_counts_positive_eigenvalues_in_any_order(values, random):
+    random.shuffle(values)
+    rounding = len(values) * np.finfo(float).eps * max(map(abs, values))
+    expected = max(1, sum(value > rounding for value in values))
+    assert auto_n_components(values, "trace") == expected == auto_n_components(values, "released_code")
+
+
+@settings(deadline=None)
+@given(
+    low=st.lists(st.floats(0, 0.4), min_size=1, max_size=8),
+    high=st.lists(st.floats(1.2, 2), min_size=1, max_size=8),
+)
+def test_auto_finds_the_gap(low, high):
+    assert auto_n_components(low + high, "generalized") == len(low)
+
+
+@pytest.mark.parametrize(
+    ("values", "objective", "k"),
+    [
+        ([1.0], "generalized", 1),
+        ([-1.0, -2.0], "trace", 1),
+        ([0.0, 0.0], "trace", 1),
+        ([2.0, 1e-17], "trace", 1),
+    ],
+)
+def test_auto_at_the_edges(values, objective, k):
+    assert auto_n_components(values, objective) == k
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
+def test_auto_refuses_spectra_without_finite_values(values):
+    with pytest.raises(ValueError, match=r"eigenvalues are .*; expected at least one, all of them finite"):
+        auto_n_components(values, "trace")
+
+
+def test_auto_refuses_unknown_objectives():
+    with pytest.raises(ValueError, match="objective is 'tracé'; expected one of 'trace'"):
+        auto_n_components([1.0], "tracé")
+
+
+def test_auto_says_when_every_component_harms():
+    X, X_do = random_pairs(0)
+    with pytest.warns(
+        UserWarning, match=r"No eigenvalue of C - λS is positive at consistency_weight=1000000\.0"
+    ):
+        fitted = InvariantProjection(consistency_weight=1e6).fit(X, X_do)
+    assert fitted.n_components_ == 1
+
+
+# --- the rule for λ
+
+
+def widest_gap(shares):
+    """Ends of the widest gap that begins below 1, in degrees and by trying all; None if another is as wide."""
+    ends = [*sorted(min(share, 2.0) for share in shares), 2.0]
+    degrees = [2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends]
+    gaps = {(a, b): y - x for a, b, x, y in zip(ends, ends[1:], degrees, degrees[1:], strict=False) if a < 1}
+    width = max(gaps.values())
+    widest = [ends for ends in gaps if gaps[ends] > width - 1e-6]
+    return widest[0] if len(widest) == 1 else None
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(1e-6, 5), min_size=1, max_size=12).filter(lambda shares: min(shares) < 1))
+def test_auto_weight_is_in_the_widest_gap(shares):
+    ends = widest_gap(shares)
+    assume(ends is not None)
+    width = np.diff([2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends])
+    assume(abs(width - 22.5) > 1e-6)
+    expected = np.sqrt(ends[0] * ends[1]) if width > 22.5 else 1
+    assert 1 / auto_consistency_weight(shares) == pytest.approx(expected)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-1e-12, 1e6), min_size=1, max_size=20), st.randoms())
+def test_auto_weight_is_bounded_whatever_the_order(shares, random):
+    weight = auto_consistency_weight(shares)
+    random.shuffle(shares)
+    assert 1 / np.sqrt(2) < weight < 1e8
+    assert auto_consistency_weight(shares) == weight
+
+
+@pytest.mark.parametrize(
+    ("shares", "ends"),
+    [
+        ([0.01, 0.02, 1.5, 2.0], (0.02, 1.5)),
+        ([1e-8, 1e-4, 0.02, 1.5], (0.02, 1.5)),  # by logarithms it would be lower
+        ([0.01, 0.95, 0.98], (0.01, 0.95)),  # by differences it would be higher
+        ([0.1, 1.2, 2.0, 8.0], (0.1, 1.2)),  # more than re-drawn is no gap
+        ([0.4, 1.0, 2.0], (0.4, 1.0)),  # nor is what begins at half
+        ([0.9, 1.0, 1.9], (1.0, 1.0)),  # nor is what is narrow
+        (2 - 2 * np.cos(np.radians(np.arange(4, 90, 22))), (1.0, 1.0)),
+        (2 - 2 * np.cos(np.radians([4, 27, 50, 75])), 2 - 2 * np.cos(np.radians([50, 75]))),
+        ([0.1, 0.2], (0.2, 2.0)),  # everything is invariant
+        ([0.5], (0.5, 2.0)),
+        ([1.0, 1.5], (1.0, 1.0)),  # nothing is invariant
+        ([3.0], (1.0, 1.0)),
+    ],
+)
+def test_auto_weight_of_known_spectra(shares, ends):
+    assert auto_consistency_weight(shares) == pytest.approx(1 / np.sqrt(ends[0] * ends[1]))
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
+def test_auto_weight_refuses_spectra_without_finite_values(values):
+    with pytest.raises(ValueError, match=r"shares are .*; expected at least one, all of them finite"):
+        auto_consistency_weight(values)
+
+
+@settings(max_examples=100)
+@given(seed=seeds, weight=st.floats(0.05, 50))
+def test_positive_eigenvalues_are_as_many_as_shares_below_one_over_the_weight(seed, weight):
+    C, S = second_moments(*random_pairs(seed))
+    shares, _ = generalized_spectrum(C, S, 0)
+    assume(np.abs(shares - 1 / weight).min() > 1e-9)
+    eigenvalues, _ = trace_spectrum(C, S, weight)
+    count = np.count_nonzero(scipy.linalg.eigh(S, C, eigvals_only=True) < 1 / weight)
+    assert np.count_nonzero(eigenvalues > 0) == np.count_nonzero(shares < 1 / weight) == count
+
+
+@given(seed=seeds, shrinkage=st.floats(0, 0.3), offset=st.floats(-3, 3))
+def test_auto_keeps_the_shares_below_the_gap(seed, shrinkage, offset):
+    X, X_do = (part + offset for part in random_pairs(seed))
+    fitted = InvariantProjection(consistency_weight="auto", shrinkage=shrinkage).fit(X, X_do)
+    C, S = second_moments(X, X_do)
+    noise = shrinkage * np.var(X, axis=0).mean() * np.eye(6)
+    shares = scipy.linalg.eigh(S + 2 * noise, np.cov(X.T, bias=True) + noise, eigvals_only=True)
+    assert fitted.consistency_weight_ == pytest.approx(auto_consistency_weight(shares), rel=1e-6)
+    shares = scipy.linalg.eigh(S + 2 * noise, C + noise, eigvals_only=True)  # the mean counts
+    assert fitted.n_components_ == np.count_nonzero(shares < 1 / fitted.consistency_weight_)
+    given_weight = InvariantProjection(fitted.n_components_, consistency_weight=fitted.consistency_weight_)
+    np.testing.assert_allclose(fitted.components_, given_weight.fit(X, X_do).components_)
+
+
+@given(seed=seeds)
+def test_auto_follows_any_invertible_map(seed):
+    X, X_do = random_pairs(seed)
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.normal(size=(6, 6)))[0] for _ in range(2))
+    B = U * np.geomspace(1, 0.1, 6) @ V  # condition number 10
+    plain, mapped = (
+        InvariantProjection(consistency_weight="auto", shrinkage=1e-9).fit(X @ M, X_do @ M)
+        for M in (np.eye(6), B.T)
+    )
+    assert mapped.n_components_ == plain.n_components_
+    assert mapped.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-4)
+
+
+def test_a_constant_opens_no_gap():
+    rng = np.random.default_rng(0)
+    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    X, new = rng.normal(size=(2, 5000, 6))
+    X_do = kept * X + np.sqrt(1 - kept**2) * new
+    plain = InvariantProjection(consistency_weight="auto", shrinkage=1e-9).fit(X, X_do)
+    ones = np.ones((5000, 1))
+    beside = clone(plain).fit(np.hstack([X, ones]), np.hstack([X_do, ones]))
+    assert (plain.n_components_, beside.n_components_) == (3, 4)  # the constant is kept, but not alone
+    assert beside.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-6)
+
+
+def test_two_kinds_of_pairs_with_other_means_open_no_gap():
+    rng = np.random.default_rng(0)
+    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    X, new = rng.normal(size=(2, 5000, 6))
+    X_do = kept * X + np.sqrt(1 - kept**2) * new
+    apart = 5 * rng.normal(size=6)  # as the texts of CLIP are from its images
+    same = PairMoments(6).update(X, X_do)
+    mixed = combine([same, PairMoments(6).update(X + apart, X_do + apart)], [1, 1])
+    alone, together = (
+        InvariantProjection(3, consistency_weight="auto", shrinkage=1e-9).fit_moments(m)
+        for m in (same, mixed)
+    )
+    assert together.consistency_weight_ == pytest.approx(alone.consistency_weight_, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_dead_directions_do_not_count(size):
+    X, X_do, basis = low_rank_pairs()
+    rest = scipy.linalg.null_space(basis.T) @ np.random.default_rng(1).normal(size=(6, 2))
+    trace_left = size * np.cos(X @ basis[:, :2]) @ rest.T  # the same before and after
+    fitted = InvariantProjection(consistency_weight="auto").fit(X + trace_left, X_do + trace_left)
+    assert fitted.n_components_ == 2
+    assert distance(fitted.components_, basis[:, :2].T) < 0.02
+
+
+def recovers(n_features, draw):
+    """Whether auto finds the number of invariant factors of a random linear model, whole or mostly dead."""
+    rng = np.random.default_rng([n_features, draw])
+    n_factors = n_features if draw % 2 else max(3, n_features * 17 // 64)
+    n_invariant = int(rng.integers(1, n_factors))
+    scm = LinearGaussianSCM(
+        n_invariant,
+        n_factors - n_invariant,
+        n_features=n_features,
+        condition_number=rng.choice([1, 10, 100]),
+        seed=draw,
+    )
+    pairs = scm.sample_pairs("source", max(1000, 8 * n_features), rng, leak=rng.choice([0, 0.05, 0.1]))
+    fitted = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    return fitted.n_components_ == n_invariant
+
+
+@pytest.mark.slow
+def test_auto_recovers_the_number_of_invariant_factors():
+    found = {d: [recovers(d, draw) for draw in range(25)] for d in (16, 64, 256, 512)}
+    assert {d: np.mean(hits) >= 0.95 for d, hits in found.items()} == dict.fromkeys(found, True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("leak", "degrees"), [(0.0, 1.0), (0.1, 6.0)])
+def test_auto_finds_the_invariant_subspace(seed, leak, degrees):
+    scm = LinearGaussianSCM(seed=seed)
+    pairs = scm.sample_pairs("source", 1000, np.random.default_rng(seed), leak=leak)
+    fitted = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    assert fitted.n_components_ == scm.n_invariant
+    assert largest_angle(fitted.components_, scm.invariant_subspace_) < degrees
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_auto_sees_what_only_half_of_the_pairs_redraw(seed):
+    rng = np.random.default_rng(seed)
+    X, new = rng.normal(size=(2, 2000, 6))
+    X_do = X + 0.1 * rng.normal(size=X.shape)  # every intervention leaks
+    X_do[:1000, 4], X_do[1000:, 5] = new[:1000, 4], new[1000:, 5]  # and each is blind to a factor
+    mixing = np.linalg.qr(rng.normal(size=(6, 6)))[0] * np.geomspace(1, 0.3, 6)
+    fitted = InvariantProjection(consistency_weight="auto").fit(X @ mixing, X_do @ mixing)
+    assert fitted.n_components_ == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ill_conditioned_mixing_spares_the_number_not_the_directions(seed):
+    scm = LinearGaussianSCM(condition_number=100, seed=seed)
+    pairs = scm.sample_pairs("source", 1000, np.random.default_rng(seed))
+    auto = InvariantProjection(consistency_weight="auto").fit(*pairs)
+    assert auto.n_components_ == scm.n_invariant
+    assert largest_angle(auto.components_, scm.invariant_subspace_) > 10
+    generalized = InvariantProjection(auto.n_components_, objective="generalized").fit(*pairs)
+    assert largest_angle(generalized.components_, scm.invariant_subspace_) < 3
+
+
+def test_auto_when_everything_is_invariant():
+    X, _ = random_pairs(0)
+    X_do = X + 0.01 * np.random.default_rng(1).normal(size=X.shape)
+    assert InvariantProjection(consistency_weight="auto").fit(X, X_do).n_components_ == 6
+    one = InvariantProjection(consistency_weight="auto").fit(X[:, :1], X_do[:, :1])
+    assert one.n_components_ == 1
+
+
+@pytest.mark.parametrize(("d", "constant"), [(1, 0), (6, 0), (6, 10)])
+@pytest.mark.filterwarnings("ignore:No eigenvalue of C")
+def test_auto_says_when_nothing_is_invariant(d, constant):
+    X, X_do = np.random.default_rng(0).normal(size=(2, 500, d)) + constant
+    with pytest.warns(UserWarning, match="re-draws half or more of every direction"):
+        fitted = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    assert (fitted.consistency_weight_, fitted.n_components_) == (1, 1)
+
+
+def test_auto_says_where_shares_spread_evenly():
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(2, 4000, 12))
+    correlation = np.cos(np.radians(np.linspace(5, 85, 12)))
+    X_do = correlation * X + np.sqrt(1 - correlation**2) * new
+    with pytest.warns(
+        UserWarning, match="spread evenly, so no group of directions stands apart: .* is set to 1"
+    ):
+        fitted = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    assert fitted.consistency_weight_ == 1
+    assert fitted.n_components_ == np.count_nonzero(correlation > 0.5)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_auto_needs_embeddings_that_differ(rows):
+    X = np.tile([1.0, 2.0], (rows, 1))
+    with pytest.raises(ValueError, match=rf"needs at least two that differ \(n_samples={rows}\)"):
+        InvariantProjection(consistency_weight="auto").fit(X, -X)
+
+
+@pytest.mark.parametrize("objective", ["trace", "released_code"])
+def test_auto_weight_by_every_way_to_fit(objective):
+    X, X_do = random_pairs(0)
+    auto = InvariantProjection(objective=objective, consistency_weight="auto")
+    whole, parts = clone(auto).fit(X, X_do), clone(auto)
+    for start in range(0, len(X), 37):
+        parts.partial_fit(X[start : start + 37], X_do[start : start + 37])
+    given_moments = clone(auto).fit_moments(PairMoments(6).update(X, X_do))
+    for other in (parts, given_moments, pickle.loads(pickle.dumps(whole)), whole.truncate(3)):
+        np.testing.assert_allclose(other.components_, whole.components_, atol=1e-9)
+        assert other.consistency_weight_ == pytest.approx(whole.consistency_weight_)
+        assert other.get_params()["consistency_weight"] == "auto"
+    assert whole.n_components_ == 3
+    assert clone(whole).get_params() == auto.get_params()
+    cut = whole.truncate(2)
+    own = clone(auto).set_params(n_components=2).fit(X, X_do)
+    np.testing.assert_array_equal(cut.components_, own.components_)
+    assert cut.consistency_weight_ == own.consistency_weight_
+
+
+def test_auto_weight_serves_the_gradient_solver():
+    X, X_do = random_pairs(3)
+    exact = InvariantProjection(consistency_weight="auto").fit(X, X_do)
+    descent = InvariantProjection(consistency_weight="auto", solver="gradient", random_state=0).fit(X, X_do)
+    assert descent.consistency_weight_ == exact.consistency_weight_
+    assert distance(exact.components_, descent.components_) < 1e-3
+
+
+def test_the_weight_that_was_used_is_kept():
+    X, X_do = random_pairs(0)
+    assert InvariantProjection(consistency_weight=3).fit(X, X_do).consistency_weight_ == 3
+    none = InvariantProjection(objective="generalized", consistency_weight="auto").fit(X, X_do)
+    assert np.isnan(none.consistency_weight_)
+
+
+# --- gradient solver
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_gradient_agrees_with_the_closed_form(k, weight):
+    X, X_do = random_pairs(3)
+    exact = InvariantProjection(k, consistency_weight=weight).fit(X, X_do)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        descent = InvariantProjection(k, consistency_weight=weight, solver="gradient", random_state=0)
+        descent.fit(X, X_do)
+    assert distance(exact.components_, descent.components_) < 1e-3
+    np.testing.assert_allclose(descent.components_ @ descent.components_.T, np.eye(k), atol=1e-10)
+    np.testing.assert_allclose(descent.intervention_share_, exact.intervention_share_, atol=1e-3)
+    path = descent.objective_path_
+    assert len(path) == descent.n_iter_ + 1
+    assert path[-1] <= path[0]
+    expected = paper_objective(exact.components_, X, X_do, weight)
+    assert path[-1] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_gradient_is_reproducible_from_its_seed():
+    X, X_do = random_pairs(1)
+    paths = [
+        InvariantProjection(2, solver="gradient", random_state=seed).fit(X, X_do).objective_path_
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(paths[0], paths[1])
+    assert paths[0][0] != paths[2][0]
+
+
+def test_gradient_warns_when_it_stops_early(monkeypatch):
+    monkeypatch.setattr(projection_module, "_MAX_STEPS", 1)
+    with pytest.warns(ConvergenceWarning, match=r"did not converge in 1 steps, .* Use solver='closed_form'"):
+        fitted = InvariantProjection(2, solver="gradient", random_state=0).fit(*random_pairs(1))
+    assert fitted.n_iter_ == 1
+
+
+@pytest.mark.parametrize("objective", ["generalized", "released_code"])
+def test_gradient_refuses_other_objectives(objective):
+    with pytest.raises(ValueError, match="solver='gradient' minimises objective='trace', got"):
+        InvariantProjection(objective=objective, solver="gradient").fit(*random_pairs(0))
+
+
+def test_descent_stays_on_the_manifold_and_reports_a_floor_it_cannot_pass():
+    M = np.diag([3.0, 2.0, 1.0])
+    start = np.random.default_rng(0).normal(size=(2, 3))
+
+    def objective(A):
+        return -(A @ A.new_tensor(M) @ A.T).trace()
+
+    result = minimize_on_stiefel(objective, start, gradient_tolerance=0.0, max_steps=10_000)
+    assert not result.converged  # a tolerance of zero is below rounding
+    np.testing.assert_allclose(result.point @ result.point.T, np.eye(2), atol=1e-12)
+    assert result.objective_path[-1] == pytest.approx(-5.0)
+    assert np.abs(result.point[:, 2]).max() < 1e-6
+
+
+# --- ways to fit
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_fit_partial_fit_and_moments_agree(objective):
+    X, X_do = random_pairs(0)
+    whole = InvariantProjection(objective=objective).fit(X, X_do)
+    parts = InvariantProjection(objective=objective)
+    for start in range(0, len(X), 37):
+        parts.partial_fit(X[start : start + 37], X_do[start : start + 37])
+    moments = PairMoments(6).update(X, X_do)
+    given_moments = InvariantProjection(objective=objective).fit_moments(moments)
+    for other in (parts, given_moments):
+        np.testing.assert_allclose(other.components_, whole.components_, atol=1e-9)
+        assert other.n_features_in_ == 6
+        assert other.moments_.n_pairs == 200
+
+
+def test_partial_fit_leaves_the_moments_that_were_given():
+    X, X_do = random_pairs(0)
+    moments = PairMoments(6).update(X, X_do)
+    fitted = InvariantProjection().fit_moments(moments).partial_fit(X, X_do)
+    assert (moments.n_pairs, fitted.moments_.n_pairs) == (200, 400)
+
+
+def test_fit_forgets_earlier_pairs():
+    first, second = random_pairs(0), random_pairs(1, d=4)
+    refitted = InvariantProjection().fit(*first).fit(*second)
+    np.testing.assert_array_equal(refitted.components_, InvariantProjection().fit(*second).components_)
+
+
+def test_truncated_copy_is_independent():
+    X, X_do = random_pairs(0)
+    full = InvariantProjection(4).fit(X, X_do)
+    cut = full.truncate(2).set_output(transform="pandas")
+    cut.components_[:] = 0
+    assert isinstance(full.transform(X), np.ndarray)
+    assert np.abs(full.components_[:2]).max() > 0
+
+
+# --- scikit-learn
+
+
+class PairedWithItself(InvariantProjection):
+    """Make pairs of any X, so that scikit-learn's checks, which know labels only, can fit."""
+
+    def fit(self, X, y=None):
+        return super().fit(X, X)
+
+    def partial_fit(self, X, y=None):
+        return super().partial_fit(X, X)
+
+    def fit_transform(self, X, y=None):
+        return self.fit(X).transform(X)
+
+
+@pytest.mark.filterwarnings("ignore:X_do equals X")
+@parametrize_with_checks(
+    [
+        PairedWithItself(),
+        PairedWithItself(consistency_weight="auto"),
+        PairedWithItself(objective="generalized"),
+        PairedWithItself(1, solver="gradient"),
+    ]
+)
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+NEEDS_PAIRS = "the check calls fit(X, y) with labels; this estimator needs pairs and says so"
+CHECKS_THAT_FIT_LABELS = (
+    "check_dict_unchanged",
+    "check_dont_overwrite_parameters",
+    "check_dtype_object",
+    "check_estimators_dtypes",
+    "check_estimators_fit_returns_self",
+    "check_estimators_overwrite_params",
+    "check_estimators_partial_fit_n_features",
+    "check_estimators_pickle",
+    "check_f_contiguous_array_estimator",
+    "check_fit2d_1feature",
+    "check_fit2d_1sample",
+    "check_fit2d_predict1d",
+    "check_fit_check_is_fitted",
+    "check_fit_idempotent",
+    "check_fit_score_takes_y",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_n_features_in",
+    "check_n_features_in_after_fitting",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_transformer_data_not_an_array",
+    "check_transformer_general",
+    "check_transformer_preserve_dtypes",
+    "check_estimators_nan_inf",
+)
+
+
+@parametrize_with_checks(
+    [InvariantProjection()],
+    expected_failed_checks=lambda _: dict.fromkeys(CHECKS_THAT_FIT_LABELS, NEEDS_PAIRS),
+)
+def test_scikit_learn_contract_without_pairs(estimator, check):
+    check(estimator)
+
+
+def labelled_pairs(n=300):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n)
+    signal = (2 * y - 1)[:, None] + 0.3 * rng.normal(size=(n, 1))
+    shortcut = (2 * y - 1)[:, None] * 3 + 0.1 * rng.normal(size=(n, 1))
+    reversed_ = -shortcut
+    redrawn = 3 * rng.choice([-1, 1], size=(n, 1))
+    return np.hstack([signal, shortcut]), np.hstack([signal, redrawn]), np.hstack([signal, reversed_]), y
+
+
+def test_a_frozen_projection_makes_a_pipeline_invariant():
+    X, X_do, X_target, y = labelled_pairs()
+    frozen = FrozenEstimator(InvariantProjection(1, consistency_weight=10).fit(X, X_do))
+    pipeline = clone(make_pipeline(frozen, LogisticRegression())).fit(X, y)
+    assert pipeline.score(X_target, y) > 0.95
+    assert LogisticRegression().fit(X, y).score(X_target, y) < 0.05
+
+
+def test_labels_instead_of_pairs_tell_the_way_out():
+    X, _, _, y = labelled_pairs()
+    message = r"got X_do of shape \(300,\), like labels, .*FrozenEstimator\(projection\)"
+    with pytest.raises(ValueError, match=message):
+        make_pipeline(InvariantProjection(), LogisticRegression()).fit(X, y)
+    with pytest.raises(ValueError, match=message):
+        InvariantProjection().fit(X, np.array(["bear", "cat"] * 150))
+
+
+def test_grid_search_over_pairs_routed_as_metadata():
+    X, X_do, X_target, y = labelled_pairs()
+    with sklearn.config_context(enable_metadata_routing=True):
+        projection = InvariantProjection(1).set_fit_request(X_do=True)
+        search = GridSearchCV(
+            make_pipeline(projection, LogisticRegression()),
+            {"invariantprojection__consistency_weight": [0.0, 10.0]},
+        ).fit(X, y, X_do=X_do)
+    assert search.cv_results_["mean_test_score"].min() > 0.9  # the shortcut holds in X: both look good here
+    best = search.best_estimator_.set_params(invariantprojection__consistency_weight=10.0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        assert best.fit(X, y, X_do=X_do).score(X_target, y) > 0.95
+
+
+def test_clone_forgets_the_fit_and_keeps_the_parameters():
+    fitted = InvariantProjection(3, objective="generalized", shrinkage=0.1).fit(*random_pairs(0))
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        copy.transform(random_pairs(0)[0])
+    with pytest.raises(NotFittedError):
+        copy.truncate(1)
+
+
+def test_frames_go_in_and_come_out():
+    X, X_do = random_pairs(0)
+    names = [f"dim{i}" for i in range(6)]
+    frame, frame_do = pd.DataFrame(X, columns=names), pd.DataFrame(X_do, columns=names)
+    fitted = InvariantProjection(2).set_output(transform="pandas").fit(frame, frame_do)
+    out = fitted.transform(frame)
+    assert list(out.columns) == ["invariantprojection0", "invariantprojection1"]
+    assert list(fitted.get_feature_names_out()) == list(out.columns)
+    assert list(fitted.feature_names_in_) == names
+    np.testing.assert_allclose(out, X @ fitted.components_.T)
+    fitted.fit_moments(PairMoments(6).update(X, X_do))
+    assert not hasattr(fitted, "feature_names_in_")
+
+
+def test_transform_keeps_single_precision():
+    X, X_do = random_pairs(0)
+    fitted = InvariantProjection(2).fit(X.astype(np.float32), X_do.astype(np.float32))
+    assert fitted.transform(X.astype(np.float32)).dtype == np.float32
+    assert fitted.components_.dtype == np.float64
+    np.testing.assert_allclose(fitted.fit_transform(X, X_do), X @ fitted.components_.T)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_components": 0}, "n_components is 0; expected 'auto' or an integer from 1"),
+        ({"n_components": -1}, "n_components is -1; expected 'auto'"),
+        ({"n_components": 2.0}, r"n_components is 2\.0; expected 'auto'"),
+        ({"n_components": True}, "n_components is True; expected 'auto'"),
+        ({"n_components": "all"}, "n_components is 'all'; expected 'auto'"),
+        ({"n_components": 7}, "n_components is 7; expected at most n_features, 6"),
+        ({"consistency_weight": -1.0}, r"consistency_weight is -1\.0; expected 'auto' or a finite number"),
+        ({"consistency_weight": np.nan}, "consistency_weight is nan; expected 'auto' or a finite number"),
+        ({"consistency_weight": np.inf}, "consistency_weight is inf; expected 'auto' or a finite number"),
+        ({"consistency_weight": "foo"}, "consistency_weight is 'foo'; expected 'auto' or a finite number"),
+        ({"consistency_weight": None}, "consistency_weight is None; expected 'auto' or a finite number"),
+        ({"consistency_weight": True}, "consistency_weight is True; expected 'auto' or a finite number"),
+        ({"shrinkage": -0.1}, r"shrinkage is -0\.1; expected a finite number"),
+        ({"objective": "pca"}, "objective is 'pca'; expected one of 'trace', 'generalized', 'released_code'"),
+        ({"objective": None}, "objective is None; expected one of"),
+        ({"solver": "newton"}, "solver is 'newton'; expected one of 'closed_form', 'gradient'"),
+    ],
+)
+def test_bad_parameters_are_refused_by_every_way_to_fit(parameters, message):
+    X, X_do = random_pairs(0)
+    with pytest.raises(ValueError, match=message):
+        InvariantProjection(**parameters).fit(X, X_do)
+    with pytest.raises(ValueError, match=message):
+        InvariantProjection(**parameters).partial_fit(X, X_do)
+    with pytest.raises(ValueError, match=message):
+        InvariantProjection(**parameters).fit_moments(PairMoments(6).update(X, X_do))
+
+
+ONES = np.arange(12.0).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("X", "X_do", "message"),
+    [
+        (ONES, None, r"got no X_do and expected interventional pairs, X_do of shape \(4, 3\)"),
+        (ONES, ONES[:3], r"X has shape \(4, 3\) but X_do has shape \(3, 3\)"),
+        (ONES, ONES[:, :2], r"X_do has shape \(4, 2\); expected \(n_pairs, 3\)"),
+        (ONES, ONES[None], "Found array with dim 3"),
+        (ONES[0], ONES[0], "Expected 2D array, got 1D array"),
+        (ONES[:0], ONES[:0], "Found array with 0 sample"),
+        (ONES, ONES[:0], "X_do has no rows; expected at least one pair"),
+        (np.where(ONES > 10, np.nan, ONES), ONES, "Input X contains NaN"),
+        (ONES, np.where(ONES > 10, np.nan, ONES), "Input X_do contains NaN"),
+        (ONES, np.where(ONES > 10, np.inf, ONES), "Input X_do contains infinity"),
+        (0 * ONES, ONES, "Every embedding in X is zero"),
+    ],
+)
+def test_bad_pairs_are_refused(X, X_do, message):
+    with pytest.raises(ValueError, match=message):
+        InvariantProjection().fit(X, X_do)
+
+
+def test_pairs_that_do_not_differ_are_reported():
+    X, _ = random_pairs(0)
+    with pytest.warns(UserWarning, match="X_do equals X in every pair"):
+        InvariantProjection().fit(X, X)
+
+
+def test_bad_moments_are_refused():
+    with pytest.raises(TypeError, match="moments is a ndarray; expected PairMoments"):
+        InvariantProjection().fit_moments(np.eye(3))
+    with pytest.raises(ValueError, match="zero pairs"):
+        InvariantProjection().fit_moments(PairMoments(3))
+
+
+def test_other_dimensions_after_fitting_are_refused():
+    fitted = InvariantProjection().fit(*random_pairs(0))
+    with pytest.raises(ValueError, match="X has 3 features, but InvariantProjection is expecting 6"):
+        fitted.transform(ONES)
+    with pytest.raises(ValueError, match="X has 3 features, but InvariantProjection is expecting 6"):
+        fitted.partial_fit(ONES, ONES)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        fitted.transform(np.full((1, 6), np.nan))
+
+
+@pytest.mark.parametrize("k", [0, 5, -1, 1.0, True, None])
+def test_truncation_out_of_range_is_refused(k):
+    fitted = InvariantProjection(4).fit(*random_pairs(0))
+    with pytest.raises(ValueError, match="expected an integer from 1 to the 4 fitted components"):
+        fitted.truncate(k)
+
+
+def test_examples_in_the_documentation():
+    for module in (projection_module, spectrum_module):
+        result = doctest.testmod(module)
+        assert result.attempted > 0
+        assert result.failed == 0

@@ -1,0 +1,278 @@
+"""The report as a reader meets it: its notebooks executed, rendered, and opened in a browser that has no network."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import nbformat
+import numpy as np
+import offline
+import pytest
+import render_report
+import yaml
+from conftest import PAGES, ROOT
+
+from icm_study.report.method_figure import method_figure
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WIDTHS = (1280, 390)
+RAW_MARKUP = re.compile(
+    r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}|(?<!\w)\$[^$\n]{1,60}\$(?!\w)", re.M
+)
+
+
+class TestOffline:
+    def test_formulas_become_mathml(self) -> None:
+        page = r'<p><span class="math inline">\(a &lt; \lambda\)</span></p><span class="math display">\[x^2\]</span>'
+        out = offline.typeset_math(page)
+        assert out.count("<math") == 2
+        assert 'display="inline"' in out
+        assert 'display="block"' in out
+        assert "\\" not in out
+
+    def test_a_formula_that_cannot_be_set_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "page.html").write_text(r'<span class="math inline">\(\nosuchcommand x\)</span>')
+        with pytest.raises(ValueError, match=r"page\.html: got the TeX command \\nosuchcommand"):
+            offline.make_offline(tmp_path)
+
+    def test_nothing_is_fetched_from_elsewhere(self, tmp_path: Path) -> None:
+        (tmp_path / "page.html").write_text(
+            '<link rel="stylesheet" href="https://cdn.example/katex.css"><link href="site.css" rel="stylesheet">'
+            '<link rel="preconnect" href="//fonts.example"><script src="https://cdn.example/a.js" defer></script>'
+            '<script src="site.js"></script><a href="https://example.org">link</a>'
+        )
+        (tmp_path / "site.css").write_text(
+            "@import url(https://fonts.example/css2?family=Lato:ital,wght@0,400;0,700&display=swap);"
+            "@import 'https://fonts.example/x';a{color:red}"
+        )
+        offline.make_offline(tmp_path)
+        page = (tmp_path / "page.html").read_text()
+        assert page == (
+            '<link href="site.css" rel="stylesheet"><script src="site.js"></script>'
+            '<a href="https://example.org">link</a>'
+        )
+        assert (tmp_path / "site.css").read_text() == "a{color:red}"
+
+    def test_code_of_cells_is_folded_once(self) -> None:
+        code = (
+            '<div class="code-copy-outer-scaffold"><div class="sourceCode" id="cb1"><pre class="sourceCode {}">'
+            "<code>x</code></pre></div><button><i></i></button></div>"
+        )
+        page = code.format("python cell-code") + code.format("bash")
+        folded = offline.fold_code(page)
+        assert folded.count("<details") == 1
+        own = "<details><summary>Code</summary>\n" + code.format("python cell-code")
+        assert offline.fold_code(own) == own
+        assert folded.endswith(code.format("bash"))
+        assert offline.fold_code(folded) == folded
+
+
+class TestRendering:
+    def test_missing_pages_are_named(self, tmp_path: Path) -> None:
+        shutil.copy(ROOT / "_quarto.yml", tmp_path)
+        assert "index.ipynb" in render_report.missing_pages(tmp_path)
+        assert render_report.main(tmp_path) == 1
+
+    def test_quarto_is_preferred_where_it_is_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "bin").mkdir()
+        quarto = tmp_path / "bin" / "quarto"
+        quarto.write_text('#!/bin/sh\necho "$@" > "$2/called"\nexit 7\n')
+        quarto.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        monkeypatch.setattr(render_report, "missing_pages", lambda root: [])
+        assert render_report.main(tmp_path) == 7
+        assert (tmp_path / "called").read_text().split() == ["render", str(tmp_path)]
+
+    def test_every_page_in_the_navigation_is_rendered(self) -> None:
+        config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+        patterns = config["project"]["render"]
+        pages = render_report.navigation(ROOT)
+        assert len(pages) == len(set(pages)) > 5
+        for page in pages:
+            assert any(Path(page).match(pattern) for pattern in patterns), page
+
+
+class TestMethodFigure:
+    def test_shows_the_pair_and_the_captions(self) -> None:
+        images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 200)]
+        figure = method_figure(images, ["a red cow", "a blue cow"])
+        texts = [text.get_text() for text in figure.axes[0].texts]
+        assert {"a red cow", "a blue cow"} <= set(texts)
+        shown = [image.get_array() for image in figure.axes[0].images]
+        assert all(any(np.array_equal(image, one) for one in shown) for image in images)
+
+    def test_one_pair_is_expected(self) -> None:
+        with pytest.raises(ValueError, match="got 1 images and 2 captions"):
+            method_figure([np.zeros((8, 8, 3))], ["a", "b"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["00_summary", *PAGES])
+def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
+    page = executed / ("index.ipynb" if name == "00_summary" else f"results/{name}.ipynb")
+    cells = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert any(cell.outputs for cell in cells)
+    said = [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
+    assert said == [], "a warning or a progress bar would show on the page"
+
+
+@pytest.fixture(scope="module")
+def site(executed: Path) -> Path:
+    """Render the project with the executed notebooks, as ``make report`` does."""
+    assert render_report.main(executed) == 0
+    return executed / "_site"
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """Serve the site on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start a headless browser of this machine."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser found: install one of {', '.join(BROWSERS)} to test the report in it")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    """Open every page at every width; note what a reader would meet."""
+    found = {}
+    for width in WIDTHS:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        for path in sorted(site.rglob("*.html")):
+            name = path.relative_to(site).as_posix()
+            page = context.new_page()
+            trouble: list[str] = []
+            page.on(
+                "console",
+                lambda m, to=trouble: to.append(f"console: {m.text}") if m.type == "error" else None,
+            )
+            page.on("pageerror", lambda error, to=trouble: to.append(f"script: {error}"))
+            page.on("requestfailed", lambda request, to=trouble: to.append(f"failed: {request.url}"))
+            requests: list[str] = []
+            page.on("request", lambda request, to=requests: to.append(request.url))
+            page.goto(f"{address}/{name}", wait_until="networkidle")
+            found[name, width] = {"trouble": trouble, "requests": requests, **page.evaluate(LOOK)}
+            page.close()
+        context.close()
+    return found
+
+
+LOOK = """() => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const text = document.body.cloneNode(true);
+  text.querySelectorAll('pre, code, script, style, math').forEach((e) => e.remove());
+  const clipped = (e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'hidden';
+  return {
+    title: document.title,
+    text: text.textContent,
+    formulas: all('math').map((e) => ({
+      tex: e.textContent, width: e.getBoundingClientRect().width, height: e.getBoundingClientRect().height})),
+    images: all('main img').map((e) => ({source: e.src.slice(0, 60), width: e.naturalWidth, alt: e.alt})),
+    tables: all('main table').map((e) => e.querySelectorAll('tbody tr').length),
+    overflow: document.documentElement.scrollWidth - window.innerWidth,
+    clipped: all('main *').filter(clipped).map((e) => e.outerHTML.slice(0, 80)),
+    links: all('a[href]').map((e) => e.href),
+    ids: all('[id]').map((e) => e.id),
+  };
+}"""
+
+
+@pytest.mark.slow
+class TestPages:
+    def test_all_pages_are_there(self, visits: dict[tuple[str, int], dict[str, Any]]) -> None:
+        for page in render_report.navigation(ROOT):
+            assert visits[Path(page).with_suffix(".html").as_posix(), WIDTHS[0]]["title"]
+
+    def test_nothing_fails_and_nothing_is_asked_of_the_network(self, visits: dict, address: str) -> None:
+        for where, visit in visits.items():
+            assert visit["trouble"] == [], where
+            foreign = [u for u in visit["requests"] if not u.startswith((address, "data:"))]
+            assert foreign == [], where
+
+    def test_formulas_are_typeset(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            for formula in visit["formulas"]:
+                assert formula["width"] > 2, (where, formula)
+                assert formula["height"] > 2, (where, formula)
+                assert "\\" not in formula["tex"], (where, formula)
+        assert sum(len(visit["formulas"]) for visit in visits.values()) > 0
+
+    def test_every_image_is_loaded_and_said_in_words(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert [image for image in visit["images"] if not image["width"]] == [], where
+            assert [image for image in visit["images"] if not image["alt"].strip()] == [], where
+        assert visits["index.html", WIDTHS[0]]["images"]
+
+    def test_no_table_is_empty(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert 0 not in visit["tables"], where
+        assert visits["index.html", WIDTHS[0]]["tables"]
+
+    def test_no_raw_markup_is_left(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert RAW_MARKUP.findall(visit["text"]) == [], where
+
+    def test_pages_fit_their_width(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert visit["overflow"] <= 0, where
+            assert visit["clipped"] == [], where
+
+    def test_internal_links_resolve(self, visits: dict, address: str) -> None:
+        pages = {name: visit["ids"] for (name, width), visit in visits.items() if width == WIDTHS[0]}
+        for (name, _), visit in visits.items():
+            for link in visit["links"]:
+                if link.startswith(address):
+                    target, fragment = urldefrag(link)
+                    path = urlsplit(target).path.lstrip("/") or "index.html"
+                    assert path in pages, (name, link)
+                    assert not fragment or unquote(fragment) in pages[path], (name, link)
+
+    def test_the_menu_opens_on_a_phone(self, address: str, browser: Any) -> None:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(f"{address}/index.html", wait_until="networkidle")
+        link = page.locator("nav a", has_text="Theory").first
+        assert not link.is_visible()
+        page.locator(".navbar-toggler").first.click()
+        link.wait_for(state="visible", timeout=5000)
+        link.click()
+        page.wait_for_url("**/01_theory.html")
+        page.locator(".navbar-toggler").first.click()
+        entry = page.locator("nav a", has_text="PACS").first
+        page.locator("nav a", has_text="Domain generalization").first.click()
+        entry.wait_for(state="visible", timeout=5000)
+        entry.click()
+        page.wait_for_url("**/PACS*.html")
+        page.close()

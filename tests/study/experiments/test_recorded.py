@@ -1,0 +1,135 @@
+"""The recorded results: whole, consistent, and with everything it takes to repeat them."""
+
+import json
+import re
+import shlex
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CONFIG, METHODS, RECORDED, ROOT, RUNS
+
+from icm_study.animals.latents import STYLES
+from icm_study.experiments.comparison import REFERENCE, SELECTIONS
+from icm_study.experiments.evaluation import PREDICTORS
+from icm_study.experiments.intervals import unpack
+from icm_study.experiments.record import PACKAGES
+from icm_study.methods.registry import METHODS as COMPARED
+from icm_study.testbeds.splits import CONDITIONS, PROTOCOLS
+
+PATHS = sorted(RECORDED.glob("*.parquet"))
+PHOTOGRAPHS = [path for path in PATHS if path.stem not in METHODS]
+
+
+def named(path):
+    table = pd.read_parquet(path)
+    table.attrs["name"] = path.stem
+    return table
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def table(request):
+    return named(request.param)
+
+
+@pytest.fixture(params=PHOTOGRAPHS, ids=lambda path: path.stem)
+def photographs(request):
+    return named(request.param)
+
+
+@pytest.fixture(params=METHODS)
+def comparison(request):
+    return named(RECORDED / f"{request.param}.parquet")
+
+
+def test_real_pacs_is_recorded():
+    assert "PACS_lite0-minilm" in {path.stem for path in PATHS}
+
+
+def test_the_files_are_small():
+    assert sum(path.stat().st_size for path in PATHS) < 5e6
+
+
+def test_every_setting_of_the_run_is_recorded(table):
+    record, settings = table.attrs, dict(RUNS[table.attrs["name"]])
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "recorded from a checkout with changes"
+    assert set(record["versions"]) == {"python", *PACKAGES}
+    assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["weights"].values())
+    assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in record["data"].values())
+    assert list(record["weights"]) == [settings["encoder"]]
+    assert list(record["data"]) == [settings["dataset"], *settings.get("variants", {})]
+    notebook = settings.pop("notebook")
+    program, page, _, _, given = shlex.split(record["command"])
+    assert (program, page) == ("papermill", f"{notebook}.ipynb")
+    assert json.loads(given) == record["parameters"]
+    if table.attrs["name"] not in METHODS:
+        settings["dataset"] = f"../data/{settings['dataset']}"
+    if "variants" in settings:
+        settings["variants"] = {name: f"../data/{folder}" for name, folder in settings["variants"].items()}
+    for key, value in settings.items():
+        assert record["parameters"][key] == value
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), "a path of one machine"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+def test_the_commit_is_in_the_history(table):
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True
+    )
+    if shallow.stdout.strip() != "false":
+        pytest.skip("the history is not whole")
+    found = subprocess.run(["git", "cat-file", "-e", table.attrs["commit"]], cwd=ROOT)
+    assert found.returncode == 0
+
+
+def test_the_rows_are_whole(photographs):
+    table = photographs
+    parameters = table.attrs["parameters"]
+    assert set(table["predictor"]) <= set(PREDICTORS)
+    assert set(table["condition"]) <= {*CONDITIONS, *parameters.get("variants", {})}
+    if "protocol" in parameters:
+        assert set(table["protocol"]) == {parameters["protocol"]} <= set(PROTOCOLS)
+    assert sorted(table["seed"].unique()) == parameters["seeds"]
+    keys = ["predictor", "method", "intervention", "condition", "target", "seed"]
+    assert not table.duplicated(keys).any()
+    methods = table.groupby(["target", "seed", "condition"]).size()
+    assert methods.nunique() == 1
+    icm = table["method"].str.startswith("ICM")
+    assert table.loc[icm, ["K", "consistency_weight"]].notna().all(axis=None)
+
+
+def test_accuracies_and_differences_are_those_of_the_images(photographs):
+    table = photographs
+    keys = ["predictor", "condition", "target", "seed"]
+    plain = {key: group.iloc[0] for key, group in table[table["method"] == "plain"].groupby(keys)}
+    for _, row in table.iterrows():
+        correct = unpack(row)
+        assert row["value"] == pytest.approx(100 * correct.mean())
+        gain = correct.astype(float) - unpack(plain[tuple(row[key] for key in keys)])
+        assert row["difference"] == pytest.approx(100 * gain.mean())
+        assert row["low"] <= row["value"] <= row["high"]
+    assert np.isfinite(table[["value", "low", "high", "difference"]]).all(axis=None)
+
+
+def test_the_comparison_has_every_method_and_way_of_choosing(comparison):
+    keys = ["predictor", "method", "selection", "condition"]
+    runs = comparison.groupby(keys).size()
+    assert set(runs) == {len(STYLES) * len(CONFIG["seeds"])}
+    assert set(comparison["seed"]) == set(CONFIG["seeds"])
+    assert not comparison.duplicated([*keys, "target", "seed"]).any()
+    assert set(comparison["method"]) == set(COMPARED)
+    for name, entry in COMPARED.items():
+        rows = comparison[comparison["method"] == name]
+        settings = [json.dumps(setting) for setting in entry.settings(64)]
+        assert set(rows["setting"]) <= set(settings)
+        ways = set(SELECTIONS) if len(settings) > 1 else {"none"}
+        assert set(rows["selection"]) == ways | ({REFERENCE} if entry.on_target else set())
+        assert set(rows["predictor"]) == set(entry.predictors or entry.make().predictors)
+
+
+def test_accuracies_of_the_comparison_are_those_of_the_images(comparison):
+    for _, row in comparison.iterrows():
+        assert row["value"] == pytest.approx(100 * unpack(row).mean())
+        assert row["low"] <= row["value"] <= row["high"]
+    assert (comparison[["fit_seconds", "n_parameters"]] >= 0).all(axis=None)

@@ -1,0 +1,326 @@
+"""Rivals of the projection: each against its closed form, a brute-force oracle or what its paper says of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import eigh, subspace_angles
+from scipy.optimize import minimize as scipy_minimize
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
+from icm_core.projection import InvariantProjection
+from icm_study.methods.adapters import CLIPAdapter, TipAdapter
+from icm_study.methods.maps import ICM, LEACE, PCA, BiasedPrompts, FukunagaKoontz, Plain, RandomProjection
+from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
+from icm_study.methods.sources import Images, Sources
+
+seeds = st.integers(0, 2**16)
+some = settings(max_examples=15)
+D, CLASSES, DOMAINS = 6, 3, 3
+
+
+def unit(X):
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+def images_of(rng, n, shift=0.0):
+    label, domain = np.arange(n) % CLASSES, np.arange(n) // 2 % DOMAINS
+    centres = np.eye(CLASSES, D)[label] + 0.4 * np.eye(DOMAINS, D, k=3)[domain]
+    embedded = unit(centres + shift + 0.3 * rng.normal(size=(n, D)))
+    return Images(embedded, label, domain, np.arange(n), load=lambda rows: pytest.fail("no pixels here"))
+
+
+def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
+    """Sources with three classes and three domains, whose encoder embeds a text by its letters."""
+    rng = np.random.default_rng(seed)
+    images = images_of(rng, n)
+    captions = unit(rng.normal(size=(n, D)))
+    edits = unit(captions + 0.5 * rng.normal(size=(n, D)))
+    edits[:10] = captions[:10]
+    prompt_label = np.repeat(np.arange(CLASSES), 2)
+    encoder = SimpleNamespace(
+        encode_text=lambda texts: unit(np.array([[len(t), *map(ord, t[:3]), 5, 7] for t in texts], float)),
+        model=SimpleNamespace(logit_scale=torch.tensor(3.0)),
+    )
+    return Sources(
+        images=images,
+        intervened=images_of(rng, n, shift=0.1),
+        drawn=np.array(["invert", "grayscale", "equalize"])[np.arange(n) % 3],
+        captions=captions,
+        edits=edits,
+        prompts=unit(np.eye(CLASSES, D)[prompt_label] + 0.2 * rng.normal(size=(2 * CLASSES, D))),
+        prompt_label=prompt_label,
+        words=("cat", "dog", "cow"),
+        spurious=spurious,
+        encoder=encoder,
+    )
+
+
+def new_images(seed=1, n=40):
+    return images_of(np.random.default_rng([seed, 99]), n)
+
+
+def risk(weights, X, y):
+    return -log_softmax(X @ weights.T, axis=1)[np.arange(len(y)), y].mean()
+
+
+def features(images, scale):
+    return np.hstack([images.embedded.astype(float) * scale, np.ones((len(images), 1))])
+
+
+# --- maps
+
+
+def test_the_plain_predictors_are_the_library_s_own():
+    sources, images = toy_sources(), new_images()
+    scores = Plain().fit(sources).scores(images)
+    zero_shot = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
+    probe = LinearProbe().fit(sources.images.embedded, sources.images.label)
+    np.testing.assert_array_equal(scores["zero-shot"], zero_shot.predict_proba(images.embedded))
+    np.testing.assert_array_equal(scores["linear probe"], probe.predict_proba(images.embedded))
+    single = Plain(prompts="single").fit(sources).zero_shot_
+    np.testing.assert_allclose(single.prototypes_, sources.prompts[[0, 2, 4]], rtol=1e-5)
+
+
+def test_a_class_that_the_sources_lack_is_never_the_probe_s_answer():
+    sources = toy_sources()
+    scores = Plain().fit(sources.take(sources.images.label != 1)).scores(new_images())
+    assert (scores["linear probe"][:, 1] == 0).all()
+    np.testing.assert_allclose(scores["linear probe"].sum(axis=1), 1, rtol=1e-6)
+    assert (scores["zero-shot"].argmax(axis=1) == 1).any()
+
+
+@some
+@given(seeds, st.integers(1, D))
+def test_pca_spans_the_leading_singular_vectors(seed, k):
+    sources = toy_sources(seed)
+    fitted = PCA(k).fit(sources)
+    right = np.linalg.svd(sources.images.embedded.astype(float))[2][:k]
+    assert subspace_angles(fitted.components_.T, right.T).max() < 1e-6
+
+
+def test_a_random_projection_is_orthonormal_and_repeats():
+    first, second = (RandomProjection(4, random_state=r).fit(toy_sources()).components_ for r in (0, 1))
+    np.testing.assert_allclose(first @ first.T, np.eye(4), atol=1e-12)
+    np.testing.assert_array_equal(first, RandomProjection(4).fit(toy_sources(seed=5)).components_)
+    assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("intervention", ["image", "text", "image+text"])
+def test_icm_takes_the_leading_eigenvectors_of_both_kinds_of_pairs(intervention):
+    sources = toy_sources()
+    pairs = {
+        "image": (sources.images.embedded, sources.intervened.embedded),
+        "text": (sources.captions[10:], sources.edits[10:]),  # the first ten edits changed nothing
+    }
+    C = S = np.zeros((D, D))
+    for kind in intervention.split("+"):
+        before, after = (part.astype(float) for part in pairs[kind])
+        share = 1 / len(intervention.split("+"))
+        C = C + share * before.T @ before / len(before)
+        S = S + share * (before - after).T @ (before - after) / len(before)
+    values, vectors = np.linalg.eigh(C - 2.0 * S)
+    fitted = ICM(intervention, 2, 2.0).fit(sources)
+    assert subspace_angles(fitted.components_.T, vectors[:, -2:]).max() < 1e-6
+    auto = ICM(intervention, "auto", 2.0).fit(sources)
+    assert len(auto.components_) == max(1, (values > 1e-12).sum())
+
+
+def test_an_intervention_that_is_left_out_leaves_the_moments():
+    sources = toy_sources()
+    fitted = ICM("image", 2, 1.0).fit(sources.without("invert"))
+    keep = sources.drawn != "invert"
+    X, X_do = sources.images.embedded[keep], sources.intervened.embedded[keep]
+    expected = InvariantProjection(2).fit(X, X_do).components_
+    np.testing.assert_allclose(fitted.components_, expected, atol=1e-7)
+    assert len(sources.without("invert").images) == len(sources.images)
+
+
+@some
+@given(seeds, st.integers(1, D))
+def test_fukunaga_koontz_is_the_eigenproblem_of_s_against_c_plus_s(seed, k):
+    sources = toy_sources(seed)
+    fitted = FukunagaKoontz("image+text", k, shrinkage=0.0).fit(sources)
+    moments = sources.moments("image+text")
+    shares, columns = eigh(moments.S, moments.C + moments.S)
+    assert ((shares > 0) & (shares < 1)).all()
+    A = fitted.components_
+    np.testing.assert_allclose(A @ (moments.C + moments.S) @ A.T, np.eye(k), atol=1e-8)
+    np.testing.assert_allclose(np.diag(A @ moments.S @ A.T), shares[:k], atol=1e-8)
+    if k < D and shares[k] - shares[k - 1] > 1e-4:
+        assert subspace_angles(A.T, columns[:, :k]).max() < 1e-5
+
+
+def test_leace_leaves_no_linear_information_on_the_domain():
+    sources = toy_sources(n=300)
+    fitted = LEACE().fit(sources)
+    erased = fitted.map_images(sources.images)
+    domain = np.eye(DOMAINS)[sources.images.domain]
+    covariance = (erased - erased.mean(0)).T @ (domain - domain.mean(0)) / len(erased)
+    assert np.abs(covariance).max() < 1e-7
+    before = LogisticRegression().fit(sources.images.embedded, sources.images.domain)
+    after = LogisticRegression().fit(erased, sources.images.domain)
+    assert before.score(sources.images.embedded, sources.images.domain) > 0.6
+    chance = np.bincount(sources.images.domain) / len(erased)
+    np.testing.assert_allclose(after.predict_proba(erased), np.tile(chance, (len(erased), 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 7.0])
+def test_biased_prompts_minimise_the_paper_s_calibrated_objective(calibration):
+    sources = toy_sources()
+    A = BiasedPrompts(2, calibration).fit(sources).components_
+    prompts = sources.encoder.encode_text(sources.spurious).astype(float)
+    removed = BiasedPrompts(2, 0.0).fit(sources).components_
+    np.testing.assert_allclose(
+        removed @ (prompts - prompts.mean(0)).T, 0, atol=1e-6
+    )  # three prompts span two
+    np.testing.assert_allclose(removed @ removed, removed, atol=1e-9)
+    assert round(np.trace(removed)) == D - 2
+    d = (sources.captions - sources.edits)[10:].astype(float)
+    slope = (A - removed) + calibration * A @ d.T @ d / len(d)  # of |A - P0|²/2 + γ/2 E|A d|²
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+# --- probes
+
+
+def test_augmentation_trains_on_both_and_forgets_what_is_left_out():
+    sources, images = toy_sources(), new_images()
+    both = np.concatenate([sources.images.embedded, sources.intervened.embedded])
+    expected = LinearProbe().fit(both, np.tile(sources.images.label, 2)).predict_proba(images.embedded)
+    np.testing.assert_allclose(
+        Augmentation().fit(sources).scores(images)["linear probe"], expected, atol=1e-6
+    )
+    fewer = sources
+    for name in ("invert", "grayscale", "equalize"):
+        fewer = fewer.without(name)
+    plain = Plain().fit(sources).scores(images)["linear probe"]
+    np.testing.assert_allclose(Augmentation().fit(fewer).scores(images)["linear probe"], plain, atol=1e-6)
+
+
+def test_lda_finds_the_bayes_direction():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(D, D))
+    label = np.arange(6000) % 2
+    centres = rng.normal(size=(2, D))
+    X = centres[label] + rng.normal(size=(6000, D)) @ mixing.T
+    sources = toy_sources().labelled(Images(X, label, label, label, load=lambda rows: None))
+    weights = LDA().fit(sources).probe_.coef_.ravel()
+    bayes = np.linalg.solve(mixing @ mixing.T, centres[1] - centres[0])
+    assert weights @ bayes / np.linalg.norm(weights) / np.linalg.norm(bayes) > 0.99
+
+
+def test_coral_gives_every_domain_the_pooled_moments():
+    images = images_of(np.random.default_rng(0), 600)
+    aligned = CORAL(shrinkage=1e-9).align(images.embedded.astype(float), images.domain)
+    for domain in range(DOMAINS):
+        rows = aligned[images.domain == domain]
+        np.testing.assert_allclose(rows.mean(0), images.embedded.mean(0), atol=1e-6)
+        np.testing.assert_allclose(np.cov(rows.T, bias=True), np.cov(images.embedded.T, bias=True), atol=1e-6)
+
+
+@some
+@given(seeds)
+def test_the_slope_of_irm_is_the_derivative_in_the_scale(seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = 3 * rng.normal(size=(20, 4)), rng.integers(4, size=20)
+    step = 1e-5
+    up, down = (risk(np.eye(4) * (1 + s), logits, labels) for s in (step, -step))
+    ours = float(risk_slope(torch.from_numpy(logits), torch.from_numpy(labels)))
+    assert ours == pytest.approx((up - down) / (2 * step), abs=1e-6)
+
+
+def slopes(method, sources):
+    """Squared slope of each domain's risk in the scale of the logits, as IRM penalises it."""
+    images = sources.images
+    logits = features(images, method.scale_) @ method.weights_.T
+    parts = [(logits[images.domain == d], images.label[images.domain == d]) for d in range(DOMAINS)]
+    return [float(risk_slope(torch.from_numpy(z), torch.from_numpy(y))) ** 2 for z, y in parts]
+
+
+def test_irm_without_its_penalty_is_the_probe_and_with_more_the_slopes_fall():
+    sources, images = toy_sources(), new_images()
+    probe = Plain().fit(sources).scores(images)["linear probe"]
+    logits = IRM(0.0).fit(sources).scores(images)["linear probe"]
+    np.testing.assert_allclose(np.exp(log_softmax(logits, axis=1)), probe, atol=2e-3)
+    penalties = [np.mean(slopes(IRM(w).fit(sources), sources)) for w in (0.0, 1.0, 100.0)]
+    assert penalties[0] > 1.3 * penalties[1]
+    assert penalties[1] > 3 * penalties[2]
+
+
+def test_group_dro_reaches_the_smallest_worst_risk():
+    sources = toy_sources(n=60)
+    images = sources.images
+    fitted = GroupDRO(sharpness=1000.0).fit(sources)
+    X = features(images, fitted.scale_)
+    parts = [(X[images.domain == d], images.label[images.domain == d]) for d in range(DOMAINS)]
+
+    def objective(weights):
+        penalty = (weights[:, :-1] ** 2).sum() / (2 * 0.316 * len(images))
+        return max(risk(weights, *part) for part in parts) + penalty
+
+    def epigraph(flat):  # t above every risk: a smooth program that SLSQP solves
+        weights = flat[:-1].reshape(CLASSES, D + 1)
+        return flat[-1] + (weights[:, :-1] ** 2).sum() / (2 * 0.316 * len(images))
+
+    above = [
+        {"type": "ineq", "fun": lambda flat, p=p: flat[-1] - risk(flat[:-1].reshape(CLASSES, D + 1), *p)}
+        for p in parts
+    ]
+    start = np.append(np.zeros(CLASSES * (D + 1)), 2.0)
+    best = scipy_minimize(epigraph, start, constraints=above, method="SLSQP", options={"maxiter": 300})
+    assert best.success
+    assert objective(fitted.weights_) == pytest.approx(best.fun, abs=2e-3)
+    assert objective(fitted.weights_) < objective(GroupDRO(sharpness=1e-3).fit(sources).weights_) - 1e-4
+
+
+# --- adapters
+
+
+def test_adapters_without_weight_are_zero_shot():
+    sources, images = toy_sources(), new_images()
+    zero_shot = Plain().fit(sources).zero_shot_
+    cosine = images.embedded @ zero_shot.prototypes_.T
+    np.testing.assert_allclose(
+        CLIPAdapter(ratio=0.0).fit(sources).scores(images)["zero-shot"], cosine, atol=1e-6
+    )
+    tip = TipAdapter(alpha=0.0).fit(sources).scores(images)["zero-shot"]
+    np.testing.assert_allclose(tip, np.exp(3.0) * cosine, rtol=1e-4, atol=1e-4)
+
+
+def test_clip_adapter_learns_and_repeats():
+    sources = toy_sources()
+
+    def loss(steps):
+        scores = CLIPAdapter(ratio=0.5, steps=steps).fit(sources).scores(sources.images)["zero-shot"]
+        return risk(np.eye(CLASSES), np.exp(3.0) * scores, sources.images.label)
+
+    assert loss(200) < 0.9 * loss(0)
+    assert loss(20) == loss(20)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    CLIPAdapter(steps=1).fit(sources)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_tip_adapter_is_its_formula_image_by_image():
+    sources, images = toy_sources(n=12), new_images(n=5)
+    prototypes = Plain().fit(sources).zero_shot_.prototypes_
+    expected = np.zeros((5, CLASSES))
+    for i, f in enumerate(images.embedded):
+        for c in range(CLASSES):
+            likeness = [
+                np.exp(-2.0 * (1 - f @ k))
+                for k, y in zip(sources.images.embedded, sources.images.label, strict=True)
+                if y == c
+            ]
+            expected[i, c] = np.exp(3.0) * f @ prototypes[c] + 0.7 * sum(likeness)
+    scores = TipAdapter(alpha=0.7, beta=2.0).fit(sources).scores(images)["zero-shot"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
