@@ -1,10 +1,11 @@
 """How fast image files become embeddings, against the model alone; and the memory this takes.
 
-Run it with ``python benchmarks/extraction.py``. In turns within one run, the model's bare forward pass on ready
-float tensors and `embed_files` on JPEG files, from reading to storing, original and intervened images both
-counted. Their ratio is what decoding, resizing, intervening and storing leave of the model's speed. The ratio of
-the processors' time is printed too: other programs on the machine disturb it less. Then, in a process of its own
-for each number of images, the peak memory.
+Run it with ``python benchmarks/extraction.py``. In turns within one run, the model's
+bare forward pass on ready float tensors and `embed_files` on JPEG files, from reading
+to storing, original and intervened images both counted. Their ratio is what decoding,
+resizing, intervening and storing leave of the model's speed. The ratio of the
+processors' time is printed too: other programs on the machine disturb it less. Then, in
+a process of its own for each number of images, the peak memory.
 
 The default encoder is open_clip's ViT-B-32 with random weights: speed does not depend on them.
 """
@@ -64,7 +65,9 @@ def generated_photographs(folder: Path, n: int, distinct: int = 200) -> pd.DataF
         coarse = Image.fromarray(rng.integers(256, size=(12, 12, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC), dtype=int)
         images.append(
-            Image.fromarray((smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8))
+            Image.fromarray(
+                (smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
+            )
         )
     folder.mkdir(parents=True)
     paths = [folder / f"{i}.jpg" for i in range(n)]
@@ -89,7 +92,9 @@ def throughput(
 
     def everything() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            embed_files(encoder, table, EmbeddingStore(folder), batch_size=batch_size, workers=workers)
+            embed_files(
+                encoder, table, EmbeddingStore(folder), batch_size=batch_size, workers=workers
+            )
 
     print(f"{encoder}\n{len(table)} images, {torch.get_num_threads()} threads, workers: {workers}")
     forward()
@@ -99,11 +104,14 @@ def throughput(
         bare, whole = seconds(forward), seconds(everything)
         ratios.append(bare / whole)
         print(
-            f"forward pass {2 * len(table) / bare[0]:7.1f} images/s   embed_files {2 * len(table) / whole[0]:7.1f} "
+            f"forward pass {2 * len(table) / bare[0]:7.1f} images/s   embed_files "
+            f"{2 * len(table) / whole[0]:7.1f} "
             f"images/s   ratio {ratios[-1][0]:.2f}   of the processors' time {ratios[-1][1]:.2f}"
         )
     print(
-        "median ratio {:.2f} (goal: 0.85), of the processors' time {:.2f}".format(*np.median(ratios, axis=0))
+        "median ratio {:.2f} (goal: 0.85), of the processors' time {:.2f}".format(
+            *np.median(ratios, axis=0)
+        )
     )
 
 
@@ -121,7 +129,8 @@ def peak_memory(checkpoint: str, folder: str, n: str) -> None:
     with tempfile.TemporaryDirectory() as store:
         embed_files(encoder, images, EmbeddingStore(store))
     peaks = [
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        resource.getrusage(who).ru_maxrss / 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
     print(*peaks)
 
@@ -133,22 +142,34 @@ def memory(folder: Path, numbers: tuple[int, int] = (1_000, 10_000)) -> None:
     generated_photographs(folder / "data" / "photo" / "thing", max(numbers))
     peaks = {}
     for n in numbers:
-        command = [sys.executable, __file__, "--peak-memory", checkpoint, str(folder / "data"), str(n)]
-        out = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=allocator).stdout
+        command = [
+            sys.executable,
+            __file__,
+            "--peak-memory",
+            checkpoint,
+            str(folder / "data"),
+            str(n),
+        ]
+        out = subprocess.run(
+            command, check=True, text=True, stdout=subprocess.PIPE, env=allocator
+        ).stdout
         peaks[n] = np.array(out.split(), dtype=float)
         print(f"{n:6} images: {peaks[n][0]:.0f} MB, and {peaks[n][1]:.0f} MB in the worker")
     few, many = numbers
     main, worker = peaks[many] - peaks[few]
     embeddings = 2 * (many - few) * SMALL["embed_dim"] * 4 / 2**20
     print(
-        f"{many} images take {main:+.0f} MB and {worker:+.0f} MB (goal: below 100); their embeddings are {embeddings:.0f} MB of it"
+        f"{many} images take {main:+.0f} MB and {worker:+.0f} MB (goal: below 100); their "
+        f"embeddings are {embeddings:.0f} MB of it"
     )
 
 
 def main() -> None:
     """Run both benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", help="name of an encoder; by default ViT-B-32 with random weights")
+    parser.add_argument(
+        "--encoder", help="name of an encoder; by default ViT-B-32 with random weights"
+    )
     parser.add_argument("--data", help="folder domain/class/image; by default generated JPEG files")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -164,7 +185,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        name = options.encoder or random_checkpoint(root / "ViT-B-32", open_clip.get_model_config("ViT-B-32"))
+        name = options.encoder or random_checkpoint(
+            root / "ViT-B-32", open_clip.get_model_config("ViT-B-32")
+        )
         if options.data:
             table = index_folder(options.data).sample(options.images, random_state=0)
         else:

@@ -1,10 +1,10 @@
 """Speed and memory of the library's own steps, as ratios within one run.
 
-Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machine; the ratios say
-whether a step is in proportion: rendering against embedding, intervening against embedding, the gradient solver
-against the closed form, nested subspaces against a fit for every K, a grid of K and λ against one evaluation, and
-the memory of streamed moments as the number of pairs grows.
-"""
+Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machine; the
+ratios say whether a step is in proportion: rendering against embedding, intervening
+against embedding, the gradient solver against the closed form, nested subspaces against
+a fit for every K, a grid of K and λ against one evaluation, and the memory of streamed
+moments as the number of pairs grows."""
 
 from __future__ import annotations
 
@@ -67,33 +67,47 @@ def solvers() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gradient = seconds(
-            lambda: InvariantProjection(32, solver="gradient", random_state=0).fit_moments(moments), 1
+            lambda: InvariantProjection(32, solver="gradient", random_state=0).fit_moments(moments),
+            1,
         )
     nested = seconds(lambda: [whole.truncate(k) for k in range(1, 33)])
     each = seconds(lambda: [InvariantProjection(k).fit_moments(moments) for k in range(1, 33)])
-    print(f"gradient descent takes {gradient / closed:.0f} times the closed form ({1000 * closed:.1f} ms)")
+    print(
+        f"gradient descent takes {gradient / closed:.0f} times the closed form "
+        f"({1000 * closed:.1f} ms)"
+    )
     print(f"a fit for each of 32 K takes {each / (closed + nested):.1f} times one fit for all")
 
 
 def grids() -> None:
     """Compare a grid of 20 K × 12 λ with one fit and evaluation at the largest K, for one target.
 
-    The first size is the animal world's; the last two have as many images and classes as PACS and Office-Home.
-    """
-    for features, n, classes in ((64, 4000, 10), (256, 4000, 10), (512, 10_000, 7), (512, 15_600, 65)):
+    The first size is the animal world's; the last two have as many images and classes
+    as PACS and Office-Home."""
+    for features, n, classes in (
+        (64, 4000, 10),
+        (256, 4000, 10),
+        (512, 10_000, 7),
+        (512, 15_600, 65),
+    ):
         data = random_split(features, n, classes)
-        sets = {"intervened": (data.held_out["image"].to_numpy(), data.held_out["label"].to_numpy())}
+        sets = {
+            "intervened": (data.held_out["image"].to_numpy(), data.held_out["label"].to_numpy())
+        }
         sizes, weights = np.linspace(3, features, 20).astype(int), np.logspace(-1, 2, 12)
         run = partial(grid_accuracy, data, "image", evaluate_on=sets)
         one = seconds(partial(run, n_components=sizes[-1:], consistency_weights=weights[-1:]))
         probes = {"least squares": 5}  # how often each is timed
-        if features == 64:  # where the embedding is large, a logistic probe in every cell takes minutes
+        if (
+            features == 64
+        ):  # where the embedding is large, a logistic probe in every cell takes minutes
             probes["logistic"] = 1
         for probe, repeats in probes.items():
             grid = partial(run, n_components=sizes, consistency_weights=weights, probe=probe)
             ratio = seconds(grid, repeats) / one
             print(
-                f"{features} dimensions, {n:,} images, {classes} classes: a grid of 20 K × 12 λ with the {probe} probe takes "
+                f"{features} dimensions, {n:,} images, {classes} classes: a grid of 20 K × "
+                f"12 λ with the {probe} probe takes "
                 f"{ratio:.1f} times one fit and evaluation with the logistic probe ({one:.2f} s)"
             )
 
@@ -108,7 +122,10 @@ def random_split(features: int, n: int, classes: int) -> Split:
     image[:, ::2] = rng.permutation(image[:, ::2])
     variables = {"original": original, "image": image}
     table = xr.Dataset(
-        {name: (("row", "feature"), values.astype(np.float32)) for name, values in variables.items()},
+        {
+            name: (("row", "feature"), values.astype(np.float32))
+            for name, values in variables.items()
+        },
         {"label": ("row", label)},
     )
     prompts = xr.Dataset(
@@ -132,7 +149,8 @@ def memory() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     print(
-        f"moments of 50,000 pairs peak at {peaks[1] / peaks[0]:.2f} times those of 5,000 ({peaks[1] / 1e6:.0f} MB)"
+        f"moments of 50,000 pairs peak at {peaks[1] / peaks[0]:.2f} times those of 5,000 "
+        f"({peaks[1] / 1e6:.0f} MB)"
     )
 
 

@@ -1,18 +1,19 @@
 """Interventions on the variant factors of an image or of a caption.
 
-An intervention ``do(z_var)`` gives the variant factors of a sample new values (colour, contrast, sharpness,
-background, style) and keeps the invariant ones (what makes a dog a dog). An original and its intervened copy
-form an *interventional pair*; pairs are all that is needed to estimate the invariant subspace of an encoder.
+An intervention ``do(z_var)`` gives the variant factors of a sample new values (colour,
+contrast, sharpness, background, style) and keeps the invariant ones (what makes a dog a
+dog). An original and its intervened copy form an *interventional pair*; pairs are all
+that is needed to estimate the invariant subspace of an encoder.
 
 Two kinds of intervention are used (arXiv 2405.15289, section on collecting interventional data):
 
 - *Image-based*: one of seven augmentations, drawn at random for each image (`intervene_images`).
 - *Text-based*: in a caption, the words for variant factors are exchanged (`intervene_captions`).
 
-Both are pure functions of content and seed. The same image (or caption) and seed give the same intervention
-in any batch, order or worker process, so that stored embeddings stay valid. It also means that two identical
-images get the same intervention; ask for another seed to have another draw.
-"""
+Both are pure functions of content and seed. The same image (or caption) and seed give
+the same intervention in any batch, order or worker process, so that stored embeddings
+stay valid. It also means that two identical images get the same intervention; ask for
+another seed to have another draw."""
 
 import difflib
 import hashlib
@@ -24,12 +25,17 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-# The paper names the seven augmentations and leaves their parameters open; the values below are ours. Each is
-# strong enough to change what it is about, and weak enough for a human to still name the class. The exception
-# is solarize on line drawings: it turns white paper as black as the lines. Such a pair leaks: z_inv moves.
+# The paper names the seven augmentations and leaves their parameters open; the values
+# below are ours. Each is strong enough to change what it is about, and weak enough for
+# a human to still name the class. The exception is solarize on line drawings: it turns
+# white paper as black as the lines. Such a pair leaks: z_inv moves.
 JITTER = 0.5  # factor of brightness, contrast and saturation: uniform in [1 - JITTER, 1 + JITTER]
-JITTER_HUE = 0.5  # half a turn either way: the hue is re-drawn uniformly from the whole colour circle
-BLUR_KERNEL = 7  # pixels; three standard deviations each way at sigma = 1, for images of 64 pixels or more
+JITTER_HUE = (
+    0.5  # half a turn either way: the hue is re-drawn uniformly from the whole colour circle
+)
+BLUR_KERNEL = (
+    7  # pixels; three standard deviations each way at sigma = 1, for images of 64 pixels or more
+)
 BLUR_SIGMA = (0.5, 2.0)  # pixels; the standard deviation is uniform in this range
 POSTERIZE_BITS = 2  # bits kept for each channel: four levels
 SOLARIZE_THRESHOLD = 128  # pixel values from here on are inverted
@@ -56,9 +62,11 @@ def intervene_images(
     images : Tensor of shape (n, 3, H, W), uint8
         RGB images.
     names : sequence of str
-        Keys of `IMAGE_INTERVENTIONS` to draw from, with equal probability. Their order is part of the draw.
+        Keys of `IMAGE_INTERVENTIONS` to draw from, with equal probability. Their order
+        is part of the draw.
     seed : int
-        Together with an image's content, decides which intervention it gets and with what parameters.
+        Together with an image's content, decides which intervention it gets and with
+        what parameters.
 
     Returns
     -------
@@ -74,13 +82,13 @@ def intervene_images(
 
     Notes
     -----
-    torchvision draws parameters from torch's global CPU generator. It is re-seeded for each image, and its
-    state is put back afterwards; do not call this function from several threads of one process at once.
-    """
+    torchvision draws parameters from torch's global CPU generator. It is re-seeded for
+    each image, and its state is put back afterwards; do not call this function from
+    several threads of one process at once."""
     draws = _draw(images, names, seed)
     intervened = torch.empty_like(images, memory_format=torch.contiguous_format)
-    # One fork for the batch, and the generator's own `manual_seed`: `torch.manual_seed` visits every device
-    # and costs more than most of the augmentations.
+    # One fork for the batch, and the generator's own `manual_seed`: `torch.manual_seed`
+    # visits every device and costs more than most of the augmentations.
     with torch.random.fork_rng(devices=[]):
         for i, (name, image_seed) in enumerate(draws):
             torch.default_generator.manual_seed(image_seed)
@@ -112,22 +120,27 @@ def draw_interventions(
 
 
 def intervene_captions(
-    captions: Sequence[str], lexicon: Mapping[str, Sequence[str]], seed: int = 0, keep: Sequence[str] = ()
+    captions: Sequence[str],
+    lexicon: Mapping[str, Sequence[str]],
+    seed: int = 0,
+    keep: Sequence[str] = (),
 ) -> list[str]:
     """Give the variant factors that a caption mentions other values.
 
-    Every value of a variant factor found in a caption (as whole words, the longest first, in any case) is
-    replaced by another value of the same factor, drawn uniformly among the *others*: a mentioned factor
-    always changes. Within one caption a value is replaced by the same new value wherever it occurs. All
-    other words, the class word above all, stay as they are; articles too ("a red" may become "a orange").
+    Every value of a variant factor found in a caption (as whole words, the longest
+    first, in any case) is replaced by another value of the same factor, drawn uniformly
+    among the *others*: a mentioned factor always changes. Within one caption a value is
+    replaced by the same new value wherever it occurs. All other words, the class word
+    above all, stay as they are; articles too ("a red" may become "a orange").
 
     Parameters
     ----------
     captions : sequence of str
         The captions.
     lexicon : mapping of str to sequence of str
-        For each variant factor, the words or phrases that are its interchangeable values, for example
-        ``{"coat": ("red", "blue"), "scene": ("on grass", "in snow")}``.
+        For each variant factor, the words or phrases that are its interchangeable
+        values, for example ``{"coat": ("red", "blue"), "scene": ("on grass", "in
+        snow")}``.
     seed : int
         Together with a caption's content, decides the draw.
     keep : sequence of str
@@ -142,15 +155,17 @@ def intervene_captions(
     Raises
     ------
     TypeError
-        If `captions`, `keep` or a factor's values are a single string or contain something else than strings.
+        If `captions`, `keep` or a factor's values are a single string or contain
+        something else than strings.
     ValueError
-        If the lexicon is empty, a factor has fewer than two values, a value is blank, is listed twice, or
-        belongs to two factors, or if a word to keep is also a variant value.
+        If the lexicon is empty, a factor has fewer than two values, a value is blank,
+        is listed twice, or belongs to two factors, or if a word to keep is also a
+        variant value.
 
     Notes
     -----
-    The text-based interventions of arXiv 2405.15289. A hyphen joins words: "red" is not in "red-haired".
-    """
+    The text-based interventions of arXiv 2405.15289. A hyphen joins words: "red" is not
+    in "red-haired"."""
     _check_strings("captions", captions)
     _check_phrases("keep", keep)
     factor_of = _factor_of_values(lexicon)
@@ -169,12 +184,17 @@ def intervene_captions(
 def _draw(images: torch.Tensor, names: Sequence[str], seed: int) -> list[tuple[str, int]]:
     """Draw (intervention name, parameter seed) for each image from the hash of its content and `seed`."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
-        got = f"a {images.dtype} tensor" if isinstance(images, torch.Tensor) else type(images).__name__
+        got = (
+            f"a {images.dtype} tensor"
+            if isinstance(images, torch.Tensor)
+            else type(images).__name__
+        )
         raise TypeError(f"images must be a torch.uint8 tensor of shape (n, 3, H, W); got {got}.")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must have shape (n, 3, H, W); got {tuple(images.shape)}. "
-            "Add a batch dimension with images[None], or move channels first with images.permute(0, 3, 1, 2)."
+            "Add a batch dimension with images[None], or move channels first with "
+            "images.permute(0, 3, 1, 2)."
         )
     _check_names(names)
     salt = f"{operator.index(seed)} {tuple(images.shape[1:])}".encode()
@@ -182,7 +202,9 @@ def _draw(images: torch.Tensor, names: Sequence[str], seed: int) -> list[tuple[s
     for image in np.ascontiguousarray(images.cpu().numpy()):
         digest = hashlib.sha256(salt + image.tobytes()).digest()
         name = names[int.from_bytes(digest[:8], "little") % len(names)]
-        draws.append((name, int.from_bytes(digest[8:16], "little") >> 1))  # torch takes seeds of 63 bits
+        draws.append(
+            (name, int.from_bytes(digest[8:16], "little") >> 1)
+        )  # torch takes seeds of 63 bits
     return draws
 
 
@@ -203,33 +225,46 @@ def _check_strings(what: str, strings: Sequence[str]) -> None:
         raise TypeError(f"{what} must be a sequence of strings; got a string. Write [{strings!r}].")
     for string in strings:
         if not isinstance(string, str):
-            raise TypeError(f"{what} must hold strings; got {string!r} of type {type(string).__name__}.")
+            raise TypeError(
+                f"{what} must hold strings; got {string!r} of type {type(string).__name__}."
+            )
 
 
 def _check_phrases(what: str, phrases: Sequence[str]) -> None:
     _check_strings(what, phrases)
     for phrase in phrases:
         if not phrase or phrase != phrase.strip():
-            raise ValueError(f"{what} must hold words or phrases with no blanks around them; got {phrase!r}.")
+            raise ValueError(
+                f"{what} must hold words or phrases with no blanks around them; got {phrase!r}."
+            )
 
 
 def _factor_of_values(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Map each value, in lower case, to its factor; raise where the lexicon is ambiguous."""
     if not lexicon:
-        raise ValueError("the lexicon is empty: zero interventions. Give at least one variant factor.")
+        raise ValueError(
+            "the lexicon is empty: zero interventions. Give at least one variant factor."
+        )
     factor_of: dict[str, str] = {}
     for factor, values in lexicon.items():
         _check_phrases(f"variant factor {factor!r}", values)
         if len(values) < 2:
             raise ValueError(
-                f"variant factor {factor!r} has {len(values)} value(s); it needs two or more, to have "
+                f"variant factor {factor!r} has {len(values)} value(s); it needs two or "
+                f"more, to have "
                 "another one to change to. Add values, or remove the factor."
             )
         for value in values:
             earlier = factor_of.get(value.lower())
             if earlier is not None:
-                where = f"twice in {factor!r}" if earlier == factor else f"in both {earlier!r} and {factor!r}"
-                raise ValueError(f"the value {value!r} is {where}; a value belongs to one factor, once.")
+                where = (
+                    f"twice in {factor!r}"
+                    if earlier == factor
+                    else f"in both {earlier!r} and {factor!r}"
+                )
+                raise ValueError(
+                    f"the value {value!r} is {where}; a value belongs to one factor, once."
+                )
             factor_of[value.lower()] = factor
     return factor_of
 
@@ -237,7 +272,9 @@ def _factor_of_values(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
 def _whole_words(phrases: Sequence[str]) -> re.Pattern[str]:
     """Match any of the phrases as whole words in any case; the longest wins."""
     longest_first = sorted(phrases, key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE)
+    return re.compile(
+        rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE
+    )
 
 
 def _edit(

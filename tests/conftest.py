@@ -14,8 +14,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared" / "data" / "PACS"))  # where it is at hand
-hypothesis.settings.register_profile("study", deadline=None)  # no test depends on the machine's speed
+PACS = Path(
+    os.environ.get("ICM_PACS", ROOT.parent / "shared" / "data" / "PACS")
+)  # where it is at hand
+hypothesis.settings.register_profile(
+    "study", deadline=None
+)  # no test depends on the machine's speed
 hypothesis.settings.load_profile("study")
 sys.path.insert(0, str(ROOT / "workflow"))  # the workflow's scripts are tested as modules
 
@@ -38,8 +42,8 @@ CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
 METHODS = {name: run | {"notebook": "06_methods"} for name, run in CONFIG["methods"].items()}
 RUNS = CONFIG["recorded"] | METHODS  # of which some are recorded
 
-#: Each page of the report but the first: its notebook, and parameters with which that runs in seconds. Files are
-#: added when it is executed.
+#: Each page of the report but the first: its notebook, and parameters with which that
+#: runs in seconds. Files are added when it is executed.
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "01_theory": (
         "01_theory",
@@ -84,7 +88,10 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = folder / "results"
     results.mkdir()
     for page, (notebook, parameters) in PAGES.items():
-        files = {"results": f"{results}/{page}.parquet", "claims": f"{results}/{page}_claims.parquet"}
+        files = {
+            "results": f"{results}/{page}.parquet",
+            "claims": f"{results}/{page}_claims.parquet",
+        }
         files |= {
             "cache": f"{folder}/cache",
             "example": f"{folder}/example",
@@ -95,10 +102,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(notebook, results / f"{page}.ipynb", parameters | files)
     claims = sorted(str(path) for path in results.glob("*_claims.parquet"))
     table = f"{results}/02_domain_generalization_animal-world.parquet"
-    others = sorted(str(path) for path in results.glob("02_domain_generalization_animal-world-*.parquet"))
+    others = sorted(
+        str(path) for path in results.glob("02_domain_generalization_animal-world-*.parquet")
+    )
     others = [path for path in others if not path.endswith("_claims.parquet")]
     compared = {
-        path: RUNS[path.stem]["notebook"] == "06_methods" for path in sorted(RECORDED.glob("*.parquet"))
+        path: RUNS[path.stem]["notebook"] == "06_methods"
+        for path in sorted(RECORDED.glob("*.parquet"))
     }
     recorded = [str(path) for path, all_methods in compared.items() if not all_methods]
     comparisons = [str(path) for path, all_methods in compared.items() if all_methods]
@@ -154,4 +164,6 @@ def execute(name: str, page: Path, parameters: dict[str, Any]) -> None:
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a command of this Python and keep what it says."""
-    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=600
+    )

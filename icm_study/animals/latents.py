@@ -1,15 +1,17 @@
 """The animal world: real silhouettes, rendered so that every latent factor is known.
 
-A silhouette of an animal is the invariant factor ``z_inv``. Everything else is variant and is drawn by
-us: style, coat colour, scene, light, blur and pose. A row of a *latents* table says what one image
-shows; :func:`render` is a pure function of that table, so an image can be rendered again with new variant
-factors (the exact intervention ``do(z_var)``), and :func:`captions` puts the same row into words.
+A silhouette of an animal is the invariant factor ``z_inv``. Everything else is variant
+and is drawn by us: style, coat colour, scene, light, blur and pose. A row of a
+*latents* table says what one image shows; :func:`render` is a pure function of that
+table, so an image can be rendered again with new variant factors (the exact
+intervention ``do(z_var)``), and :func:`captions` puts the same row into words.
 
-Styles are the environments. In a data set with a *shortcut*, coat colour and scene follow the class with
-a given probability; in a *reversed* one they point to another class.
+Styles are the environments. In a data set with a *shortcut*, coat colour and scene
+follow the class with a given probability; in a *reversed* one they point to another
+class.
 
-The silhouettes come from the package ``animal-mnist`` (MIT licence): 10,000 images of 28 × 28, ten classes.
-"""
+The silhouettes come from the package ``animal-mnist`` (MIT licence): 10,000 images of
+28 × 28, ten classes."""
 
 from __future__ import annotations
 
@@ -86,10 +88,11 @@ def sample_latents(
 ) -> pd.DataFrame:
     """Draw what each image shows.
 
-    The silhouettes of `part` are dealt out to the styles in turn, so no animal is in two environments.
-    With probability `coat_strength` the coat colour is the one that belongs to the class (for
-    ``shortcut="reversed"``: to another class), else it is drawn uniformly; likewise the scene. The same
-    seed gives the same draws at every strength, so that strengths can be compared image by image.
+    The silhouettes of `part` are dealt out to the styles in turn, so no animal is in
+    two environments. With probability `coat_strength` the coat colour is the one that
+    belongs to the class (for ``shortcut="reversed"``: to another class), else it is
+    drawn uniformly; likewise the scene. The same seed gives the same draws at every
+    strength, so that strengths can be compared image by image.
 
     Parameters
     ----------
@@ -100,8 +103,8 @@ def sample_latents(
         Where the shortcut points; ``"none"`` ignores the strengths.
     styles : sequence of str
     n : int, optional
-        Number of images, drawn with replacement (an animal may then be in two environments); by default every
-        silhouette once.
+        Number of images, drawn with replacement (an animal may then be in two
+        environments); by default every silhouette once.
     seed : int
 
     Returns
@@ -121,10 +124,17 @@ def sample_latents(
         raise ValueError(f"shortcut={shortcut!r} is unknown; choose one of {SHORTCUTS}.")
     style_numbers = _style_numbers(styles)
     if n is not None and n < 1:
-        raise ValueError(f"n={n!r}: expected at least one image, or None for every silhouette once.")
-    for name, strength in {"coat_strength": coat_strength, "scene_strength": scene_strength}.items():
+        raise ValueError(
+            f"n={n!r}: expected at least one image, or None for every silhouette once."
+        )
+    for name, strength in {
+        "coat_strength": coat_strength,
+        "scene_strength": scene_strength,
+    }.items():
         if not 0 <= strength <= 1:
-            raise ValueError(f"{name}={strength!r} is not a probability; expected a number in [0, 1].")
+            raise ValueError(
+                f"{name}={strength!r} is not a probability; expected a number in [0, 1]."
+            )
     rng = np.random.default_rng([seed, list(PARTS).index(part)])
     mine = np.flatnonzero(silhouettes.part == part)
     silhouette = rng.permutation(mine) if n is None else rng.choice(mine, n)
@@ -142,11 +152,15 @@ def sample_latents(
     if shortcut != "none":
         points_to = label if shortcut == "aligned" else (label + 5) % len(CLASSES)
         table["coat"] = np.where(pull[:, 0] < coat_strength, points_to, table["coat"])
-        table["scene"] = np.where(pull[:, 1] < scene_strength, points_to % len(SCENES), table["scene"])
+        table["scene"] = np.where(
+            pull[:, 1] < scene_strength, points_to % len(SCENES), table["scene"]
+        )
     return table
 
 
-def redraw_variant(latents: pd.DataFrame, *, styles: Sequence[str] = STYLES, seed: int = 0) -> pd.DataFrame:
+def redraw_variant(
+    latents: pd.DataFrame, *, styles: Sequence[str] = STYLES, seed: int = 0
+) -> pd.DataFrame:
     """Intervene exactly: the same silhouettes with every variant factor drawn anew.
 
     Parameters
@@ -220,7 +234,9 @@ def captions(latents: pd.DataFrame, *, left_out: float = 0.5, seed: int = 0) -> 
         If `left_out` is not a probability.
     """
     if not 0 <= left_out <= 1:
-        raise ValueError(f"left_out={left_out!r} is not a probability; expected a number in [0, 1].")
+        raise ValueError(
+            f"left_out={left_out!r} is not a probability; expected a number in [0, 1]."
+        )
     rng = np.random.default_rng([seed, 11])
     named = rng.random((len(latents), len(LEXICON))) >= left_out
     named[:, 1] &= latents["style"].to_numpy() != STYLES.index("sketch")

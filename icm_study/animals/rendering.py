@@ -50,7 +50,9 @@ def render(latents: pd.DataFrame, silhouettes: Silhouettes) -> torch.Tensor:
     """
     unknown = set(latents["style"]) - set(range(len(STYLES)))
     if unknown:
-        raise ValueError(f"The latents have styles {sorted(unknown)}; expected 0 to {len(STYLES) - 1}.")
+        raise ValueError(
+            f"The latents have styles {sorted(unknown)}; expected 0 to {len(STYLES) - 1}."
+        )
     out = torch.empty((len(latents), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
     style = latents["style"].to_numpy()
     for number, draw in enumerate((_photo, _cartoon, _sketch, _painting)):
@@ -78,7 +80,11 @@ def _render_style(latents: pd.DataFrame, silhouettes: Silhouettes, draw: Any) ->
 
 def _pose(latents: pd.DataFrame, silhouettes: Silhouettes) -> tuple[torch.Tensor, torch.Tensor]:
     """Outline (soft mask) and shade of each animal, turned, scaled and shifted: two (n, 1, 64, 64)."""
-    shade = torch.from_numpy(silhouettes.images[latents["silhouette"].to_numpy()]).float().div_(255)[:, None]
+    shade = (
+        torch.from_numpy(silhouettes.images[latents["silhouette"].to_numpy()])
+        .float()
+        .div_(255)[:, None]
+    )
     outline = -F.max_pool2d(-F.max_pool2d(shade, 3, 1, 1), 3, 1, 1)  # closing: stripes stay inside
     angle, scale, dx, dy, mirror = (
         torch.from_numpy(latents[c].to_numpy(np.float32, copy=True))
@@ -165,7 +171,9 @@ def _textures() -> torch.Tensor:
 def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
     """How a scene's two colours alternate: (64, 64) in [0, 1]."""
     y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] + rng.uniform(0, 64, (2, 1, 1))
-    size = {"grain": (1.5, 1.5), "cloud": (9, 9), "ripple": (2, 9), "trunk": (14, 2)}.get(name, (6, 6))
+    size = {"grain": (1.5, 1.5), "cloud": (9, 9), "ripple": (2, 9), "trunk": (14, 2)}.get(
+        name, (6, 6)
+    )
     noise = ndimage.gaussian_filter(rng.normal(size=(IMAGE_SIZE, IMAGE_SIZE)), size, mode="wrap")
     noise = 0.5 + 0.28 * noise / noise.std()
     period, angle = rng.uniform(7, 11), rng.uniform(-0.5, 0.5)
@@ -181,11 +189,14 @@ def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
     return noise.clip(0, 1)
 
 
-def write_folder(root: str | os.PathLike[str], silhouettes: Silhouettes, *, per_class: int = 20) -> Path:
+def write_folder(
+    root: str | os.PathLike[str], silhouettes: Silhouettes, *, per_class: int = 20
+) -> Path:
     """Write a small example data set, ``root/style/class/*.png``, as a stand-in for a user's own folder.
 
-    Coat and scene follow the class in every style, with strength 0.9: in the first two styles one way, in the
-    other two the other way. So what gives the class away in some of the domains misleads in the others.
+    Coat and scene follow the class in every style, with strength 0.9: in the first two
+    styles one way, in the other two the other way. So what gives the class away in some
+    of the domains misleads in the others.
 
     Parameters
     ----------
@@ -203,7 +214,13 @@ def write_folder(root: str | os.PathLike[str], silhouettes: Silhouettes, *, per_
     """
     for style, shortcut in zip(STYLES, ("aligned", "aligned", "reversed", "reversed"), strict=True):
         latents = sample_latents(
-            silhouettes, "source", coat_strength=0.9, scene_strength=0.9, shortcut=shortcut, n=4000, seed=0
+            silhouettes,
+            "source",
+            coat_strength=0.9,
+            scene_strength=0.9,
+            shortcut=shortcut,
+            n=4000,
+            seed=0,
         )
         for label, name in enumerate(CLASSES):
             rows = latents[(latents["style"] == STYLES.index(style)) & (latents["label"] == label)][

@@ -38,7 +38,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}: only numpy arrays are allowed.")
+            raise pickle.UnpicklingError(
+                f"refused to load {module}.{name}: only numpy arrays are allowed."
+            )
         module = module.replace("numpy.core", "numpy._core") if np.__version__ >= "2" else module
         return super().find_class(module, name)
 
@@ -48,7 +50,8 @@ def _read_array(name: str) -> np.ndarray:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
             "The silhouettes were not found: the package 'animal-mnist' is not installed. "
-            "Run `pip install --no-deps animal-mnist==0.4` (its tensorflow dependency is not needed)."
+            "Run `pip install --no-deps animal-mnist==0.4` (its tensorflow dependency is not "
+            "needed)."
         )
     folder = Path(spec.submodule_search_locations[0]) / "data" / "Animal_MNIST"
     path = folder / f"animal_{name}_version_3.gz"
@@ -62,7 +65,8 @@ def _read_array(name: str) -> np.ndarray:
     found = hashlib.sha256(raw).hexdigest()
     if found != _SHA256[name]:
         raise ValueError(
-            f"{path.name} has SHA-256 {found[:12]}…, expected {_SHA256[name][:12]}…: another version of "
+            f"{path.name} has SHA-256 {found[:12]}…, expected {_SHA256[name][:12]}…: another "
+            f"version of "
             "the package 'animal-mnist'? Install version 0.4."
         )
     return np.asarray(_ArrayUnpickler(io.BytesIO(raw)).load())
@@ -102,9 +106,9 @@ class Silhouettes:
 def load_silhouettes() -> Silhouettes:
     """Read the silhouettes of ``animal-mnist`` and split them into disjoint parts.
 
-    The package repeats some silhouettes, also mirrored or nearly so. Exact repeats are dropped, and near
-    repeats (cosine similarity of at least ``NEAR_DUPLICATE``) stay in one part, so that no animal of
-    the test part was seen in training.
+    The package repeats some silhouettes, also mirrored or nearly so. Exact repeats are
+    dropped, and near repeats (cosine similarity of at least ``NEAR_DUPLICATE``) stay in
+    one part, so that no animal of the test part was seen in training.
 
     Returns
     -------

@@ -1,15 +1,16 @@
 """Embed image files, each with its intervened copy, once.
 
-`embed_files` takes the table that `icm_study.photographs.folders.index_folder` makes and gives the embeddings in the same
-order. Worker processes read each image, bring it to the encoder's input resolution and intervene on the result;
-meanwhile this process embeds. Original and intervened images go through the encoder in the same pass.
+`embed_files` takes the table that `icm_study.photographs.folders.index_folder` makes
+and gives the embeddings in the same order. Worker processes read each image, bring it
+to the encoder's input resolution and intervene on the result; meanwhile this process
+embeds. Original and intervened images go through the encoder in the same pass.
 
-The embeddings are stored in *shards*, runs of images that follow each other in the table. A shard is addressed by
-the content of its image files and by all else that its embeddings depend on, never by where the files are. A shard
-ends where the content of an image says so (about two images in `shard_size` do), or when it is full. So an image
-that is added or removed moves the borders near it only, and the other shards are still valid. A run that was killed
-goes on with the shard it was at.
-"""
+The embeddings are stored in *shards*, runs of images that follow each other in the
+table. A shard is addressed by the content of its image files and by all else that its
+embeddings depend on, never by where the files are. A shard ends where the content of an
+image says so (about two images in `shard_size` do), or when it is full. So an image
+that is added or removed moves the borders near it only, and the other shards are still
+valid. A run that was killed goes on with the shard it was at."""
 
 from __future__ import annotations
 
@@ -62,31 +63,35 @@ def embed_files(
     store : EmbeddingStore
         Where the embeddings are kept.
     interventions : sequence of str
-        Keys of :data:`~icm_core.interventions.IMAGE_INTERVENTIONS` to draw from. Empty: embed the originals only.
+        Keys of :data:`~icm_core.interventions.IMAGE_INTERVENTIONS` to draw from. Empty:
+        embed the originals only.
     seed : int
         Seed of the interventions.
     shard_size : int
         Images in a shard, at most; as many are lost when the run is killed.
     batch_size : int
-        Rows embedded at a time, each with its intervened copy. Another size is another key in the store, since
-        it may change the last bits of the embeddings.
+        Rows embedded at a time, each with its intervened copy. Another size is another
+        key in the store, since it may change the last bits of the embeddings.
     workers : int, optional
-        Processes that read images; 0 reads them in this one. By default half of the cores, at most 8.
+        Processes that read images; 0 reads them in this one. By default half of the
+        cores, at most 8.
 
     Returns
     -------
     Dataset
-        Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original`` and, with interventions,
-        ``image`` (the embedding after the intervention); coordinates ``path``, ``label`` and ``domain``. The
-        attributes tell what the embeddings were computed from.
+        Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original``
+        and, with interventions, ``image`` (the embedding after the intervention);
+        coordinates ``path``, ``label`` and ``domain``. The attributes tell what the
+        embeddings were computed from.
 
     Raises
     ------
     TypeError
         If `images` is not a DataFrame, or `interventions` is a single string.
     ValueError
-        If `images` has no rows or lacks a column, an image cannot be read, an intervention is unknown or a size is
-        not positive. Shards that were finished before stay stored.
+        If `images` has no rows or lacks a column, an image cannot be read, an
+        intervention is unknown or a size is not positive. Shards that were finished
+        before stay stored.
     FileNotFoundError
         If an image does not exist.
     OSError
@@ -115,16 +120,22 @@ def embed_files(
         for shard in shards
     ]
     new = [i for i, key in enumerate(keys) if key not in store]
-    result = {name: np.empty((len(paths), encoder.embedding_dim), np.float32) for name in reader.variables}
+    result = {
+        name: np.empty((len(paths), encoder.embedding_dim), np.float32) for name in reader.variables
+    }
     stored = len(paths) - sum(len(paths[shards[i]]) for i in new)
 
     with (
-        tqdm(total=len(paths), initial=stored, desc=f"embedding by {encoder.name}", unit="image") as bar,
+        tqdm(
+            total=len(paths), initial=stored, desc=f"embedding by {encoder.name}", unit="image"
+        ) as bar,
         _read_ahead(reader, [batch for i in new for batch in batches[i]], workers) as ahead,
     ):
         for i, (shard, key) in enumerate(zip(shards, keys, strict=True)):
             # a stored shard that turns out to be damaged was not read ahead
-            read = islice(ahead, len(batches[i])) if i in new else map(reader.__getitem__, batches[i])
+            read = (
+                islice(ahead, len(batches[i])) if i in new else map(reader.__getitem__, batches[i])
+            )
             embedded = store.get(key, partial(_embed_shard, encoder, read, reader.variables, bar))
             if i in new:
                 for _ in read:  # another process stored this shard in the meantime
@@ -141,12 +152,15 @@ def embed_files(
 class _Reader(Dataset):
     """Image files to uint8 images at the encoder's resolution, and their intervened copies.
 
-    It travels to the worker processes, so it holds little. An error is returned rather than raised: raised in a
-    worker, it would come with a long text about that worker.
+    It travels to the worker processes, so it holds little. An error is returned rather
+    than raised: raised in a worker, it would come with a long text about that worker.
     """
 
     def __init__(
-        self, resize: Callable[[torch.Tensor], torch.Tensor], interventions: tuple[str, ...], seed: int
+        self,
+        resize: Callable[[torch.Tensor], torch.Tensor],
+        interventions: tuple[str, ...],
+        seed: int,
     ):
         self.resize = resize
         self.interventions = interventions
@@ -199,7 +213,9 @@ def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     return _resized(encoder.resize, [np.array(read_image(path)) for path in paths])
 
 
-def _resized(resize: Callable[[torch.Tensor], torch.Tensor], pixels: Sequence[np.ndarray]) -> torch.Tensor:
+def _resized(
+    resize: Callable[[torch.Tensor], torch.Tensor], pixels: Sequence[np.ndarray]
+) -> torch.Tensor:
     return torch.cat(
         [resize(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
     ).contiguous()
@@ -211,7 +227,11 @@ def _read_ahead(
 ) -> Iterator[Iterator[torch.Tensor | Exception]]:
     """Read batches in worker processes, a few ahead of their use; end the workers on leaving."""
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         workers = min(max(cores // 2, 1), 8)
     loader = DataLoader(
         reader,
@@ -250,7 +270,11 @@ def _shards(hashes: Sequence[str], size: int) -> list[slice]:
     """Cut a sequence of hashes into runs of at most `size`; where, depends on the hashes near the cut only."""
     shards, start = [], 0
     for row, digest in enumerate(hashes, start=1):
-        if row - start == size or row == len(hashes) or int(digest[:16], 16) % max(size // 2, 1) == 0:
+        if (
+            row - start == size
+            or row == len(hashes)
+            or int(digest[:16], 16) % max(size // 2, 1) == 0
+        ):
             shards.append(slice(start, row))
             start = row
     return shards
@@ -262,21 +286,32 @@ def _hash(path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"image {path!r} cannot be read: {error.strerror}. Index the folder again.") from error
+        raise kind(
+            f"image {path!r} cannot be read: {error.strerror}. Index the folder again."
+        ) from error
 
 
 def _check(
-    images: pd.DataFrame, interventions: Sequence[str], shard_size: int, batch_size: int, workers: int | None
+    images: pd.DataFrame,
+    interventions: Sequence[str],
+    shard_size: int,
+    batch_size: int,
+    workers: int | None,
 ) -> None:
     if not isinstance(images, pd.DataFrame):
-        raise TypeError(f"images must be a DataFrame as index_folder gives; got {type(images).__name__}.")
+        raise TypeError(
+            f"images must be a DataFrame as index_folder gives; got {type(images).__name__}."
+        )
     missing = [name for name in COLUMNS if name not in images]
     if missing:
         raise ValueError(
-            f"images has the columns {list(images.columns)} and lacks {missing}; index_folder gives {list(COLUMNS)}."
+            f"images has the columns {list(images.columns)} and lacks {missing}; "
+            f"index_folder gives {list(COLUMNS)}."
         )
     if images.empty:
-        raise ValueError("images has no rows: there is nothing to embed. Check the folder that was indexed.")
+        raise ValueError(
+            "images has no rows: there is nothing to embed. Check the folder that was indexed."
+        )
     if isinstance(interventions, str):
         raise TypeError(
             f"interventions is {interventions!r}; expected a sequence. Write [{interventions!r}]."

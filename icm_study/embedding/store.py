@@ -1,15 +1,15 @@
 """Embeddings: computed once, kept on disk, opened as labelled arrays.
 
-Embedding images is the slow step of the study. Its result depends on a few things only: the encoder and its
-weights, the images, the intervention and its seed. These make up a *key*. `EmbeddingStore` keeps one netCDF
-file for each key, named by the hash of the key: ask for a key, and you get the stored arrays, or they are
-computed once and stored. A changed encoder or data set has another `fingerprint`, hence another key, and is
-never mixed up with the old one.
+Embedding images is the slow step of the study. Its result depends on a few things only:
+the encoder and its weights, the images, the intervention and its seed. These make up a
+*key*. `EmbeddingStore` keeps one netCDF file for each key, named by the hash of the
+key: ask for a key, and you get the stored arrays, or they are computed once and stored.
+A changed encoder or data set has another `fingerprint`, hence another key, and is never
+mixed up with the old one.
 
-A file appears under its name only when it is complete, so a run may be killed at any moment and several
-processes may share a directory. Every file carries a checksum; one that was truncated or altered is reported
-and computed again.
-"""
+A file appears under its name only when it is complete, so a run may be killed at any
+moment and several processes may share a directory. Every file carries a checksum; one
+that was truncated or altered is reported and computed again."""
 
 import hashlib
 import json
@@ -61,7 +61,8 @@ class EmbeddingStore:
         Parameters
         ----------
         key : mapping of str to JSON value
-            Flat: strings, numbers, booleans, None, or lists of these. The order of its entries is irrelevant.
+            Flat: strings, numbers, booleans, None, or lists of these. The order of its
+            entries is irrelevant.
 
         Returns
         -------
@@ -76,7 +77,9 @@ class EmbeddingStore:
             If `key` is empty, or holds a number that is not finite.
         """
         text = _canonical(key)
-        words = [re.sub(r"[^\w.]+", "-", str(key[name]), flags=re.ASCII)[:12] for name in sorted(key)]
+        words = [
+            re.sub(r"[^\w.]+", "-", str(key[name]), flags=re.ASCII)[:12] for name in sorted(key)
+        ]
         return self.root / f"{'_'.join(words)[:60]}-{hashlib.sha256(text.encode()).hexdigest()}.nc"
 
     def __contains__(self, key: Mapping[str, Any]) -> bool:
@@ -117,7 +120,8 @@ class EmbeddingStore:
                 return _read(path, text)
             except Exception as error:
                 warnings.warn(
-                    f"The stored embeddings {path} are damaged and are computed again: {error}", stacklevel=2
+                    f"The stored embeddings {path} are damaged and are computed again: {error}",
+                    stacklevel=2,
                 )
         temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
         self._reserve(temporary)
@@ -147,15 +151,19 @@ def _canonical(key: Mapping[str, Any]) -> str:
     if not isinstance(key, Mapping):
         raise TypeError(f"a key must be a mapping of names to values; got {type(key).__name__}.")
     if not key:
-        raise ValueError("the key is empty; name at least the encoder and the data it was applied to.")
+        raise ValueError(
+            "the key is empty; name at least the encoder and the data it was applied to."
+        )
     for name, value in key.items():
         if not isinstance(name, str):
             raise TypeError(f"the names in a key must be strings; got {name!r}.")
         for item in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(item, str | int | float | bool | None):
                 raise TypeError(
-                    f"the key's {name!r} holds a {type(item).__name__}; expected a string, number, boolean, "
-                    "None or a flat list of these. Use .item() on NumPy scalars, and fingerprint() on arrays."
+                    f"the key's {name!r} holds a {type(item).__name__}; expected a string, "
+                    f"number, boolean, "
+                    "None or a flat list of these. Use .item() on NumPy scalars, and "
+                    "fingerprint() on arrays."
                 )
     try:
         return json.dumps(dict(key), sort_keys=True, allow_nan=False, separators=(",", ":"))
@@ -173,7 +181,8 @@ def _check_finite(dataset: xr.Dataset, key: str) -> None:
         if bad.any():
             rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
             raise ValueError(
-                f"{name!r} has NaN or infinite values in {rows} of {len(bad)} rows; nothing was stored for "
+                f"{name!r} has NaN or infinite values in {rows} of {len(bad)} rows; nothing "
+                f"was stored for "
                 f"the key {key}. Check the images, and the encoder's weights and precision (half "
                 "precision can overflow)."
             )
@@ -190,7 +199,12 @@ def _checksum(dataset: xr.Dataset) -> str:
             parts += [json.dumps(values.ravel().tolist()), str(values.shape)]
         else:
             parts.append(values)
-        parts += [name, str(variable.dims), str(name in dataset.coords), _attributes(variable.attrs)]
+        parts += [
+            name,
+            str(variable.dims),
+            str(name in dataset.coords),
+            _attributes(variable.attrs),
+        ]
     return fingerprint(*parts)
 
 
@@ -216,7 +230,8 @@ def _write(dataset: xr.Dataset, path: Path, key: str) -> xr.Dataset:
         return _read(path, key)
     except ValueError as error:
         raise TypeError(
-            f"netCDF does not give this Dataset back unchanged; use numeric and string arrays:\n{dataset}"
+            f"netCDF does not give this Dataset back unchanged; use numeric and string "
+            f"arrays:\n{dataset}"
         ) from error
 
 

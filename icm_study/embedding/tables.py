@@ -1,14 +1,15 @@
 """The environments of a study, embedded: sources with their interventional pairs, tests, and prompts.
 
-This is where data set, interventions and encoder meet. What comes out is all that evaluation needs, as
-labelled arrays, and is kept in an :class:`~icm_study.embedding.store.EmbeddingStore`, so it is computed once.
+This is where data set, interventions and encoder meet. What comes out is all that
+evaluation needs, as labelled arrays, and is kept in an
+:class:`~icm_study.embedding.store.EmbeddingStore`, so it is computed once.
 
-The parts of the *source* table are aligned row by row: an image, the image after an image intervention,
-the image rendered anew (the oracle intervention, in the animal world only), its caption and the edited caption.
-In the animal world a *test* table holds other animals under three conditions: the shortcut as in the sources
-("aligned"), absent ("none"), and pointing to another class ("reversed"). A folder of images has no such table: there
-the protocol decides which images train and which test.
-"""
+The parts of the *source* table are aligned row by row: an image, the image after an
+image intervention, the image rendered anew (the oracle intervention, in the animal
+world only), its caption and the edited caption. In the animal world a *test* table
+holds other animals under three conditions: the shortcut as in the sources ("aligned"),
+absent ("none"), and pointing to another class ("reversed"). A folder of images has no
+such table: there the protocol decides which images train and which test."""
 
 from __future__ import annotations
 
@@ -91,12 +92,18 @@ def embed(
             parts.append(part)
             bar.update(len(batch))
     if not parts:
-        raise ValueError("no images to embed: batches is empty. An iterator can be used up only once.")
+        raise ValueError(
+            "no images to embed: batches is empty. An iterator can be used up only once."
+        )
     return np.concatenate(parts)
 
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
-PAIRS = {"image": ("original", "image"), "oracle": ("original", "oracle"), "text": ("caption", "edit")}
+PAIRS = {
+    "image": ("original", "image"),
+    "oracle": ("original", "oracle"),
+    "text": ("caption", "edit"),
+}
 
 _BATCH = 128
 
@@ -110,12 +117,14 @@ class Environments:
     Attributes
     ----------
     source : Dataset
-        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``, ``caption``, ``edit``, and in the
-        animal world ``oracle``; coordinates ``label``, ``domain``, and in the animal world ``oracle_domain`` and
-        the latent factors, of a folder ``path``.
+        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``,
+        ``caption``, ``edit``, and in the animal world ``oracle``; coordinates
+        ``label``, ``domain``, and in the animal world ``oracle_domain`` and the latent
+        factors, of a folder ``path``.
     test : Dataset or None
-        Variables ``original`` and ``caption``; coordinates ``label``, ``domain``, ``shortcut`` and the
-        latent factors. None for a folder: every image of `source` can be tested.
+        Variables ``original`` and ``caption``; coordinates ``label``, ``domain``,
+        ``shortcut`` and the latent factors. None for a folder: every image of `source`
+        can be tested.
     prompts : Dataset
         Variable ``prompt`` of shape (n_prompts, feature), coordinate ``label``.
     provenance : dict
@@ -123,8 +132,8 @@ class Environments:
     domains, classes : tuple of str
         The names that the numbers in ``domain`` and ``label`` stand for.
     pairs : Dataset or None
-        Interventional pairs of other images, as variables like those of `source`, which the projection is
-        estimated from. None: from those of `source`.
+        Interventional pairs of other images, as variables like those of `source`, which
+        the projection is estimated from. None: from those of `source`.
     """
 
     source: xr.Dataset
@@ -156,14 +165,16 @@ def embed_pairs(
     Returns
     -------
     Dataset
-        As :func:`~icm_study.embedding.files.embed_files`; with texts, also the variables ``caption`` and ``edit``.
+        As :func:`~icm_study.embedding.files.embed_files`; with texts, also the
+        variables ``caption`` and ``edit``.
     """
     if texts is None:
         return embed_files(encoder, images, store, seed=seed)
     captions, edits = texts
     if {len(captions), len(edits)} != {len(images)}:
         raise ValueError(
-            f"{len(captions)} captions and {len(edits)} edits for {len(images)} images; give one of each for every image."
+            f"{len(captions)} captions and {len(edits)} edits for {len(images)} images; give "
+            f"one of each for every image."
         )
     embedded = store.get(
         encoder.text_key(*captions, *edits),
@@ -186,7 +197,8 @@ def embed_prompts(
     return store.get(
         encoder.text_key(*prompts) | {"n": len(words)},
         lambda: xr.Dataset(
-            {"prompt": (("row", "feature"), encoder.encode_text(prompts))}, {"label": ("row", labels)}
+            {"prompt": (("row", "feature"), encoder.encode_text(prompts))},
+            {"label": ("row", labels)},
         ),
     )
 
@@ -196,18 +208,22 @@ def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
 
     def compute(rows: np.ndarray) -> np.ndarray:
         batches = rows.reshape(-1, _BATCH)
-        return np.concatenate([encoder.encode_text([texts[row] for row in batch]) for batch in batches])
+        return np.concatenate(
+            [encoder.encode_text([texts[row] for row in batch]) for batch in batches]
+        )
 
     return _once(encoder, list(texts), compute)
 
 
-def _once(encoder: Encoder, keys: list[str], compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _once(
+    encoder: Encoder, keys: list[str], compute: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Compute the rows whose key is new, and take the others from memory.
 
-    Worlds of different strength share most of their images and captions, so each distinct one is embedded
-    once in the life of the encoder. Batches are always full (the last one repeats rows): an embedding then has
-    the same bits whatever else is embedded with it.
-    """
+    Worlds of different strength share most of their images and captions, so each
+    distinct one is embedded once in the life of the encoder. Batches are always full
+    (the last one repeats rows): an embedding then has the same bits whatever else is
+    embedded with it."""
     known = _EMBEDDED.setdefault(encoder, {})
     new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
     if new:
@@ -233,8 +249,8 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     table : Dataset
         A source table, see :mod:`icm_study.embedding.tables`.
     intervention : str
-        ``"image"``, ``"text"``, ``"oracle"``, the name of a single image intervention that the table
-        has, or for example ``"image+text"``.
+        ``"image"``, ``"text"``, ``"oracle"``, the name of a single image intervention
+        that the table has, or for example ``"image+text"``.
 
     Returns
     -------
@@ -248,7 +264,9 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     pairs = PAIRS | {name: ("original", name) for name in IMAGE_INTERVENTIONS if name in table}
     kinds = intervention.split("+")
     if any(kind not in pairs for kind in kinds):
-        raise ValueError(f"Unknown intervention {intervention!r}; join any of {tuple(pairs)} with '+'.")
+        raise ValueError(
+            f"Unknown intervention {intervention!r}; join any of {tuple(pairs)} with '+'."
+        )
 
     def pairs_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
         before, after = pairs[kind]
@@ -267,8 +285,9 @@ def moments_of(
     intervention : str
         For example ``"image"`` or ``"image+text"``.
     pairs_of : callable
-        From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two sides are the same are left
-        out: an edit that found nothing to change says nothing.
+        From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two
+        sides are the same are left out: an edit that found nothing to change says
+        nothing.
 
     Returns
     -------

@@ -53,10 +53,13 @@ class AnimalTokenizer:
             ids = [self._compact.get(i, -1) for i in self._full.encode(text)]
             if -1 in ids:
                 known = sorted({self._full.decode([i]).strip() for i in self.vocabulary})
-                raise ValueError(f"{text!r} has a word this encoder never saw; its words are {known}.")
+                raise ValueError(
+                    f"{text!r} has a word this encoder never saw; its words are {known}."
+                )
             if len(ids) > self.context_length - 2:
                 raise ValueError(
-                    f"{text!r} has {len(ids)} tokens, at most {self.context_length - 2} fit; shorten it."
+                    f"{text!r} has {len(ids)} tokens, at most {self.context_length - 2} fit; "
+                    f"shorten it."
                 )
             ids = [1, *ids, self.vocab_size - 1]
             out[row, : len(ids)] = torch.tensor(ids)
@@ -73,8 +76,10 @@ def _load_shipped(name: str) -> Parts:
     config_path, weights_path = WEIGHTS / f"{name}.json", WEIGHTS / f"{name}.safetensors"
     if not (config_path.exists() and weights_path.exists()):
         raise RuntimeError(
-            f"The weights of {name!r} should be in {WEIGHTS} and are not: the installation is not whole. Ways out: "
-            f"install again; or train the encoder, `python -m icm_study.encoders.animal_pretraining {name}`, and copy the two files "
+            f"The weights of {name!r} should be in {WEIGHTS} and are not: the installation "
+            f"is not whole. Ways out: "
+            f"install again; or train the encoder, `python -m "
+            f"icm_study.encoders.animal_pretraining {name}`, and copy the two files "
             "that it writes."
         )
     config = json.loads(config_path.read_text())

@@ -1,15 +1,16 @@
 """Train the small CLIP that ships with the project, from a seed.
 
-The model is open_clip's own CLIP class and the loss its own ``ClipLoss``; only the sizes are small. It sees
-rendered animals with captions that leave factors out at random, so it learns shape, colour, scene,
-style, light and blur, as a CLIP learns from captions that each tell a part. ``animal-world`` is trained
-without the downstream shortcut; in ``animal-world-biased`` coat and scene follow the class with
-probability 0.6 already here, and training is shorter.
+The model is open_clip's own CLIP class and the loss its own ``ClipLoss``; only the
+sizes are small. It sees rendered animals with captions that leave factors out at
+random, so it learns shape, colour, scene, style, light and blur, as a CLIP learns from
+captions that each tell a part. ``animal-world`` is trained without the downstream
+shortcut; in ``animal-world-biased`` coat and scene follow the class with probability
+0.6 already here, and training is shorter.
 
-Run ``python -m icm_study.encoders.animal_pretraining animal-world`` (or ``make encoder``). It takes about an hour on one
-core, saves a checkpoint every ``checkpoint_every`` samples, and goes on from the last one when started
-again. At its end it prints how close the new model came to the shipped one.
-"""
+Run ``python -m icm_study.encoders.animal_pretraining animal-world`` (or ``make
+encoder``). It takes about an hour on one core, saves a checkpoint every
+``checkpoint_every`` samples, and goes on from the last one when started again. At its
+end it prints how close the new model came to the shipped one."""
 
 from __future__ import annotations
 
@@ -49,7 +50,12 @@ PREPROCESS_CONFIG: dict[str, Any] = {
 
 RECIPES: dict[str, dict[str, Any]] = {
     "animal-world": {"coat_strength": 0.0, "scene_strength": 0.0, "seed": 0, "samples": 800_000},
-    "animal-world-biased": {"coat_strength": 0.6, "scene_strength": 0.6, "seed": 0, "samples": 256_000},
+    "animal-world-biased": {
+        "coat_strength": 0.6,
+        "scene_strength": 0.6,
+        "seed": 0,
+        "samples": 256_000,
+    },
 }
 
 TRAINING: dict[str, Any] = {
@@ -68,11 +74,15 @@ def learning_rate(progress: float) -> float:
     """Rate at a point of the training in [0, 1]: a short rise, flat, then a half cosine to zero."""
     flat = TRAINING["flat_fraction"]
     rise = min(1.0, progress / 0.01)
-    fall = 1.0 if progress < flat else 0.5 * (1 + math.cos(math.pi * (progress - flat) / (1 - flat)))
+    fall = (
+        1.0 if progress < flat else 0.5 * (1 + math.cos(math.pi * (progress - flat) / (1 - flat)))
+    )
     return TRAINING["learning_rate"] * rise * fall
 
 
-def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_every: int = 50_000) -> Encoder:
+def train(
+    name: str, folder: Path, *, samples: int, images: int, checkpoint_every: int = 50_000
+) -> Encoder:
     """Train the model `name` and return it as an encoder.
 
     Parameters
@@ -110,9 +120,14 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
     model = model.to(memory_format=torch.channels_last)
     encoder = Encoder(name, model, tokenizer, PREPROCESS_CONFIG)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=tuple(TRAINING["betas"]), weight_decay=TRAINING["weight_decay"]
+        model.parameters(),
+        lr=0.0,
+        betas=tuple(TRAINING["betas"]),
+        weight_decay=TRAINING["weight_decay"],
     )
-    text = [p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"]
+    text = [
+        p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"
+    ]
 
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name}.checkpoint.pt"
@@ -151,10 +166,13 @@ def train(name: str, folder: Path, *, samples: int, images: int, checkpoint_ever
         progress_bar.update(batch_size)
         if step % max(1, checkpoint_every // batch_size) == 0:
             _save(
-                checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                checkpoint,
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
             )
             model.eval()
-            progress_bar.set_postfix(loss=f"{loss.item():.2f}", **_short(zero_shot_accuracy(encoder, n=400)))
+            progress_bar.set_postfix(
+                loss=f"{loss.item():.2f}", **_short(zero_shot_accuracy(encoder, n=400))
+            )
             model.train()
     progress_bar.close()
     model.eval()
@@ -234,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the animal-world CLIP from a seed.")
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--folder", type=Path, default=Path("cache/pretraining"))
-    parser.add_argument("--samples", type=int, help="image-caption pairs to see; by default the recipe's")
+    parser.add_argument(
+        "--samples", type=int, help="image-caption pairs to see; by default the recipe's"
+    )
     parser.add_argument("--images", type=int, default=TRAINING["images"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the layers are too small to gain from more
@@ -257,7 +277,10 @@ def main() -> None:
     if (WEIGHTS / f"{arguments.name}.safetensors").exists():
         print(comparison(accuracy, zero_shot_accuracy(load_encoder(arguments.name), n=8000)))
     else:
-        print(f"No {arguments.name!r} is shipped to compare with. Zero-shot accuracy: {_short(accuracy)}")
+        print(
+            f"No {arguments.name!r} is shipped to compare with. Zero-shot accuracy: "
+            f"{_short(accuracy)}"
+        )
 
 
 if __name__ == "__main__":

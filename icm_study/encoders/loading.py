@@ -1,11 +1,11 @@
 """Encoders: images and text to embeddings, by name.
 
-An encoder is named the open_clip way. ``"animal-world"`` and ``"animal-world-biased"`` are the small CLIPs
-that ship with the project; ``"lite0-minilm"`` is made of two packages that are an optional extra, and embeds photographs
-without a download; ``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip
-knows; a path is a local checkpoint. :func:`load_encoder` is the one factory. Embeddings are unit vectors in
-numpy; nothing after this module needs torch.
-"""
+An encoder is named the open_clip way. ``"animal-world"`` and ``"animal-world-biased"``
+are the small CLIPs that ship with the project; ``"lite0-minilm"`` is made of two
+packages that are an optional extra, and embeds photographs without a download;
+``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip knows; a path is a
+local checkpoint. :func:`load_encoder` is the one factory. Embeddings are unit vectors
+in numpy; nothing after this module needs torch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder
     Parameters
     ----------
     name : str
-        ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project); ``"lite0-minilm"`` (for
-        photographs; an optional extra); ``"model/pretrained"`` of open_clip, for example ``"ViT-B-16/openai"`` or
-        ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint: a folder with ``open_clip_config.json`` and the
-        weights, or a weights file in such a folder.
+        ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project);
+        ``"lite0-minilm"`` (for photographs; an optional extra); ``"model/pretrained"``
+        of open_clip, for example ``"ViT-B-16/openai"`` or
+        ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint: a folder with
+        ``open_clip_config.json`` and the weights, or a weights file in such a folder.
     device : str or torch.device, optional
         Where the model computes. By default ``"cuda"`` if there is such a device, else ``"cpu"``.
 
@@ -48,15 +49,17 @@ def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder
     TypeError
         If the name is not a string.
     ValueError
-        If the name is empty or unknown (the message lists close names), or a local checkpoint's config does not
-        tell the preprocessing.
+        If the name is empty or unknown (the message lists close names), or a local
+        checkpoint's config does not tell the preprocessing.
     FileNotFoundError
         If a local checkpoint has no config, so that its preprocessing would have to be guessed.
     RuntimeError
         If the weights cannot be had; the message names the model, the cause and the ways out.
     """
     if not isinstance(name, str):
-        raise TypeError(f"the encoder's name must be a string; got {name!r} of type {type(name).__name__}.")
+        raise TypeError(
+            f"the encoder's name must be a string; got {name!r} of type {type(name).__name__}."
+        )
     if not name.strip():
         raise ValueError(
             "the encoder's name is empty; give one, such as 'animal-world' or 'ViT-B-16/openai'."
@@ -77,15 +80,18 @@ def _load(name: str) -> Parts:
     if name.startswith("hf-hub:"):
         repository = name.removeprefix("hf-hub:")
         raise ValueError(
-            f"{name!r} names a repository of the Hugging Face hub. Download it once, `hf download {repository} --local-dir "
-            f"models/{Path(repository).name}`, and give that folder as the encoder's name: its config tells the preprocessing."
+            f"{name!r} names a repository of the Hugging Face hub. Download it once, `hf "
+            f"download {repository} --local-dir "
+            f"models/{Path(repository).name}`, and give that folder as the encoder's name: "
+            f"its config tells the preprocessing."
         )
     model_name, _, pretrained = name.partition("/")
     if (model_name, pretrained) not in open_clip.list_pretrained():
         known = [*SHIPPED, PHOTO, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
         close = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
         raise ValueError(
-            f"Unknown encoder {name!r}: it is not shipped, no file or folder has this path, and open_clip has no such "
+            f"Unknown encoder {name!r}: it is not shipped, no file or folder has this path, "
+            f"and open_clip has no such "
             f"model/pretrained pair. Close names: {', '.join(close) or 'none'}. "
             "open_clip.list_pretrained() lists all pairs."
         )
@@ -97,8 +103,10 @@ def _load_local(name: str, path: Path) -> Parts:
     config = folder / "open_clip_config.json"
     if not config.exists():
         raise FileNotFoundError(
-            f"The local checkpoint {name!r} has no open_clip_config.json beside it. Its architecture and preprocessing "
-            "are unknown and are not guessed. Save the model with open_clip's `save_for_hf`/`push_to_hf_hub`, or write "
+            f"The local checkpoint {name!r} has no open_clip_config.json beside it. Its "
+            f"architecture and preprocessing "
+            "are unknown and are not guessed. Save the model with open_clip's "
+            "`save_for_hf`/`push_to_hf_hub`, or write "
             "the config with 'model_cfg' and 'preprocess_cfg'."
         )
     try:
@@ -108,8 +116,10 @@ def _load_local(name: str, path: Path) -> Parts:
         missing = ["preprocess_cfg"]
     if missing:  # open_clip would take its own default
         raise ValueError(
-            f"{config} does not tell {' and '.join(map(repr, missing))}, and the preprocessing is not guessed. Add a "
-            "'preprocess_cfg' with 'mean' and 'std', and with 'interpolation' and 'resize_mode' unless these are "
+            f"{config} does not tell {' and '.join(map(repr, missing))}, and the "
+            f"preprocessing is not guessed. Add a "
+            "'preprocess_cfg' with 'mean' and 'std', and with 'interpolation' and "
+            "'resize_mode' unless these are "
             "open_clip's usual 'bicubic' and 'shortest'."
         )
     return _load_open_clip(name, f"local-dir:{folder}", weights=None if path.is_dir() else path)
@@ -120,7 +130,8 @@ def _load_open_clip(
 ) -> Parts:
     """Load the weights of a tag (`pretrained`), of a file (`weights`), or those that lie in a local folder."""
     tag = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
-    # open_clip only warns where a model's activation function is not the one its weights were trained with
+    # open_clip only warns where a model's activation function is not the one its
+    # weights were trained with
     quick_gelu = tag.get("quick_gelu", False)
     try:
         with _without_alarm():
@@ -133,17 +144,22 @@ def _load_open_clip(
     except Exception as error:
         cause = " ".join(str(error).split())
         ways_out = (
-            "connect to the internet once, so that they are cached; copy a Hugging Face cache and set HF_HOME; or give "
+            "connect to the internet once, so that they are cached; copy a Hugging Face "
+            "cache and set HF_HOME; or give "
             "the path of a local folder with open_clip_config.json and the weights."
             if pretrained
-            else "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is their architecture."
+            else "check that the weights are whole, and that 'model_cfg' in "
+            "open_clip_config.json is their architecture."
         )
         raise RuntimeError(
-            f"The weights of {name!r} could not be loaded: {type(error).__name__}: {cause:.300}. Ways out: {ways_out}"
+            f"The weights of {name!r} could not be loaded: {type(error).__name__}: "
+            f"{cause:.300}. Ways out: {ways_out}"
         ) from error
     keys = ("size", "interpolation", "resize_mode", "mean", "std")
     config = open_clip.get_model_preprocess_cfg(model)
-    preprocess = {key: list(value) if isinstance(value := config[key], tuple) else value for key in keys}
+    preprocess = {
+        key: list(value) if isinstance(value := config[key], tuple) else value for key in keys
+    }
     return model.eval(), open_clip.get_tokenizer(model_name), preprocess
 
 

@@ -4,15 +4,16 @@ A setting is chosen by its accuracy
 
 - on ``held-out`` source images, as they are: these carry the shortcut of the sources;
 - on a ``left-out`` source domain, each in turn, with the method fitted on the others;
-- on ``intervened`` held-out source images, by interventions that the fitted method has not seen: a method that
-  learns from image interventions is fitted without each of them in turn, and judged on the images that got it;
-- by ``peeking`` at the target, shown only to see what honesty costs at most: the setting that is best on the very images
-  that it is measured on is partly best by luck.
+- on ``intervened`` held-out source images, by interventions that the fitted method has
+  not seen: a method that learns from image interventions is fitted without each of them
+  in turn, and judged on the images that got it;
+- by ``peeking`` at the target, shown only to see what honesty costs at most: the
+  setting that is best on the very images that it is measured on is partly best by luck.
 
-Each chosen setting is then measured with the method fitted on all sources. As a reference, a few methods are also
-trained on one half of the target's own labelled images, instead of the sources, and measured on the other, at the
-setting that is best there: what some labels of the target give.
-"""
+Each chosen setting is then measured with the method fitted on all sources. As a
+reference, a few methods are also trained on one half of the target's own labelled
+images, instead of the sources, and measured on the other, at the setting that is best
+there: what some labels of the target give."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ REFERENCE = "trained on half of the target"
 Hits = dict[str, np.ndarray]  # predictor -> for each image, whether it is classified correctly
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # the matrices are too small to gain from threads
 def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 0) -> pd.DataFrame:
     """Fit, choose and measure methods on one task.
 
@@ -65,16 +68,17 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 
     Returns
     -------
     DataFrame
-        One row for each method, predictor, selection and condition. Columns method, predictor, family, selection
-        (``"none"`` for a method with one setting), setting (JSON), fit_seconds, n_parameters, condition, n, value,
-        low, high (accuracy in percent, with a 95 % bootstrap interval over test images) and correct (bits, see
+        One row for each method, predictor, selection and condition. Columns method,
+        predictor, family, selection (``"none"`` for a method with one setting), setting
+        (JSON), fit_seconds, n_parameters, condition, n, value, low, high (accuracy in
+        percent, with a 95 % bootstrap interval over test images) and correct (bits, see
         :func:`~icm_study.experiments.intervals.unpack`). The seconds alone differ from run to run.
 
     Warns
     -----
     UserWarning
-        If a method, or one of its settings, cannot be fitted with this encoder or on these sources: it is left out, and
-        the others are kept.
+        If a method, or one of its settings, cannot be fitted with this encoder or on
+        these sources: it is left out, and the others are kept.
 
     Raises
     ------
@@ -84,7 +88,8 @@ def compare(task: Task, methods: Sequence[str] = tuple(METHODS), *, seed: int = 
     _check_names("methods", methods, METHODS)
     if len(np.unique(task.sources.images.domain)) < 2:
         raise ValueError(
-            "The sources have one domain, and settings are also chosen on a source domain that is left out; expected "
+            "The sources have one domain, and settings are also chosen on a source domain "
+            "that is left out; expected "
             "two source domains or more beside the target."
         )
     folds = _folds(task)
@@ -153,7 +158,9 @@ def run_comparison(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={seeds}; expected at least one seed, and each once.")
     tables = []
-    for seed, target in tqdm([(s, t) for s in seeds for t in chosen], desc="targets", unit="target"):
+    for seed, target in tqdm(
+        [(s, t) for s in seeds for t in chosen], desc="targets", unit="target"
+    ):
         number = domains.index(target)
         if folder is not None:
             task = folder_task(encoder, folder, words, store, number, seed=seed)
@@ -161,12 +168,15 @@ def run_comparison(
             task = animal_task(encoder, silhouettes, store, world, number, seed=seed, n=n)
         else:
             raise ValueError(
-                f"Nothing to run on: silhouettes={silhouettes!r}, world={world!r}, folder={folder!r}. Give a folder, or "
+                f"Nothing to run on: silhouettes={silhouettes!r}, world={world!r}, "
+                f"folder={folder!r}. Give a folder, or "
                 "silhouettes and a world."
             )
         tables.append(compare(task, methods, seed=seed).assign(target=target, seed=seed))
     where = dataset if world is None else world_name(world)
-    return pd.concat(tables, ignore_index=True).assign(dataset=dataset, encoder=encoder.name, world=where)
+    return pd.concat(tables, ignore_index=True).assign(
+        dataset=dataset, encoder=encoder.name, world=where
+    )
 
 
 def _check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
@@ -210,7 +220,8 @@ def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     means : DataFrame
-        Columns predictor, method, condition, value, low, high: one row for each method and condition.
+        Columns predictor, method, condition, value, low, high: one row for each method
+        and condition.
 
     Returns
     -------
@@ -218,7 +229,9 @@ def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:
         For each predictor and method the row of its worst condition, the best first.
     """
     worst = means.groupby(["predictor", "method"], sort=False)["value"].idxmin()
-    return means.loc[worst].sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
+    return (
+        means.loc[worst].sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
+    )
 
 
 Fold = tuple[Sources, list[Images]]  # what is fitted on, and the images that it is judged on
@@ -317,7 +330,9 @@ def _try(
             if selection == "intervened" and not fitted.sees_image_interventions:
                 judged[selection] = [_hits(fitted, task.held_out.intervened)]
             else:
-                again = [(_make(entry, setting, seed).fit(sources), images) for sources, images in parts]
+                again = [
+                    (_make(entry, setting, seed).fit(sources), images) for sources, images in parts
+                ]
                 judged[selection] = [_hits(method, *images) for method, images in again]
         accuracy |= {selection: _accuracy(hits, selection) for selection, hits in judged.items()}
     return _Tried(setting, seconds, fitted.n_parameters_, tests, accuracy)
@@ -331,12 +346,15 @@ def _trained_on_target(
     if not entry.on_target or TARGET not in task.tests:
         return
     target = task.tests[TARGET]
-    halves = train_test_split(np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=seed)
+    halves = train_test_split(
+        np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=seed
+    )
 
     def attempt(setting: dict[str, Any]) -> _Tried:
         start = time.perf_counter()
         fitted = [
-            _make(entry, setting, seed).fit(task.sources.labelled(target.take(half))) for half in halves
+            _make(entry, setting, seed).fit(task.sources.labelled(target.take(half)))
+            for half in halves
         ]
         seconds = (time.perf_counter() - start) / len(halves)
         hits = {name: np.empty(len(target), dtype=bool) for name in fitted[0].predictors}

@@ -1,11 +1,12 @@
 """Why does a projection help, or not? What the embedding holds, and what an intervention changes in it.
 
 - *Live rank*: how many directions of the embedding carry anything.
-- *Re-drawn share*: for each factor, how much of what can be read from the embedding about it an intervention
-  changes. For a variant factor this is the *coverage* of the intervention (1 is full: the factor was
-  drawn anew; 0 is none: ICM cannot remove what no pair changes). For the class it is how much the
-  *readout* of the class changes: a leak where the intervention moves z_inv, and otherwise a sign that the encoder
-  mixes the class with what was changed. The oracle, which never moves z_inv, gives the floor.
+- *Re-drawn share*: for each factor, how much of what can be read from the embedding
+  about it an intervention changes. For a variant factor this is the *coverage* of the
+  intervention (1 is full: the factor was drawn anew; 0 is none: ICM cannot remove what
+  no pair changes). For the class it is how much the *readout* of the class changes: a
+  leak where the intervention moves z_inv, and otherwise a sign that the encoder mixes
+  the class with what was changed. The oracle, which never moves z_inv, gives the floor.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
     """
     if len(X) < 2 or not np.isfinite(X).all():
         raise ValueError(
-            f"Got {len(X)} embeddings, finite: {np.isfinite(X).all()}; expected at least two finite ones."
+            f"Got {len(X)} embeddings, finite: {np.isfinite(X).all()}; expected at least two "
+            f"finite ones."
         )
     variances = np.linalg.svd(X - X.mean(axis=0), compute_uv=False) ** 2
     return int((variances > threshold * variances.max()).sum())
@@ -57,11 +59,11 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
 def redrawn_share(environments: Environments) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
-    For each factor a ridge regression reads its values (one-hot) from the embedding; it is fitted on the tested
-    images (those without a shortcut), on images for image pairs and on captions for text pairs. Of a folder,
-    only the class and the domain are known. With W its
-    weights, the share is ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²``: 0 for no change, 1 for an independent
-    draw from the same distribution.
+    For each factor a ridge regression reads its values (one-hot) from the embedding; it
+    is fitted on the tested images (those without a shortcut), on images for image pairs
+    and on captions for text pairs. Of a folder, only the class and the domain are
+    known. With W its weights, the share is ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²``: 0 for
+    no change, 1 for an independent draw from the same distribution.
 
     Parameters
     ----------
@@ -70,8 +72,8 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns intervention, factor, share, and r2: how well the factor can be read at all (the share
-        means little where it cannot).
+        Columns intervention, factor, share, and r2: how well the factor can be read at
+        all (the share means little where it cannot).
     """
     plain = environments.tested
     if "shortcut" in plain.coords:
@@ -81,12 +83,19 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
         if not (before in environments.source and after in environments.source):
             continue
         f, f_do = (environments.source[name].to_numpy() for name in (before, after))
-        for factor in (name for name in FACTORS if name in plain.coords and np.ptp(plain[name].to_numpy())):
+        for factor in (
+            name for name in FACTORS if name in plain.coords and np.ptp(plain[name].to_numpy())
+        ):
             weights, r2 = _read_factor(plain, before, factor)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()
             rows.append(
-                {"intervention": intervention, "factor": factor, "share": change / (2 * spread), "r2": r2}
+                {
+                    "intervention": intervention,
+                    "factor": factor,
+                    "share": change / (2 * spread),
+                    "r2": r2,
+                }
             )
     return pd.DataFrame(rows)
 
@@ -102,7 +111,9 @@ def spectra(environments: Environments) -> dict[str, dict[float, NDArray[np.floa
     -------
     dict of str to dict of float to ndarray of shape (D,)
     """
-    moments = {kind: pair_moments(environments.source, kind) for kind in available(environments.source)}
+    moments = {
+        kind: pair_moments(environments.source, kind) for kind in available(environments.source)
+    }
     return {
         kind: {
             weight: InvariantProjection(consistency_weight=weight).fit_moments(pairs).eigenvalues_
@@ -122,7 +133,8 @@ def diagnose(worlds: Sequence[Environments]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns quantity, intervention, of and value. Quantities: ``share`` and ``r2`` of a factor, see
+        Columns quantity, intervention, of and value. Quantities: ``share`` and ``r2``
+        of a factor, see
         :func:`redrawn_share`; ``positive eigenvalues`` of C − λS at a λ; ``live rank`` and ``dimension`` of the
         image embeddings.
     """
@@ -133,18 +145,27 @@ def diagnose(worlds: Sequence[Environments]) -> pd.DataFrame:
             rows += [(name, row["intervention"], factor, row[name]) for name in ("share", "r2")]
         for kind, by_weight in spectra(environments).items():
             for weight, eigenvalues in by_weight.items():
-                rows.append(("positive eigenvalues", kind, f"{weight:g}", int((eigenvalues > 0).sum())))
+                rows.append(
+                    ("positive eigenvalues", kind, f"{weight:g}", int((eigenvalues > 0).sum()))
+                )
         original = environments.source["original"].to_numpy()
-        rows += [("live rank", "none", "", live_rank(original)), ("dimension", "none", "", original.shape[1])]
+        rows += [
+            ("live rank", "none", "", live_rank(original)),
+            ("dimension", "none", "", original.shape[1]),
+        ]
     table = pd.DataFrame(rows, columns=["quantity", "intervention", "of", "value"])
     return table.astype({"value": float})
 
 
-def _read_factor(table: xr.Dataset, variable: str, factor: str) -> tuple[NDArray[np.floating], float]:
+def _read_factor(
+    table: xr.Dataset, variable: str, factor: str
+) -> tuple[NDArray[np.floating], float]:
     """Weights (D, n_values) that read a factor from the embedding, and R² on the other half."""
     X, values = table[variable].to_numpy(), table[factor].to_numpy()
     onehot = np.eye(values.max() + 1)[values]
-    half = np.random.default_rng(0).permutation(len(X)) % 2 == 0  # rows may be in an order, such as by domain
+    half = (
+        np.random.default_rng(0).permutation(len(X)) % 2 == 0
+    )  # rows may be in an order, such as by domain
     ridge = Ridge(alpha=1e-3 * np.square(X).sum() / X.shape[1])
     r2 = ridge.fit(X[half], onehot[half]).score(X[~half], onehot[~half])
     return ridge.fit(X, onehot).coef_.T, float(r2)

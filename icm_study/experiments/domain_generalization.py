@@ -55,7 +55,8 @@ def embed_world(
     Raises
     ------
     ValueError
-        If the shortcut is none of "coat", "scene" and "coat+scene", or the strength is no probability.
+        If the shortcut is none of "coat", "scene" and "coat+scene", or the strength is
+        no probability.
     """
     return animal_world(encoder, silhouettes, store, seed=seed, n=n, **strengths(world))
 
@@ -64,8 +65,13 @@ def strengths(world: World | Sequence[Any]) -> dict[str, float]:
     """Turn a world into the strengths of its shortcuts, ``coat_strength`` and ``scene_strength``."""
     shortcut, strength = world
     if shortcut not in ("coat", "scene", "coat+scene"):
-        raise ValueError(f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'.")
-    return {f"{factor}_strength": strength * (factor in shortcut.split("+")) for factor in ("coat", "scene")}
+        raise ValueError(
+            f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'."
+        )
+    return {
+        f"{factor}_strength": strength * (factor in shortcut.split("+"))
+        for factor in ("coat", "scene")
+    }
 
 
 def world_name(world: World | Sequence[Any]) -> str:
@@ -88,8 +94,9 @@ def load_environments(
 ) -> Environments:
     """Embed (or open) a world of the animals, or a folder of images.
 
-    A folder is embedded once: its interventions have seed 0, whatever `seed` is. It has text interventions unless
-    the encoder is one that ships with the project, since these know the words of the animal world only.
+    A folder is embedded once: its interventions have seed 0, whatever `seed` is. It has
+    text interventions unless the encoder is one that ships with the project, since
+    these know the words of the animal world only.
 
     Parameters
     ----------
@@ -115,11 +122,14 @@ def load_environments(
     if images is not None:
         texts = None
         if encoder.name not in SHIPPED:
-            texts = text_pairs(images, name=dataset, captioner=captioner, editor=editor, cache=store.root)
+            texts = text_pairs(
+                images, name=dataset, captioner=captioner, editor=editor, cache=store.root
+            )
         return image_folder(encoder, images, store, name=dataset, texts=texts)
     if silhouettes is None or world is None:
         raise ValueError(
-            f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the images of a "
+            f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, "
+            f"images={images!r}. Give the images of a "
             "folder, or silhouettes and a world."
         )
     return embed_world(encoder, silhouettes, store, world, seed, n)
@@ -141,8 +151,8 @@ def run_domain_generalization(
 ) -> pd.DataFrame:
     """Run a protocol for each target domain and seed, on the animal world or on a folder of images.
 
-    In the animal world each seed draws new images in every world. A folder is embedded once, and each seed
-    splits it anew.
+    In the animal world each seed draws new images in every world. A folder is embedded
+    once, and each seed splits it anew.
 
     Parameters
     ----------
@@ -169,8 +179,9 @@ def run_domain_generalization(
     Returns
     -------
     DataFrame
-        The rows of :func:`~icm_study.experiments.evaluation.leave_one_domain_out`, with dataset, encoder, world, shortcut,
-        strength, and the target by name. Of a folder the world is the data set, and no shortcut is known.
+        The rows of :func:`~icm_study.experiments.evaluation.leave_one_domain_out`, with
+        dataset, encoder, world, shortcut, strength, and the target by name. Of a folder
+        the world is the data set, and no shortcut is known.
 
     Raises
     ------
@@ -181,11 +192,14 @@ def run_domain_generalization(
     seeds = tuple(seeds)
     if not (seeds and (worlds or folder)):
         raise ValueError(
-            f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and worlds of the animals or a folder."
+            f"Nothing to run: worlds={list(worlds)}, seeds={seeds}. Give seeds, and worlds "
+            f"of the animals or a folder."
         )
     if folder is not None:
         columns = {"world": dataset, "shortcut": "unknown", "strength": float("nan")}
-        jobs: list[tuple[Environments, dict[str, Any], int]] = [(folder, columns, seed) for seed in seeds]
+        jobs: list[tuple[Environments, dict[str, Any], int]] = [
+            (folder, columns, seed) for seed in seeds
+        ]
     else:
         given: dict[str, Any] = {"silhouettes": silhouettes, "n": n}
         jobs = [
@@ -210,7 +224,9 @@ def run_domain_generalization(
     return pd.concat(tables, ignore_index=True)
 
 
-def _targets(environments: Environments, names: Sequence[str] | None, protocol: str) -> list[int | None]:
+def _targets(
+    environments: Environments, names: Sequence[str] | None, protocol: str
+) -> list[int | None]:
     if protocol == "open class":
         if names is not None:
             raise ValueError(
@@ -220,12 +236,15 @@ def _targets(environments: Environments, names: Sequence[str] | None, protocol: 
     unknown = set(names or ()) - set(environments.domains)
     if unknown:
         raise ValueError(
-            f"targets={sorted(unknown)} are no domains of the data; they are {list(environments.domains)}."
+            f"targets={sorted(unknown)} are no domains of the data; they are "
+            f"{list(environments.domains)}."
         )
     return [i for i, name in enumerate(environments.domains) if names is None or name in names]
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are too small to gain from threads
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # the matrices are too small to gain from threads
 def ablation_grid(
     environments: Environments,
     intervention: str,
@@ -251,21 +270,27 @@ def ablation_grid(
     Returns
     -------
     DataFrame
-        Columns target, intervention, objective, seed, predictor, K, consistency_weight, auto; the validation
-        accuracies intervened, plain and re-rendered (the oracle's images); the test accuracies in_distribution, unseen and reversed, in percent.
+        Columns target, intervention, objective, seed, predictor, K, consistency_weight,
+        auto; the validation accuracies intervened, plain and re-rendered (the oracle's
+        images); the test accuracies in_distribution, unseen and reversed, in percent.
     """
     rows = []
     for target, style in enumerate(environments.domains):
         data = split(environments, target, seed=seed)
         sets = {name: validation_set(data, name, intervention) for name in ("intervened", "plain")}
         sets["re-rendered"] = validation_set(data, "intervened", "oracle")
-        sets |= {name: (t["original"].to_numpy(), t["label"].to_numpy()) for name, t in data.tests.items()}
+        sets |= {
+            name: (t["original"].to_numpy(), t["label"].to_numpy())
+            for name, t in data.tests.items()
+        }
         grid = grid_accuracy(
             data, intervention, n_components=n_components, consistency_weights=consistency_weights,
             objective=objective, probe=probe, evaluate_on=sets, n_pairs=n_pairs, seed=seed,
         )  # fmt: skip
         grid[list(sets)] *= 100
-        rows.append(grid.assign(target=style, intervention=intervention, objective=objective, seed=seed))
+        rows.append(
+            grid.assign(target=style, intervention=intervention, objective=objective, seed=seed)
+        )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -277,12 +302,14 @@ def select(grid: pd.DataFrame, validation: str) -> pd.DataFrame:
     grid : DataFrame
         Rows of :func:`ablation_grid`.
     validation : {"intervened", "plain", "re-rendered", "unseen"}
-        Column to maximise; of equals the first row wins. ``"unseen"`` peeks at the target: an upper bound.
+        Column to maximise; of equals the first row wins. ``"unseen"`` peeks at the
+        target: an upper bound.
 
     Returns
     -------
     DataFrame
-        One row for each target, intervention, objective, seed and predictor, with a column selection.
+        One row for each target, intervention, objective, seed and predictor, with a
+        column selection.
     """
     runs = ["target", "intervention", "objective", "seed", "predictor"]
     grid = grid.reset_index(drop=True)  # of grids put together, whose row numbers occur twice
@@ -293,5 +320,9 @@ def select(grid: pd.DataFrame, validation: str) -> pd.DataFrame:
 def to_conditions(runs: pd.DataFrame) -> pd.DataFrame:
     """Turn the test accuracies of a grid into rows, with columns condition and value."""
     conditions = [name for name in CONDITIONS if name in runs]
-    keys = [name for name in runs.columns if name not in (*conditions, "intervened", "plain", "re-rendered")]
+    keys = [
+        name
+        for name in runs.columns
+        if name not in (*conditions, "intervened", "plain", "re-rendered")
+    ]
     return runs.melt(keys, conditions, var_name="condition", value_name="value")

@@ -1,12 +1,14 @@
 """Evaluation of every method on one split, selected without peeking, reported with intervals.
 
-Probes and projections are fitted on sources only (a projection on other images where a split names them), and K and
-λ are chosen on held-out source images only. The default choice looks at the held-out images *after an intervention*:
-plain held-out source images still carry the shortcut, so they prefer a predictor that uses it. What is held out and
-what is tested is said in :mod:`icm_study.testbeds.splits`.
+Probes and projections are fitted on sources only (a projection on other images where a
+split names them), and K and λ are chosen on held-out source images only. The default
+choice looks at the held-out images *after an intervention*: plain held-out source
+images still carry the shortcut, so they prefer a predictor that uses it. What is held
+out and what is tested is said in :mod:`icm_study.testbeds.splits`.
 
-The result is a tidy table, one row for each method and condition. Every accuracy has a 95 % bootstrap
-interval over test images, and the paired difference to the plain predictor of the same kind has one too.
+The result is a tidy table, one row for each method and condition. Every accuracy has a
+95 % bootstrap interval over test images, and the paired difference to the plain
+predictor of the same kind has one too.
 :mod:`icm_study.experiments.intervals` pools targets and seeds.
 """
 
@@ -37,7 +39,11 @@ from icm_study.experiments.intervals import bootstrap_interval, pack
 from icm_study.testbeds.splits import Split, split
 
 #: What K and λ are chosen on -> name of the method. "ICM auto" needs no labels to choose.
-VALIDATIONS = {"intervened": "ICM", "plain": "ICM, plain validation", "target": "ICM, tuned on the target"}
+VALIDATIONS = {
+    "intervened": "ICM",
+    "plain": "ICM, plain validation",
+    "target": "ICM, tuned on the target",
+}
 
 PREDICTORS = ("zero-shot", "linear probe")
 
@@ -47,17 +53,22 @@ PROBES = {
     "least squares": ("least-squares probe", least_squares_path),
 }
 
-LABEL_FREE_WEIGHT = 1.0  # λ where no labels are used to choose it: reconstruction and consistency count alike
+LABEL_FREE_WEIGHT = (
+    1.0  # λ where no labels are used to choose it: reconstruction and consistency count alike
+)
 
 BASELINE = "plain"
 
 
-def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.ndarray, np.ndarray]:
+def validation_set(
+    data: Split, validation: str, intervention: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings and labels that hyperparameters are chosen on.
 
-    ``"intervened"``: held-out source images after an intervention (the oracle's own for the oracle, the image
-    interventions for all others); ``"plain"``: the same images untouched; ``"target"``: the unseen target
-    itself (or its new classes), which is peeking, and serves only as a labelled upper bound.
+    ``"intervened"``: held-out source images after an intervention (the oracle's own for
+    the oracle, the image interventions for all others); ``"plain"``: the same images
+    untouched; ``"target"``: the unseen target itself (or its new classes), which is
+    peeking, and serves only as a labelled upper bound.
 
     Parameters
     ----------
@@ -72,17 +83,25 @@ def validation_set(data: Split, validation: str, intervention: str) -> tuple[np.
     y : ndarray of shape (n,)
     """
     if validation not in VALIDATIONS:
-        raise ValueError(f"validation={validation!r} is unknown; choose one of {tuple(VALIDATIONS)}.")
+        raise ValueError(
+            f"validation={validation!r} is unknown; choose one of {tuple(VALIDATIONS)}."
+        )
     if validation == "target":
         if data.target not in data.tests:
-            raise ValueError("validation='target': this split has no single target that could be looked at.")
+            raise ValueError(
+                "validation='target': this split has no single target that could be looked at."
+            )
         target = data.tests[data.target]
         return target["original"].to_numpy(), target["label"].to_numpy()
-    variable = "original" if validation == "plain" else "oracle" if intervention == "oracle" else "image"
+    variable = (
+        "original" if validation == "plain" else "oracle" if intervention == "oracle" else "image"
+    )
     return data.held_out[variable].to_numpy(), data.held_out["label"].to_numpy()
 
 
-Predictor = Callable[..., np.ndarray]  # (X, among=None) -> labels; among: the labels to choose among
+Predictor = Callable[
+    ..., np.ndarray
+]  # (X, among=None) -> labels; among: the labels to choose among
 
 
 def predictors_of(data: Split) -> tuple[str, ...]:
@@ -106,16 +125,17 @@ def grid_accuracy(
 ) -> pd.DataFrame:
     """Accuracy of CLIP-ICM at every K and λ, for both predictors.
 
-    The moments are computed once, and one eigendecomposition for each λ serves every K. The logistic probe is
-    fitted for every K and λ; the least-squares probe once for each λ (see :mod:`icm_core.selection`), which makes a
-    fine grid cheap.
+    The moments are computed once, and one eigendecomposition for each λ serves every K.
+    The logistic probe is fitted for every K and λ; the least-squares probe once for
+    each λ (see :mod:`icm_core.selection`), which makes a fine grid cheap.
 
     Parameters
     ----------
     data : Split
     intervention : str
     n_components : sequence of int or "auto", optional
-        Values of K; those above the dimension of the embedding are left out. "auto" adds, for each λ, what
+        Values of K; those above the dimension of the embedding are left out. "auto"
+        adds, for each λ, what
         :func:`~icm_core.projection.auto_n_components` says. By default :func:`default_n_components`.
     consistency_weights : sequence of float
         Values of λ.
@@ -127,15 +147,17 @@ def grid_accuracy(
     evaluate_on : mapping of str to (X, y)
         Named sets to measure accuracy on.
     n_pairs : int, optional
-        Estimate the projection from that many rows of pairs, drawn with `seed`; by default from all.
+        Estimate the projection from that many rows of pairs, drawn with `seed`; by
+        default from all.
     seed : int
 
     Returns
     -------
     DataFrame
-        Columns predictor ("zero-shot", and "linear probe" or "least-squares probe"), K, consistency_weight (NaN for the
-        generalised objective), auto (K is the automatic one), and one for each named set. For each predictor rows
-        go from the smallest change of the embedding to the largest: λ up, and K down.
+        Columns predictor ("zero-shot", and "linear probe" or "least-squares probe"), K,
+        consistency_weight (NaN for the generalised objective), auto (K is the automatic
+        one), and one for each named set. For each predictor rows go from the smallest
+        change of the embedding to the largest: λ up, and K down.
 
     Raises
     ------
@@ -145,8 +167,12 @@ def grid_accuracy(
     pairs = data.paired
     if n_pairs is not None:
         if not 1 <= n_pairs <= pairs.sizes["row"]:
-            raise ValueError(f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the rows of pairs.")
-        pairs = pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
+            raise ValueError(
+                f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the rows of pairs."
+            )
+        pairs = pairs.isel(
+            row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs]
+        )
     nested = _nested(pair_moments(pairs, intervention), objective)
     paths = _paths(data, probe, probe_C)
     return _grid(nested, n_components, consistency_weights, objective, paths, evaluate_on)
@@ -194,7 +220,9 @@ def _grid(
             block = []
             for k, labels in zip(sizes, path(whole, X, sizes), strict=True):
                 hits = np.split(labels == y, ends)
-                accuracy = {key: float(part.mean()) for key, part in zip(evaluate_on, hits, strict=True)}
+                accuracy = {
+                    key: float(part.mean()) for key, part in zip(evaluate_on, hits, strict=True)
+                }
                 row = {"predictor": name, "K": k, "consistency_weight": weight, "auto": k == auto}
                 block.append(row | accuracy)
             rows += reversed(block)
@@ -207,7 +235,9 @@ def _nested(moments: PairMoments, objective: str) -> Callable[[float], Invariant
     @cache
     def solve(weight: float) -> InvariantProjection:
         weight = 1.0 if np.isnan(weight) else weight  # ignored by the objective that has no λ
-        whole = InvariantProjection(moments.n_features, objective=objective, consistency_weight=weight)
+        whole = InvariantProjection(
+            moments.n_features, objective=objective, consistency_weight=weight
+        )
         return whole.fit_moments(moments)
 
     return solve
@@ -219,7 +249,9 @@ def _given(data: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
     return table[variable].to_numpy(), table["label"].to_numpy()
 
 
-def _predictor(data: Split, projection: InvariantProjection | None, name: str, probe_C: float) -> Predictor:
+def _predictor(
+    data: Split, projection: InvariantProjection | None, name: str, probe_C: float
+) -> Predictor:
     """Fit a zero-shot classifier or a linear probe behind a projection (or none)."""
     project: Callable[[np.ndarray], np.ndarray] = (
         (lambda X: X) if projection is None else projection.transform
@@ -261,7 +293,8 @@ def leave_one_domain_out(
     ----------
     environments : Environments
     target, protocol, seed
-        As for :func:`~icm_study.testbeds.splits.split`. (The bootstrap has the same seed in every call.)
+        As for :func:`~icm_study.testbeds.splits.split`. (The bootstrap has the same
+        seed in every call.)
     **options
         As for :func:`evaluate`.
 
@@ -286,10 +319,11 @@ def evaluate(
 ) -> pd.DataFrame:
     """Fit every method on a split, and measure it under every condition.
 
-    Methods: ``plain`` (zero-shot, linear probe), ``augmentation`` (the probe trained on the intervened images
-    too), ``ICM`` with each intervention (zero-shot, linear probe) with K and λ chosen on intervened source
-    images, and ``ICM auto``, which uses no labels to choose: λ = 1 and K = "auto". Where the tests have
-    classes that training has not, there is zero-shot only.
+    Methods: ``plain`` (zero-shot, linear probe), ``augmentation`` (the probe trained on
+    the intervened images too), ``ICM`` with each intervention (zero-shot, linear probe)
+    with K and λ chosen on intervened source images, and ``ICM auto``, which uses no
+    labels to choose: λ = 1 and K = "auto". Where the tests have classes that training
+    has not, there is zero-shot only.
 
     Parameters
     ----------
@@ -305,9 +339,11 @@ def evaluate(
     Returns
     -------
     DataFrame
-        Columns method, predictor, intervention, K, consistency_weight, validation, metric, condition, value,
-        low, high, n, difference, difference_low, difference_high, correct. The difference is to the plain predictor
-        of the same kind, in percentage points like the accuracies; correct has one bit an image, see
+        Columns method, predictor, intervention, K, consistency_weight, validation,
+        metric, condition, value, low, high, n, difference, difference_low,
+        difference_high, correct. The difference is to the plain predictor of the same
+        kind, in percentage points like the accuracies; correct has one bit an image,
+        see
         :func:`~icm_study.experiments.intervals.unpack`.
     """
     small = data.train["original"].size < 2e7  # such matrices gain nothing from threads
@@ -321,7 +357,11 @@ def evaluate(
         ]
         for variable in ("image", "oracle"):
             if "linear probe" in names and variable in data.train:
-                augmented = {"method": "augmentation", "predictor": "linear probe", "intervention": variable}
+                augmented = {
+                    "method": "augmentation",
+                    "predictor": "linear probe",
+                    "intervention": variable,
+                }
                 fitted.append((augmented, _augmented_probe(data, variable, probe_C)))
         for intervention in available(data.paired) if interventions is None else interventions:
             nested = _nested(pair_moments(data.paired, intervention), objective)
@@ -330,7 +370,9 @@ def evaluate(
             choices = []
             for name, block in grid.groupby("predictor", sort=False):
                 for validation in validations:
-                    best = block.iloc[block[validation].argmax()]  # of equals, the first: the smallest change
+                    best = block.iloc[
+                        block[validation].argmax()
+                    ]  # of equals, the first: the smallest change
                     k, weight = int(best["K"]), float(best["consistency_weight"])
                     projection = nested(weight).truncate(k)
                     choices.append((VALIDATIONS[validation], str(name), validation, projection))
@@ -353,7 +395,11 @@ def _measure(
     """Accuracy of each predictor under each condition, with paired bootstrap intervals."""
     rows = []
     for condition, test in data.tests.items():
-        X, y, among = test["original"].to_numpy(), test["label"].to_numpy(), data.candidates.get(condition)
+        X, y, among = (
+            test["original"].to_numpy(),
+            test["label"].to_numpy(),
+            data.candidates.get(condition),
+        )
         baseline = {name: predict(X, among) == y for name, predict in plain.items()}
         for row, predict in fitted:
             correct = predict(X, among) == y
@@ -365,5 +411,7 @@ def _measure(
                 "difference": gain.mean(), "difference_low": gain_low, "difference_high": gain_high,
             }  # fmt: skip
             percent = {name: 100 * float(number) for name, number in measured.items()}
-            rows.append(row | {"condition": condition, "n": len(y), "correct": pack(correct)} | percent)
+            rows.append(
+                row | {"condition": condition, "n": len(y), "correct": pack(correct)} | percent
+            )
     return pd.DataFrame(rows)

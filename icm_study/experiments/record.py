@@ -1,7 +1,7 @@
 """The record of a run: what it takes to repeat it, without anything that differs when it is repeated.
 
-It travels with the table of results, in its attributes; the tables of several runs are put together with theirs.
-"""
+It travels with the table of results, in its attributes; the tables of several runs are
+put together with theirs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def run_record(
     Returns
     -------
     dict of JSON values
-        Keys commit, command, parameters, versions, weights and data. Put it into ``DataFrame.attrs``: pandas
-        keeps it in the Parquet file. The command repeats the run, in the folder ``notebooks``.
+        Keys commit, command, parameters, versions, weights and data. Put it into
+        ``DataFrame.attrs``: pandas keeps it in the Parquet file. The command repeats
+        the run, in the folder ``notebooks``.
 
     Raises
     ------
@@ -55,7 +56,8 @@ def run_record(
         "commit": commit(),
         "command": repeat_command(f"papermill {notebook}.ipynb", parameters),
         "parameters": json.loads(json.dumps(parameters)),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
         "weights": {encoder.name: encoder.fingerprint for encoder in encoders},
         "data": dict(data or {}),
     }
@@ -85,12 +87,14 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     Parameters
     ----------
     paths : sequence of path-like
-        Parquet files, each with a record in its attributes (see :mod:`icm_study.experiments.record`).
+        Parquet files, each with a record in its attributes (see
+        :mod:`icm_study.experiments.record`).
 
     Returns
     -------
     DataFrame
-        All rows. Its attributes are the record of the first run, with every seed and target, and the diagnosis of all.
+        All rows. Its attributes are the record of the first run, with every seed and
+        target, and the diagnosis of all.
 
     Raises
     ------
@@ -107,13 +111,16 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     ]  # fmt: skip
     if any(record != alike[0] for record in alike):
         raise ValueError(
-            f"The runs {[str(path) for path in paths]} differ in more than seeds and targets (settings, versions, weights or "
+            f"The runs {[str(path) for path in paths]} differ in more than seeds and targets "
+            f"(settings, versions, weights or "
             "data); run the older ones again."
         )
     given = [record["parameters"] for record in records]
     seeds = sorted({seed for parameters in given for seed in parameters["seeds"]})
     targets = {target: None for parameters in given for target in parameters.get("targets") or ()}
-    joined["parameters"] = given[0] | {"seeds": seeds} | ({"targets": list(targets)} if targets else {})
+    joined["parameters"] = (
+        given[0] | {"seeds": seeds} | ({"targets": list(targets)} if targets else {})
+    )
     joined["command"] = repeat_command(joined["command"], joined["parameters"])
     joined["diagnosis"] = {
         name: [value for record in records for value in record["diagnosis"][name]]

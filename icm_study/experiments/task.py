@@ -1,8 +1,7 @@
 """The data of one run: the sources that a method is fitted on, what chooses its settings, and what it is tested on.
 
-Built from the same environments and splits as every other page. What is added is a way back to the pixels, for
-the methods that change the encoder.
-"""
+Built from the same environments and splits as every other page. What is added is a way
+back to the pixels, for the methods that change the encoder."""
 
 from __future__ import annotations
 
@@ -91,7 +90,8 @@ def animal_task(
     Raises
     ------
     ValueError
-        As :func:`~icm_study.experiments.domain_generalization.embed_world` and :func:`~icm_study.testbeds.splits.split`.
+        As :func:`~icm_study.experiments.domain_generalization.embed_world` and
+        :func:`~icm_study.testbeds.splits.split`.
     """
     given: dict[str, Any] = {"seed": seed, "n": n} | strengths(world)
     latents = {
@@ -100,7 +100,9 @@ def animal_task(
             [sample_latents(silhouettes, "test", shortcut=name, **given) for name in SHORTCUTS]
         ),
     }
-    spurious = [SPURIOUS[factor].format(value) for factor, values in LEXICON.items() for value in values]
+    spurious = [
+        SPURIOUS[factor].format(value) for factor, values in LEXICON.items() for value in values
+    ]
 
     @cache  # every tuned tower embeds the same images
     def pixels(part: str) -> torch.Tensor:
@@ -128,7 +130,8 @@ def folder_task(
     ----------
     encoder : Encoder
     folder : Environments
-        As :func:`~icm_study.experiments.domain_generalization.load_environments` returns them for a folder.
+        As :func:`~icm_study.experiments.domain_generalization.load_environments`
+        returns them for a folder.
     words : sequence of str
         The class names as they stand in prompts.
     store : EmbeddingStore
@@ -148,7 +151,8 @@ def folder_task(
     """
     if isinstance(words, str) or len(words) != len(folder.classes):
         raise ValueError(
-            f"words={words!r:.80}: expected a sequence of {len(folder.classes)} strings, one for each of the classes "
+            f"words={words!r:.80}: expected a sequence of {len(folder.classes)} strings, one "
+            f"for each of the classes "
             f"{list(folder.classes)[:5]} and so on, in this order."
         )
     paths = folder.source["path"].to_numpy()
@@ -232,6 +236,11 @@ def _drawn(
         ]
         return xr.Dataset({"drawn": ("row", np.array(names))})
 
-    made_by = environments.source.attrs.get("pixels")  # of a folder: a fingerprint of the interventions
-    key = environments.provenance | {"part": "drawn interventions of the source", "made by": made_by}
+    made_by = environments.source.attrs.get(
+        "pixels"
+    )  # of a folder: a fingerprint of the interventions
+    key = environments.provenance | {
+        "part": "drawn interventions of the source",
+        "made by": made_by,
+    }
     return store.get(key, compute)["drawn"].to_numpy().astype(str)

@@ -47,7 +47,8 @@ def load_variants(
 
     Parameters
     ----------
-    encoder, store, world, silhouettes, reference, images, variants, n, projection_images, captioner, editor
+    encoder, store, world, silhouettes, reference, images, variants, n,
+    projection_images, captioner, editor
         As for :func:`run_variants`.
     seed : int
 
@@ -58,7 +59,8 @@ def load_variants(
     Raises
     ------
     ValueError
-        If there are neither images nor silhouettes and a world, the world's shortcut is unknown, or as
+        If there are neither images nor silhouettes and a world, the world's shortcut is
+        unknown, or as
         :func:`animal_variants` and :func:`imagenet_variants`.
     """
     if images is not None:
@@ -73,7 +75,8 @@ def load_variants(
         )
     if silhouettes is None or world is None:
         raise ValueError(
-            f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, images={images!r}. Give the training images "
+            f"Nothing to embed: silhouettes={silhouettes!r}, world={world!r}, "
+            f"images={images!r}. Give the training images "
             "of ImageNet and its variants, or silhouettes and a world."
         )
     return animal_variants(
@@ -100,8 +103,8 @@ def run_variants(
 ) -> pd.DataFrame:
     """Evaluate every method on each variant, for each seed.
 
-    In the animal world each seed draws new images. ImageNet is embedded once, and each seed splits its training
-    images anew.
+    In the animal world each seed draws new images. ImageNet is embedded once, and each
+    seed splits its training images anew.
 
     Parameters
     ----------
@@ -117,13 +120,15 @@ def run_variants(
     images, variants, projection_images, captioner, editor
         For ImageNet, see :func:`imagenet_variants`.
     **options
-        Passed to :func:`~icm_study.experiments.evaluation.evaluate`; there is no target that ``validations`` could name.
+        Passed to :func:`~icm_study.experiments.evaluation.evaluate`; there is no target
+        that ``validations`` could name.
 
     Returns
     -------
     DataFrame
-        The rows of :func:`~icm_study.experiments.evaluation.evaluate`, whose conditions are ``in_distribution`` and the names of the
-        variants, with dataset, encoder, world, shortcut, strength, target ("none") and seed.
+        The rows of :func:`~icm_study.experiments.evaluation.evaluate`, whose conditions
+        are ``in_distribution`` and the names of the variants, with dataset, encoder,
+        world, shortcut, strength, target ("none") and seed.
 
     Raises
     ------
@@ -135,7 +140,8 @@ def run_variants(
         raise ValueError("Nothing to run: there are no seeds. Give at least one.")
     if "target" in options.get("validations", ()):
         raise ValueError(
-            "validations has 'target', but no variant is the target: nothing may be chosen on the images that are "
+            "validations has 'target', but no variant is the target: nothing may be chosen "
+            "on the images that are "
             "tested. Leave it out."
         )
     columns: dict[str, Any] = {
@@ -194,6 +200,8 @@ def example_images(
         if silhouettes is not None:
             shown[name] = render(rows.coords.to_dataset().to_dataframe(), silhouettes).numpy()
         else:
-            squares = [ImageOps.fit(read_image(path), (128, 128)) for path in rows["path"].to_numpy()]
+            squares = [
+                ImageOps.fit(read_image(path), (128, 128)) for path in rows["path"].to_numpy()
+            ]
             shown[name] = np.stack([np.asarray(image).transpose(2, 0, 1) for image in squares])
     return shown

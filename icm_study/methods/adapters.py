@@ -1,7 +1,7 @@
 """Adapters of the image embedding: small corrections to zero-shot classification, learnt from labelled images.
 
-Classes are told by their prompts; labelled source images change what an image's embedding is compared as.
-"""
+Classes are told by their prompts; labelled source images change what an image's
+embedding is compared as."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from icm_study.methods.sources import Images, Sources
 class CLIPAdapter(Method):
     """A small network on the image embedding, mixed with the embedding itself.
 
-    f' = α A(f) + (1 - α) f, where A has two layers without bias, a bottleneck of D / 4, and ReLU after both.
+    f' = α A(f) + (1 - α) f, where A has two layers without bias, a bottleneck of D / 4,
+    and ReLU after both.
 
-    Source: Gao et al. 2021, *CLIP-Adapter: better vision-language models with feature adapters*, arXiv 2110.04544.
+    Source: Gao et al. 2021, *CLIP-Adapter: better vision-language models with feature
+    adapters*, arXiv 2110.04544.
 
     Parameters
     ----------
@@ -34,7 +36,11 @@ class CLIPAdapter(Method):
     """
 
     def __init__(
-        self, ratio: float = 0.2, learning_rate: float = 1e-3, steps: int = 100, random_state: int = 0
+        self,
+        ratio: float = 0.2,
+        learning_rate: float = 1e-3,
+        steps: int = 100,
+        random_state: int = 0,
     ):
         self.ratio = ratio
         self.learning_rate = learning_rate
@@ -48,7 +54,10 @@ class CLIPAdapter(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             self.network_ = nn.Sequential(
-                nn.Linear(size, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, size, bias=False), nn.ReLU()
+                nn.Linear(size, hidden, bias=False),
+                nn.ReLU(),
+                nn.Linear(hidden, size, bias=False),
+                nn.ReLU(),
             )
         self.prototypes_ = class_prototypes(sources)
         X, y = (
@@ -68,7 +77,9 @@ class CLIPAdapter(Method):
     @torch.no_grad()
     def scores(self, images: Images) -> dict[str, np.ndarray]:
         """Cosine of the adapted embedding with each class."""
-        return {"zero-shot": self._adapt(torch.from_numpy(images.embedded)).numpy() @ self.prototypes_.T}
+        return {
+            "zero-shot": self._adapt(torch.from_numpy(images.embedded)).numpy() @ self.prototypes_.T
+        }
 
     def _adapt(self, X: torch.Tensor) -> torch.Tensor:
         return normalize(self.ratio * self.network_(X) + (1 - self.ratio) * X, dim=1)
@@ -77,10 +88,11 @@ class CLIPAdapter(Method):
 class TipAdapter(Method):
     """A cache of the labelled source images beside the prompts; nothing is trained.
 
-    The logit of a class is s cos(f, w) + α Σ exp(-β (1 - f·f_i)), summed over the source images f_i of the class.
+    The logit of a class is s cos(f, w) + α Σ exp(-β (1 - f·f_i)), summed over the
+    source images f_i of the class.
 
-    Source: Zhang et al. 2022, *Tip-Adapter: training-free adaption of CLIP for few-shot classification*,
-    arXiv 2207.09519, with every source image in the cache.
+    Source: Zhang et al. 2022, *Tip-Adapter: training-free adaption of CLIP for few-shot
+    classification*, arXiv 2207.09519, with every source image in the cache.
 
     Parameters
     ----------

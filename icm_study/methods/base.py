@@ -1,10 +1,10 @@
 """What every method is given, and what it gives back.
 
-A method is fitted on :class:`Sources`, the labelled images of the source domains with their interventional pairs,
-and scores :class:`Images`. Most methods need embeddings only; those that change the encoder also load pixels. A
-method answers for one predictor or for two: *zero-shot*, where prompts tell what the classes are, and *linear
-probe*, where labelled images do.
-"""
+A method is fitted on :class:`Sources`, the labelled images of the source domains with
+their interventional pairs, and scores :class:`Images`. Most methods need embeddings
+only; those that change the encoder also load pixels. A method answers for one predictor
+or for two: *zero-shot*, where prompts tell what the classes are, and *linear probe*,
+where labelled images do."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class EmbeddingMap(Method):
         """Fit the map, and both predictors behind it."""
         learnt = self.fit_map(sources)
         self.n_classes_ = len(sources.words)
-        self.zero_shot_ = ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
+        self.zero_shot_ = ZeroShotClassifier().fit(
+            self.map_text(sources.prompts), sources.prompt_label
+        )
         embedded, label = self._labelled(sources)
         self.probe_ = LinearProbe(C=self.probe_C()).fit(embedded, label)
         n_probe = self.probe_.model_.coef_.size + self.probe_.model_.intercept_.size

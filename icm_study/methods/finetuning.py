@@ -1,8 +1,8 @@
 """Fine-tune the image tower, and interpolate the result with the encoder as it came.
 
-Classes are told by frozen prompts (see :mod:`icm_study.methods.tuning`), so that a zero-shot classifier and a linear
-probe both stand on the tuned embedding. Only the weights that were trained are kept, never a second model.
-"""
+Classes are told by frozen prompts (see :mod:`icm_study.methods.tuning`), so that a
+zero-shot classifier and a linear probe both stand on the tuned embedding. Only the
+weights that were trained are kept, never a second model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from icm_study.methods.tuning import (
 class FineTuning(EmbeddingMap):
     """Train the image tower on the sources, by the cross-entropy with frozen class prompts.
 
-    Source: Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*, arXiv 2109.01903, whose optimiser this is,
-    AdamW with weight decay 0.1; the classifier here is frozen, as its text tower.
+    Source: Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*, arXiv
+    2109.01903, whose optimiser this is, AdamW with weight decay 0.1; the classifier
+    here is frozen, as its text tower.
 
     Parameters
     ----------
     part : {"all", "last block"}
-        What is trained: the whole image tower; or its last block with what follows it, that is the last of the four
-        layers of a ResNet and its attention pool, or the last transformer block, its norm and its projection.
+        What is trained: the whole image tower; or its last block with what follows it,
+        that is the last of the four layers of a ResNet and its attention pool, or the
+        last transformer block, its norm and its projection.
     learning_rate : float
         It falls to zero by a half cosine.
     epochs : int
@@ -69,7 +71,9 @@ class FineTuning(EmbeddingMap):
             If `part` is unknown, or ``"last block"`` of a tower that has no such blocks.
         """
         if self.part not in PARTS:
-            raise ValueError(f"part is {self.part!r}; expected one of {', '.join(map(repr, PARTS))}.")
+            raise ValueError(
+                f"part is {self.part!r}; expected one of {', '.join(map(repr, PARTS))}."
+            )
         names = tower_weights(sources.encoder, self.part)
         setting = training_setting(self)
 
@@ -139,6 +143,7 @@ class WiSEFT(FineTuning):
         learnt = super().fit_map(sources)
         own = dict(sources.encoder.model.named_parameters())
         self.weights_ = {
-            name: torch.lerp(own[name].detach(), tuned, self.alpha) for name, tuned in self.weights_.items()
+            name: torch.lerp(own[name].detach(), tuned, self.alpha)
+            for name, tuned in self.weights_.items()
         }
         return learnt

@@ -11,7 +11,13 @@ from icm_study.embedding.tables import moments_of
 from icm_study.encoders.encoder import Encoder
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
-from icm_study.methods.tuning import Weights, embed_pixels, tower_weights, train_tower, training_setting
+from icm_study.methods.tuning import (
+    Weights,
+    embed_pixels,
+    tower_weights,
+    train_tower,
+    training_setting,
+)
 
 #: For a weight, by its name in the model: B of shape (rows, rank) and A of shape (rank, columns).
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -20,11 +26,12 @@ Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 class LoRA(EmbeddingMap):
     """Low-rank updates W + BA of the attention weights of the image tower.
 
-    Every attention matrix has one (stacked matrices of queries, keys and values have one together). A starts at random
-    and B at zero. A CLIP ResNet has attention in its last pooling only.
+    Every attention matrix has one (stacked matrices of queries, keys and values have
+    one together). A starts at random and B at zero. A CLIP ResNet has attention in its
+    last pooling only.
 
-    Source: Hu et al. 2022, *LoRA: low-rank adaptation of large language models*, arXiv 2106.09685, without its factor
-    α/r.
+    Source: Hu et al. 2022, *LoRA: low-rank adaptation of large language models*, arXiv
+    2106.09685, without its factor α/r.
 
     Parameters
     ----------
@@ -39,7 +46,8 @@ class LoRA(EmbeddingMap):
     Attributes
     ----------
     factors_ : dict of str to (Tensor, Tensor)
-        B of shape (rows, rank) and A of shape (rank, columns), by the names of the weights in the model.
+        B of shape (rows, rank) and A of shape (rank, columns), by the names of the
+        weights in the model.
     losses_ : list of float
         The mean cross-entropy of each epoch.
     """
@@ -69,7 +77,9 @@ class LoRA(EmbeddingMap):
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank!r}; expected a positive integer.")
         self.encoder_ = sources.encoder
-        self.factors_, self.losses_ = sources.once(self._key(), lambda: self._tune(sources), of_pairs=False)
+        self.factors_, self.losses_ = sources.once(
+            self._key(), lambda: self._tune(sources), of_pairs=False
+        )
         return sum(B.numel() + A.numel() for B, A in self.factors_.values())
 
     def map_images(self, images: Images) -> np.ndarray:
@@ -100,8 +110,9 @@ class LoRA(EmbeddingMap):
 class LoRAThenICM(LoRA):
     """Low-rank updates, then the invariant subspace of the tuned embedding.
 
-    The projection is estimated on image pairs that are embedded again by the tuned tower, and on the text pairs where
-    there are any, both in equal parts. Tuning is done once for all subspaces, and is the same as that of :class:`LoRA`.
+    The projection is estimated on image pairs that are embedded again by the tuned
+    tower, and on the text pairs where there are any, both in equal parts. Tuning is
+    done once for all subspaces, and is the same as that of :class:`LoRA`.
 
     Source: Hu et al. 2022, arXiv 2106.09685, and CLIP-ICM, arXiv 2405.15289.
 
@@ -163,7 +174,10 @@ class LoRAThenICM(LoRA):
     def _moments(self, sources: Sources) -> PairMoments:
         before, after = self._tuned(sources)
         usable = sources.drawn != ""
-        pairs = {"image": (before[usable], after[usable]), "text": (sources.captions, sources.edits)}
+        pairs = {
+            "image": (before[usable], after[usable]),
+            "text": (sources.captions, sources.edits),
+        }
         return moments_of("image+text" if len(sources.captions) else "image", pairs.__getitem__)
 
     def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:

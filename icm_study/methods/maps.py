@@ -1,8 +1,8 @@
 """Maps of the embedding in closed form: CLIP-ICM, its closest rivals, and no map at all.
 
-Each map is a matrix A that acts on embeddings of images and of texts alike; a zero-shot classifier and a linear
-probe stand behind it. K, `n_components`, is the dimension that is kept. Nothing here is learnt by gradient descent.
-"""
+Each map is a matrix A that acts on embeddings of images and of texts alike; a zero-shot
+classifier and a linear probe stand behind it. K, `n_components`, is the dimension that
+is kept. Nothing here is learnt by gradient descent."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class _LinearMap(EmbeddingMap):
 class Plain(EmbeddingMap):
     """The embedding as it is: CLIP's own two predictors.
 
-    Source: Radford et al. 2021, *Learning transferable visual models from natural language supervision*,
-    arXiv 2103.00020.
+    Source: Radford et al. 2021, *Learning transferable visual models from natural
+    language supervision*, arXiv 2103.00020.
 
     Parameters
     ----------
@@ -89,7 +89,9 @@ class PCA(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         X = sources.images.embedded.astype(np.float64)
-        return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][: self.n_components]
+        return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][
+            : self.n_components
+        ]
 
 
 class RandomProjection(_LinearMap):
@@ -122,7 +124,8 @@ class RandomProjection(_LinearMap):
 class ICM(_LinearMap):
     """CLIP-ICM: the subspace that interventions leave invariant.
 
-    Source: *Learning Invariant Causal Mechanism from Vision-Language Models*, ICML 2025, arXiv 2405.15289.
+    Source: *Learning Invariant Causal Mechanism from Vision-Language Models*, ICML
+    2025, arXiv 2405.15289.
 
     Parameters
     ----------
@@ -154,7 +157,9 @@ class ICM(_LinearMap):
             return InvariantProjection(consistency_weight=weight).fit_moments(moments).components_
 
         def solve() -> InvariantProjection:
-            return InvariantProjection(moments.n_features, consistency_weight=weight).fit_moments(moments)
+            return InvariantProjection(moments.n_features, consistency_weight=weight).fit_moments(
+                moments
+            )
 
         # one spectrum serves every K: the subspaces are nested
         whole = sources.once(("ICM", self.intervention, weight), solve)
@@ -164,11 +169,13 @@ class ICM(_LinearMap):
 class FukunagaKoontz(_LinearMap):
     """Directions that the images share with their intervened copies, whitened.
 
-    With C and S whitened together, A (C + S) Aᵀ = I, both have the same eigenvectors, and their eigenvalues add up
-    to one. Kept are those with the smallest share of S. They span what CLIP-ICM's generalised objective keeps; what
-    differs is the scale of each axis.
+    With C and S whitened together, A (C + S) Aᵀ = I, both have the same eigenvectors,
+    and their eigenvalues add up to one. Kept are those with the smallest share of S.
+    They span what CLIP-ICM's generalised objective keeps; what differs is the scale of
+    each axis.
 
-    Source: Fukunaga & Koontz 1970, *Application of the Karhunen-Loève expansion to feature selection and ordering*.
+    Source: Fukunaga & Koontz 1970, *Application of the Karhunen-Loève expansion to
+    feature selection and ordering*.
 
     Parameters
     ----------
@@ -178,7 +185,9 @@ class FukunagaKoontz(_LinearMap):
         As for :func:`~icm_core.spectrum.generalized_spectrum`.
     """
 
-    def __init__(self, intervention: str = "image+text", n_components: int = 16, shrinkage: float = 1e-4):
+    def __init__(
+        self, intervention: str = "image+text", n_components: int = 16, shrinkage: float = 1e-4
+    ):
         self.intervention = intervention
         self.n_components = n_components
         self.shrinkage = shrinkage
@@ -197,9 +206,8 @@ class FukunagaKoontz(_LinearMap):
 class LEACE(EmbeddingMap):
     """Erase the domain: the least change of the embedding after which no linear classifier finds it.
 
-    Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*, arXiv 2306.03819, by the
-    authors' package with its own defaults.
-    """
+    Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*,
+    arXiv 2306.03819, by the authors' package with its own defaults."""
 
     def fit_map(self, sources: Sources) -> int:
         """Fit the eraser on the domains of the source images."""
@@ -217,12 +225,14 @@ class LEACE(EmbeddingMap):
 class BiasedPrompts(_LinearMap):
     """Project out directions that prompts for variant factors span, and calibrate on edited captions.
 
-    A = P₀ (I + γ S)⁻¹, where P₀ removes the leading principal directions of prompts that name a variant factor and
-    no class, and S is the second moment of the differences between captions of the same class.
+    A = P₀ (I + γ S)⁻¹, where P₀ removes the leading principal directions of prompts
+    that name a variant factor and no class, and S is the second moment of the
+    differences between captions of the same class.
 
-    Source: after Chuang et al. 2023, *Debiasing vision-language models via biased prompts*, arXiv 2302.00070. They
-    project texts only, on the complement of all spurious prompts; here images are projected too, so that a probe can use
-    it, and prompts are centred and only their leading directions removed.
+    Source: after Chuang et al. 2023, *Debiasing vision-language models via biased
+    prompts*, arXiv 2302.00070. They project texts only, on the complement of all
+    spurious prompts; here images are projected too, so that a probe can use it, and
+    prompts are centred and only their leading directions removed.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """Linear probes that use more than the labelled source images: interventions, domains, or a model of the classes.
 
-All stand on the plain embedding. Those learnt by gradients use full batches, L-BFGS and double precision, so that
-their results do not depend on an order of the images.
-"""
+All stand on the plain embedding. Those learnt by gradients use full batches, L-BFGS and
+double precision, so that their results do not depend on an order of the images."""
 
 from __future__ import annotations
 
@@ -35,8 +34,8 @@ class _Probe(Method):
 class Augmentation(_Probe):
     """A probe trained on the source images and on their intervened copies.
 
-    Source: the usual use of the same seven augmentations, for example Shorten & Khoshgoftaar 2019, *A survey on image
-    data augmentation for deep learning*.
+    Source: the usual use of the same seven augmentations, for example Shorten &
+    Khoshgoftaar 2019, *A survey on image data augmentation for deep learning*.
 
     Parameters
     ----------
@@ -65,8 +64,8 @@ class Augmentation(_Probe):
 class LDA(_Probe):
     """Linear discriminant analysis: Gaussian classes with one covariance, shrunk by the rule of Ledoit and Wolf.
 
-    Source: Fisher 1936, *The use of multiple measurements in taxonomic problems*; Ledoit & Wolf 2004 for the shrinkage.
-    """
+    Source: Fisher 1936, *The use of multiple measurements in taxonomic problems*;
+    Ledoit & Wolf 2004 for the shrinkage."""
 
     def fit(self, sources: Sources) -> LDA:
         """Fit on the source images."""
@@ -81,11 +80,12 @@ class LDA(_Probe):
 class CORAL(_Probe):
     """Align the domains, then train a probe: each source domain gets the mean and the covariance of all sources.
 
-    x' = Σ^½ Σ_e^-½ (x - m_e) + m for an image of domain e. An image of the unseen domain is classified as it is: its
-    moments are not known.
+    x' = Σ^½ Σ_e^-½ (x - m_e) + m for an image of domain e. An image of the unseen
+    domain is classified as it is: its moments are not known.
 
-    Source: Sun, Feng & Saenko 2016, *Return of frustratingly easy domain adaptation*, arXiv 1511.05547, which aligns
-    one source with one target; here the sources are aligned with each other.
+    Source: Sun, Feng & Saenko 2016, *Return of frustratingly easy domain adaptation*,
+    arXiv 1511.05547, which aligns one source with one target; here the sources are
+    aligned with each other.
 
     Parameters
     ----------
@@ -141,9 +141,14 @@ class _TorchProbe(Method):
         """Learn the classifier."""
         images = sources.images
         self.scale_ = 1 / np.sqrt(np.mean(np.square(images.embedded, dtype=np.float64)))
-        X, y = torch.from_numpy(self._features(images)), torch.from_numpy(images.label.astype(np.int64))
+        X, y = (
+            torch.from_numpy(self._features(images)),
+            torch.from_numpy(images.label.astype(np.int64)),
+        )
         masks = [torch.from_numpy(images.domain == d) for d in np.unique(images.domain)]
-        self.weights_ = self._minimize([X[m] for m in masks], [y[m] for m in masks], len(sources.words))
+        self.weights_ = self._minimize(
+            [X[m] for m in masks], [y[m] for m in masks], len(sources.words)
+        )
         self.n_parameters_ = {"linear probe": self.weights_.size}
         return self
 
@@ -162,8 +167,8 @@ class _TorchProbe(Method):
 class IRM(_TorchProbe):
     """Invariant risk minimisation: one classifier that is optimal in every domain at once (IRMv1).
 
-    The mean over domains of the risk R_e, and of the squared slope of R_e(s · w) in s at s = 1, is minimised, from the
-    pooled probe on.
+    The mean over domains of the risk R_e, and of the squared slope of R_e(s · w) in s
+    at s = 1, is minimised, from the pooled probe on.
 
     Source: Arjovsky et al. 2019, *Invariant risk minimization*, arXiv 1907.02893, equation (IRMv1).
 
@@ -201,12 +206,13 @@ class IRM(_TorchProbe):
 class GroupDRO(_TorchProbe):
     """Distributionally robust optimisation over the source domains: the worst one counts.
 
-    The worst mixture q of the domains' risks is taken, less KL(q ‖ uniform) / η, which smooths the maximum:
-    log Σ exp(η R_e) / η is minimised.
+    The worst mixture q of the domains' risks is taken, less KL(q ‖ uniform) / η, which
+    smooths the maximum: log Σ exp(η R_e) / η is minimised.
 
-    Source: Sagawa et al. 2020, *Distributionally robust neural networks for group shifts*, arXiv 1911.08731, who find that it
-    takes a strong penalty. There, groups are pairs of a class and an attribute; here they are the domains, since nothing
-    else is known, and a shortcut that is the same in all of them is in every group.
+    Source: Sagawa et al. 2020, *Distributionally robust neural networks for group
+    shifts*, arXiv 1911.08731, who find that it takes a strong penalty. There, groups
+    are pairs of a class and an attribute; here they are the domains, since nothing else
+    is known, and a shortcut that is the same in all of them is in every group.
 
     Parameters
     ----------
@@ -226,10 +232,14 @@ class GroupDRO(_TorchProbe):
         n = sum(map(len, labels))
 
         def loss(w: torch.Tensor) -> torch.Tensor:
-            risks = torch.stack([cross_entropy(X @ w.T, y) for X, y in zip(domains, labels, strict=True)])
+            risks = torch.stack(
+                [cross_entropy(X @ w.T, y) for X, y in zip(domains, labels, strict=True)]
+            )
             return torch.logsumexp(self.sharpness * risks, 0) / self.sharpness + self._penalty(w, n)
 
-        return minimize(loss, torch.zeros(n_classes, domains[0].shape[1], dtype=torch.float64)).numpy()
+        return minimize(
+            loss, torch.zeros(n_classes, domains[0].shape[1], dtype=torch.float64)
+        ).numpy()
 
 
 def risk_slope(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Learn the words around the class name: CoOp, CoCoOp and domain prompts.
 
-A prompt such as "a photo of a cat" is a row of token embeddings. These methods put learnt vectors in the place of
-"a photo of a" and leave the class name; the gradient goes through the frozen text tower. Image embeddings are those
-at hand, so no image is loaded. All three start at the words themselves: before training, they are zero-shot.
+A prompt such as "a photo of a cat" is a row of token embeddings. These methods put
+learnt vectors in the place of "a photo of a" and leave the class name; the gradient
+goes through the frozen text tower. Image embeddings are those at hand, so no image is
+loaded. All three start at the words themselves: before training, they are zero-shot.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ class PromptTower:
         tower = getattr(model, "text", model)
         if not hasattr(tower, "token_embedding"):
             raise ValueError(
-                f"Prompts cannot be learnt for {encoder.name!r}: its text tower, {type(tower).__name__}, has no "
-                "`token_embedding`, which open_clip's own text towers have. Use an encoder that has one, or a method "
+                f"Prompts cannot be learnt for {encoder.name!r}: its text tower, "
+                f"{type(tower).__name__}, has no "
+                "`token_embedding`, which open_clip's own text towers have. Use an encoder "
+                "that has one, or a method "
                 "that works on embeddings or on the image tower, such as CLIPAdapter or FineTuning."
             )
         self._embedding = tower.token_embedding
@@ -106,8 +109,8 @@ class CoOp(Method):
 
     Four vectors stand before the class name; they start at "a photo of a".
 
-    Source: Zhou et al. 2022, *Learning to prompt for vision-language models*, arXiv 2109.01134, in the unified form,
-    by Adam instead of plain gradient descent.
+    Source: Zhou et al. 2022, *Learning to prompt for vision-language models*, arXiv
+    2109.01134, in the unified form, by Adam instead of plain gradient descent.
 
     Parameters
     ----------
@@ -121,13 +124,18 @@ class CoOp(Method):
     Attributes
     ----------
     context_ : nn.Module
-        From image embeddings (n, D) to contexts: here one, (1, n_context, width), whatever the images.
+        From image embeddings (n, D) to contexts: here one, (1, n_context, width),
+        whatever the images.
     losses_ : list of float
         The mean cross-entropy of each epoch.
     """
 
     def __init__(
-        self, learning_rate: float = 2e-3, epochs: int = 30, batch_size: int = 128, random_state: int = 0
+        self,
+        learning_rate: float = 2e-3,
+        epochs: int = 30,
+        batch_size: int = 128,
+        random_state: int = 0,
     ):
         self.learning_rate = learning_rate
         self.epochs = epochs
@@ -165,7 +173,9 @@ class CoOp(Method):
         """Logits, (n, n_classes): cosines of images and learnt prompts, times the encoder's scale."""
         scores = np.empty((len(images), self.n_classes_), dtype=np.float32)
         for rows in self._batches(images.domain):
-            embedded = torch.from_numpy(images.embedded[rows]).to(self.prompts_.words_as_vectors.device)
+            embedded = torch.from_numpy(images.embedded[rows]).to(
+                self.prompts_.words_as_vectors.device
+            )
             scores[rows] = self._logits(embedded).cpu().numpy()
         return {"zero-shot": scores}
 
@@ -187,11 +197,13 @@ class CoOp(Method):
 class CoCoOp(CoOp):
     """Conditional context optimisation: each image moves the learnt context.
 
-    A small network, the *meta-net*, maps the image's embedding to one vector that is added to every vector of the
-    context; its hidden layer has D/16 units, and its last one starts at zero. Every image has prompts of its own, so an
-    epoch embeds n × n_classes prompts.
+    A small network, the *meta-net*, maps the image's embedding to one vector that is
+    added to every vector of the context; its hidden layer has D/16 units, and its last
+    one starts at zero. Every image has prompts of its own, so an epoch embeds n ×
+    n_classes prompts.
 
-    Source: Zhou et al. 2022, *Conditional prompt learning for vision-language models*, arXiv 2203.05557.
+    Source: Zhou et al. 2022, *Conditional prompt learning for vision-language models*,
+    arXiv 2203.05557.
 
     Parameters
     ----------
@@ -207,7 +219,11 @@ class CoCoOp(CoOp):
     """
 
     def __init__(
-        self, learning_rate: float = 2e-3, epochs: int = 3, batch_size: int = 8, random_state: int = 0
+        self,
+        learning_rate: float = 2e-3,
+        epochs: int = 3,
+        batch_size: int = 8,
+        random_state: int = 0,
     ):
         super().__init__(learning_rate, epochs, batch_size, random_state)
 
@@ -221,13 +237,15 @@ class CoCoOp(CoOp):
 class DPL(CoOp):
     """Domain prompt learning: the images of a domain together make its context.
 
-    A network of three layers maps each image to a context, and the mean over images of one domain is used for all of
-    them: over a batch in training, and over all images that are scored together at test. So it is *transductive*: the
-    scores of an image depend on the other images of its domain, though on no label. The context is what the network
-    adds to "a photo of a"; its last layer starts at zero, and its hidden layers are as wide as the embedding.
+    A network of three layers maps each image to a context, and the mean over images of
+    one domain is used for all of them: over a batch in training, and over all images
+    that are scored together at test. So it is *transductive*: the scores of an image
+    depend on the other images of its domain, though on no label. The context is what
+    the network adds to "a photo of a"; its last layer starts at zero, and its hidden
+    layers are as wide as the embedding.
 
-    Source: Zhang et al. 2021, *Domain prompt learning for efficiently adapting CLIP to unseen domains*,
-    arXiv 2111.12853.
+    Source: Zhang et al. 2021, *Domain prompt learning for efficiently adapting CLIP to
+    unseen domains*, arXiv 2111.12853.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """Every method by name, with the settings that are tried, in one place.
 
-Settings go from the smallest change of the encoder's behaviour to the largest: of equally good ones the first is
-taken.
-"""
+Settings go from the smallest change of the encoder's behaviour to the largest: of
+equally good ones the first is taken."""
 
 from __future__ import annotations
 
@@ -19,7 +18,15 @@ from icm_study.methods.adapters import CLIPAdapter, TipAdapter
 from icm_study.methods.base import Method
 from icm_study.methods.finetuning import FineTuning, WiSEFT
 from icm_study.methods.lora import LoRA, LoRAThenICM
-from icm_study.methods.maps import ICM, LEACE, PCA, BiasedPrompts, FukunagaKoontz, Plain, RandomProjection
+from icm_study.methods.maps import (
+    ICM,
+    LEACE,
+    PCA,
+    BiasedPrompts,
+    FukunagaKoontz,
+    Plain,
+    RandomProjection,
+)
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO
 from icm_study.methods.prompts import DPL, CoCoOp, CoOp
 
@@ -41,7 +48,8 @@ class Entry:
     predictors : tuple of str, optional
         The predictors that are reported, where these are not all that the method has.
     on_target : bool
-        Whether the method is also trained on half of the target's own labelled images, to see what these give.
+        Whether the method is also trained on half of the target's own labelled images,
+        to see what these give.
     note : str
         What sets it apart from other methods of the same class.
     """
@@ -90,7 +98,8 @@ CHOSEN = "K and λ chosen"
 METHODS: dict[str, Entry] = {
     "plain": Entry(Plain, "CLIP", grid()),
     "single prompt": Entry(
-        Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",), note="here with the first prompt of a class alone"
+        Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",), note="here with the first "
+                                                                      "prompt of a class alone"
     ),
     "tuned penalty": Entry(
         Plain, "CLIP", grid(C=[0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
@@ -107,9 +116,14 @@ METHODS: dict[str, Entry] = {
     ),
     "ICM image": Entry(ICM, "CLIP-ICM", _icm("image"), note=f"image pairs; {CHOSEN}"),
     "ICM text": Entry(ICM, "CLIP-ICM", _icm("text"), note=f"text pairs; {CHOSEN}"),
-    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text"), note=f"both kinds of pairs; {CHOSEN}"),
+    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text"), note=f"both kinds of pairs; "
+                                                                      f"{CHOSEN}"),
     **{
-        f"ICM auto {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind]), note=f"{kind} pairs; λ = 1, K = positive eigenvalues")
+        f"ICM auto {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind]), note=f"{kind} "
+                                                                                   f"pairs; "
+                                                                                   f"λ = 1, "
+                                                                                   f"K = "
+                                                                                   f"positive eigenvalues")
         for kind in KINDS
     },
     **{
@@ -139,7 +153,9 @@ METHODS: dict[str, Entry] = {
     "WiSE-FT": Entry(WiSEFT, "fine-tuning", grid(learning_rate=[3e-4], alpha=[0.25, 0.5, 0.75])),
     "LoRA": Entry(LoRA, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
     "LoRA + ICM": Entry(
-        LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3]), note="both kinds of pairs; λ = 1, K = positive eigenvalues"
+        LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3]), note="both kinds of "
+                                                                           "pairs; λ = 1, K "
+                                                                           "= positive eigenvalues"
     ),
 }  # fmt: skip
 
@@ -159,7 +175,9 @@ def overview() -> pd.DataFrame:
             {
                 "method": name,
                 "family": entry.family,
-                "what it is": "; ".join(filter(None, [said.split(". ")[0].rstrip("."), entry.note])),
+                "what it is": "; ".join(
+                    filter(None, [said.split(". ")[0].rstrip("."), entry.note])
+                ),
                 "settings": len(entry.settings(64)),
                 "source": said.partition("Source: ")[2].partition(" Parameters ")[0],
             }

@@ -28,7 +28,8 @@ class Images:
     rows : ndarray of shape (n,)
         What `load` calls these images.
     load : callable
-        From an array of rows to their pixels, uint8 (n, 3, H, W), before the encoder's resizing or after it.
+        From an array of rows to their pixels, uint8 (n, 3, H, W), before the encoder's
+        resizing or after it.
     """
 
     embedded: np.ndarray
@@ -42,7 +43,9 @@ class Images:
 
     def take(self, index: np.ndarray | slice) -> Images:
         """Keep the images at these places, or under this mask."""
-        kept = {name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")}
+        kept = {
+            name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")
+        }
         return replace(self, **kept)
 
     def pixels(self) -> torch.Tensor:
@@ -63,7 +66,8 @@ class Sources:
     drawn : ndarray of n str
         The intervention that each image got; empty where its intervened copy must not be used.
     captions, edits : ndarray of shape (n, D)
-        Embedded captions, and the captions after a text intervention; of shape (0, D) where there are none.
+        Embedded captions, and the captions after a text intervention; of shape (0, D)
+        where there are none.
     prompts : ndarray of shape (n_prompts, D)
         Embedded prompts. The first of a class is its single prompt.
     prompt_label : ndarray of shape (n_prompts,)
@@ -93,13 +97,20 @@ class Sources:
         """Keep the images at these places, or under this mask, with their pairs."""
         named = {"images", "intervened"}
         kept = {name: getattr(self, name).take(index) for name in named}
-        kept |= {name: x[index] for name in ("drawn", "captions", "edits") if len(x := getattr(self, name))}
+        kept |= {
+            name: x[index]
+            for name in ("drawn", "captions", "edits")
+            if len(x := getattr(self, name))
+        }
         return replace(self, **kept, _known={}, _known_of_images={}, _borrowed=[])
 
     def without(self, intervention: str) -> Sources:
         """Forget every copy made by one image intervention; the images themselves stay."""
         return replace(
-            self, drawn=np.where(self.drawn == intervention, "", self.drawn), _known={}, _borrowed=[]
+            self,
+            drawn=np.where(self.drawn == intervention, "", self.drawn),
+            _known={},
+            _borrowed=[],
         )
 
     def labelled(self, images: Images) -> Sources:
@@ -136,11 +147,13 @@ class Sources:
                 return before.embedded, after.embedded
             if kind != "text":
                 raise ValueError(
-                    f"Unknown intervention {intervention!r}; expected 'image', 'text' or 'image+text'."
+                    f"Unknown intervention {intervention!r}; expected 'image', 'text' or "
+                    f"'image+text'."
                 )
             if not len(self.captions):
                 raise ValueError(
-                    f"intervention={intervention!r}: these sources have no captions, so no text pairs. Use 'image', or an "
+                    f"intervention={intervention!r}: these sources have no captions, so no "
+                    f"text pairs. Use 'image', or an "
                     "encoder that knows the words of captions."
                 )
             return self.captions, self.edits
@@ -150,8 +163,8 @@ class Sources:
     def once(self, key: Hashable, compute: Callable[[], Any], *, of_pairs: bool = True) -> Any:
         """Compute what several methods share once for these sources, such as moments or tuned weights.
 
-        With ``of_pairs=False`` the result may not depend on which copies may be used; :meth:`without` then keeps it.
-        """
+        With ``of_pairs=False`` the result may not depend on which copies may be used;
+        :meth:`without` then keeps it."""
         known = self._known if of_pairs else self._known_of_images
         if key not in known:
             start = time.perf_counter()

@@ -1,11 +1,12 @@
 """Train parts of an encoder without touching it.
 
-An encoder is shared by all methods, so none may change its weights. What a method trains is its own, and the
-encoder's model is called with that in the place of its weights.
+An encoder is shared by all methods, so none may change its weights. What a method
+trains is its own, and the encoder's model is called with that in the place of its
+weights.
 
-The image tower is trained by the cross-entropy with frozen class prompts, so that it still shares its space with the
-text tower. The model stays in evaluation mode: batch norms keep their statistics.
-"""
+The image tower is trained by the cross-entropy with frozen class prompts, so that it
+still shares its space with the text tower. The model stays in evaluation mode: batch
+norms keep their statistics."""
 
 from __future__ import annotations
 
@@ -121,8 +122,12 @@ def tower_weights(encoder: Encoder, part: str = "all") -> list[str]:
     """
     model = encoder.model
     own = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    blank = encoder.normalize(encoder.resize(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).to(encoder.device))
-    gradients = torch.autograd.grad(model.encode_image(blank).sum(), list(own.values()), allow_unused=True)
+    blank = encoder.normalize(
+        encoder.resize(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).to(encoder.device)
+    )
+    gradients = torch.autograd.grad(
+        model.encode_image(blank).sum(), list(own.values()), allow_unused=True
+    )
     # what gets no gradient is of the text tower, or unused
     tower = [name for name, gradient in zip(own, gradients, strict=True) if gradient is not None]
     if part == "all":
@@ -131,11 +136,14 @@ def tower_weights(encoder: Encoder, part: str = "all") -> list[str]:
         last = _last_block(encoder)
         return [name for name in tower if name.startswith(last)]
     attention = [
-        name for name in tower if own[name].ndim == 2 and name.endswith("weight") and ".attn" in name
+        name
+        for name in tower
+        if own[name].ndim == 2 and name.endswith("weight") and ".attn" in name
     ]
     if not attention:
         raise ValueError(
-            f"The image tower of {encoder.name!r} has no attention matrices. Use FineTuning, or an encoder with a ViT or "
+            f"The image tower of {encoder.name!r} has no attention matrices. Use FineTuning, "
+            f"or an encoder with a ViT or "
             "one of CLIP's ResNets."
         )
     return attention
@@ -152,7 +160,8 @@ def _last_block(encoder: Encoder) -> tuple[str, ...]:
         last = ("layer4.", "attnpool.")
     else:
         raise ValueError(
-            f"part is 'last block', but the image tower of {encoder.name!r} is neither open_clip's own ViT nor CLIP's "
+            f"part is 'last block', but the image tower of {encoder.name!r} is neither "
+            f"open_clip's own ViT nor CLIP's "
             "ResNet, and which of its blocks is the last is not guessed. Use part='all'."
         )
     return tuple(f"visual.{name}" for name in last)
@@ -172,7 +181,10 @@ def embed_pixels(encoder: Encoder, weights: Weights, images: Images) -> np.ndarr
 
 def training_setting(method: Any) -> dict[str, Any]:
     """Give the parameters of a method that :func:`train_tower` takes, by their names."""
-    return {name: getattr(method, name) for name in ("learning_rate", "epochs", "batch_size", "random_state")}
+    return {
+        name: getattr(method, name)
+        for name in ("learning_rate", "epochs", "batch_size", "random_state")
+    }
 
 
 def train_tower(

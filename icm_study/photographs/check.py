@@ -1,10 +1,10 @@
 """Look at every image of a data folder before anything is computed from it.
 
-`check_folder` opens each image, counts them by domain and class, finds the same picture in two domains, and
-compares the counts with what is known of the data set. It is one pass over the files and keeps nothing, so it
-can be run as often as one likes. `load_folder` is the way to use a folder: it goes on only if the check found
-no problem, or if the caller accepts the problems.
-"""
+`check_folder` opens each image, counts them by domain and class, finds the same picture
+in two domains, and compares the counts with what is known of the data set. It is one
+pass over the files and keeps nothing, so it can be run as often as one likes.
+`load_folder` is the way to use a folder: it goes on only if the check found no problem,
+or if the caller accepts the problems."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ class FolderReport:
         return not (self.unreadable or self.missing or self.duplicates or self.differences)
 
     def __str__(self) -> str:
-        compared = f"compared with {self.dataset}" if self.dataset else "no known data set to compare with"
+        compared = (
+            f"compared with {self.dataset}" if self.dataset else "no known data set to compare with"
+        )
         lines = [
             f"{self.root}: {len(self.images):,} readable images, {self.counts.shape[1]} domain(s), "
             f"{self.counts.shape[0]} classes; {compared}",
@@ -93,7 +95,9 @@ class FolderReport:
             "the same file in several domains", [" = ".join(group) for group in self.duplicates]
         )
         lines += _section("differences from what is known", self.differences)
-        return "\n".join([*lines, "", "No problems found." if self.ok else "See the problems above."])
+        return "\n".join(
+            [*lines, "", "No problems found." if self.ok else "See the problems above."]
+        )
 
 
 def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> FolderReport:
@@ -102,9 +106,11 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     Parameters
     ----------
     root : path-like
-        A folder of images as root/domain/class/image, or root/class/image for ImageNet and its variants.
+        A folder of images as root/domain/class/image, or root/class/image for ImageNet
+        and its variants.
     dataset : str, optional
-        A name in `icm_study.photographs.known.CATALOG`. If it is not given and the folder's name is one, it is that.
+        A name in `icm_study.photographs.known.CATALOG`. If it is not given and the
+        folder's name is one, it is that.
 
     Returns
     -------
@@ -115,7 +121,8 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If the data set is unknown, or the folder has not the layout; see `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, or the folder has not the layout; see
+        `icm_study.photographs.folders.index_folder`.
     """
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
@@ -136,7 +143,9 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
         counts=counts,
         unreadable=tuple(zip(table["path"][bad], reasons[bad], strict=True)),
         missing={
-            domain: lacks for domain in domains if (lacks := counts.index[counts[domain] == 0].tolist())
+            domain: lacks
+            for domain in domains
+            if (lacks := counts.index[counts[domain] == 0].tolist())
         },
         duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
         differences=known.differences(table) if known else (),
@@ -163,7 +172,8 @@ def load_folder(
     Raises
     ------
     ValueError
-        If there are problems that are not accepted, or not one readable image; the message is the report.
+        If there are problems that are not accepted, or not one readable image; the
+        message is the report.
     FileNotFoundError
         If `root` does not exist.
 
@@ -175,7 +185,8 @@ def load_folder(
     report = check_folder(root, dataset)
     if report.images.empty or not (report.ok or accept_problems):
         raise ValueError(
-            f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to go on without "
+            f"{report}\nNothing was computed. Repair the folder, or pass "
+            f"accept_problems=True to go on without "
             "the unreadable images."
         )
     if not report.ok:
@@ -218,7 +229,8 @@ def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) 
     listing = "\n".join(_section("unreadable images", unreadable))
     if not accept_problems or len(unreadable) == len(table):
         raise ValueError(
-            f"{root}:{listing}\nNothing was computed. Repair the folder, or pass accept_problems=True to go on without "
+            f"{root}:{listing}\nNothing was computed. Repair the folder, or pass "
+            f"accept_problems=True to go on without "
             "the unreadable images."
         )
     warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
@@ -289,13 +301,17 @@ def _class_names(root: Path, flat: bool) -> list[str]:
 def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     grouped = images.assign(digest=digests)
     several = grouped.groupby("digest")["domain"].transform("nunique") > 1
-    return tuple(tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"])
+    return tuple(
+        tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"]
+    )
 
 
 def _table(counts: pd.DataFrame) -> str:
     """Print the counts, domains in columns; of many classes only the sums."""
     total = counts.sum().rename("all classes")
-    return pd.concat([counts if len(counts) <= 80 else counts.iloc[:0], total.to_frame().T]).to_string()
+    return pd.concat(
+        [counts if len(counts) <= 80 else counts.iloc[:0], total.to_frame().T]
+    ).to_string()
 
 
 def _section(title: str, entries: Sequence[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """Write downloaded data sets in the folder layout that the study reads.
 
-Each function takes the files that one kind of source offers: Parquet files as the ``datasets`` library writes
-them, an archive of class folders, or the camera traps' images with their annotations. Images keep their bytes.
-One that is there already is skipped and none is ever half written, so a conversion that was interrupted goes on
-where it stopped.
-"""
+Each function takes the files that one kind of source offers: Parquet files as the
+``datasets`` library writes them, an archive of class folders, or the camera traps'
+images with their annotations. Images keep their bytes. One that is there already is
+skipped and none is ever half written, so a conversion that was interrupted goes on
+where it stopped."""
 
 from __future__ import annotations
 
@@ -40,14 +40,17 @@ STRINGS = (pyarrow.string(), pyarrow.large_string())
 
 
 def parquet_to_folder(
-    files: Sequence[str | os.PathLike[str]], destination: str | os.PathLike[str], dataset: str | None = None
+    files: Sequence[str | os.PathLike[str]],
+    destination: str | os.PathLike[str],
+    dataset: str | None = None,
 ) -> int:
     """Write the images of a data set in Parquet files as root/domain/class/image.
 
-    The files have the columns *image* (a struct of *bytes* and *path*), *domain* and *label*, as the
-    ``datasets`` library writes them. Names of classes and domains that are stored as numbers are read from the
-    files' metadata. Each image keeps its bytes and is named by its row and its own name; images that are there
-    already are skipped, so an interrupted conversion goes on.
+    The files have the columns *image* (a struct of *bytes* and *path*), *domain* and
+    *label*, as the ``datasets`` library writes them. Names of classes and domains that
+    are stored as numbers are read from the files' metadata. Each image keeps its bytes
+    and is named by its row and its own name; images that are there already are skipped,
+    so an interrupted conversion goes on.
 
     Parameters
     ----------
@@ -66,21 +69,27 @@ def parquet_to_folder(
     Raises
     ------
     ValueError
-        If a column is missing, has numbers without names, names a domain that the data set has not, has a
-        name that cannot be a folder's, or an image has no bytes.
+        If a column is missing, has numbers without names, names a domain that the data
+        set has not, has a name that cannot be a folder's, or an image has no bytes.
     """
     domains = known_dataset(dataset).domains if dataset is not None else ()
     opened = [pyarrow.parquet.ParquetFile(file, pre_buffer=False) for file in files]
     row = 0
-    with tqdm(total=sum(file.metadata.num_rows for file in opened), desc="writing", unit="image") as bar:
+    with tqdm(
+        total=sum(file.metadata.num_rows for file in opened), desc="writing", unit="image"
+    ) as bar:
         for path, file in zip(files, opened, strict=True):
             names = _category_names(file, path)
             for batch in file.iter_batches(batch_size=64, columns=["image", "domain", "label"]):
                 for entry in batch.to_pylist():
-                    domain, label = (_folder_name(entry[key], names[key], key) for key in ("domain", "label"))
+                    domain, label = (
+                        _folder_name(entry[key], names[key], key) for key in ("domain", "label")
+                    )
                     data, stored = entry["image"]["bytes"], entry["image"]["path"]
                     if data is None:
-                        raise ValueError(f"row {row} of {path} has no image bytes, only the path {stored!r}.")
+                        raise ValueError(
+                            f"row {row} of {path} has no image bytes, only the path {stored!r}."
+                        )
                     folder = Path(destination) / _known_domain(domain, domains) / label
                     _write(folder / _image_name(row, stored, data), data)
                     row += 1
@@ -91,8 +100,8 @@ def parquet_to_folder(
 def archive_to_folder(archive: str | os.PathLike[str], destination: str | os.PathLike[str]) -> int:
     """Unpack a tar or zip archive of class folders as root/class/image.
 
-    Only images are unpacked, and of their paths only the last two parts are used, so nothing is written
-    elsewhere. Images that are there already are skipped.
+    Only images are unpacked, and of their paths only the last two parts are used, so
+    nothing is written elsewhere. Images that are there already are skipped.
 
     Parameters
     ----------
@@ -137,7 +146,8 @@ def camera_traps_to_folder(
     images : path-like
         The tar archive of images.
     annotations : path-like
-        The tar archive of annotations: JSON files in the COCO format, with a location for each image.
+        The tar archive of annotations: JSON files in the COCO format, with a location
+        for each image.
     destination : path-like
         The data set's folder.
     domains : sequence of str
@@ -158,7 +168,8 @@ def camera_traps_to_folder(
         content = json.loads(data)
         category = {entry["id"]: entry["name"] for entry in content["categories"]}
         place = {
-            entry["id"]: (f"location_{entry['location']}", entry["file_name"]) for entry in content["images"]
+            entry["id"]: (f"location_{entry['location']}", entry["file_name"])
+            for entry in content["images"]
         }
         for entry in content["annotations"]:
             domain, file = place.get(entry["image_id"], ("", ""))
@@ -190,7 +201,9 @@ def _is_class_image(path: PurePosixPath) -> bool:
     return all(part and part[0] != "." for part in parts) and path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _members(
+    archive: Path, wanted: Callable[[PurePosixPath], bool]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Go through the regular files of an archive that are wanted, one after the other."""
     try:
         if zipfile.is_zipfile(archive):
@@ -219,20 +232,27 @@ def _category_names(file: pyarrow.parquet.ParquetFile, path: object) -> dict[str
     if absent:
         raise ValueError(f"{path} has no column {sorted(absent)}; it has {schema.names}.")
     features = (
-        json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        .get("info", {})
+        .get("features", {})
     )
     names = {key: features.get(key, {}).get("names") for key in ("domain", "label")}
     for key, known in names.items():
         if known is None and schema.field(key).type not in STRINGS:
             raise ValueError(
-                f"the column {key!r} of {path} holds {schema.field(key).type} values without names; expected strings, "
+                f"the column {key!r} of {path} holds {schema.field(key).type} values without "
+                f"names; expected strings, "
                 "or numbers whose names are in the metadata of the datasets library."
             )
     return names
 
 
 def _folder_name(value: Any, names: Sequence[str] | None, column: str) -> str:
-    name = names[value] if names is not None and isinstance(value, int) and 0 <= value < len(names) else value
+    name = (
+        names[value]
+        if names is not None and isinstance(value, int) and 0 <= value < len(names)
+        else value
+    )
     if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\\" in name:
         raise ValueError(f"the {column} {value!r} cannot be a folder's name.")
     return name

@@ -1,14 +1,16 @@
 """Download a public data set into the folder layout that the study reads.
 
-``python -m icm_study.photographs.download PACS`` makes ``data/PACS/domain/class/image``. The files come from a pinned
-commit of the Hugging Face hub, or from the authors' web server; their hashes are checked where they are known,
-the images are written with their bytes unchanged, and at the end the counts are compared with the catalog.
+``python -m icm_study.photographs.download PACS`` makes
+``data/PACS/domain/class/image``. The files come from a pinned commit of the Hugging
+Face hub, or from the authors' web server; their hashes are checked where they are
+known, the images are written with their bytes unchanged, and at the end the counts are
+compared with the catalog.
 
-Stop it whenever you like: the next run goes on where this one ended. What arrives is kept in a hidden folder, and the
-data set's own folder is made when all files are there, so that no empty one looks like data. ``SOURCE.json`` in it
-records where the data came from. Where there is no lasting public source, the command says how to get the data by
-hand.
-"""
+Stop it whenever you like: the next run goes on where this one ended. What arrives is
+kept in a hidden folder, and the data set's own folder is made when all files are there,
+so that no empty one looks like data. ``SOURCE.json`` in it records where the data came
+from. Where there is no lasting public source, the command says how to get the data by
+hand."""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download
 from tqdm import tqdm
 
-from icm_study.photographs.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
+from icm_study.photographs.conversion import (
+    archive_to_folder,
+    camera_traps_to_folder,
+    parquet_to_folder,
+)
 from icm_study.photographs.folders import index_classes, index_folder
 from icm_study.photographs.known import CATALOG, Hub, KnownDataset, WebFile, known_dataset
 
@@ -38,7 +44,9 @@ RECORD = "SOURCE.json"
 _CHUNK = 1 << 20
 
 
-def download(name: str, destination: str | os.PathLike[str] = "data", revision: str | None = None) -> Path:
+def download(
+    name: str, destination: str | os.PathLike[str] = "data", revision: str | None = None
+) -> Path:
     """Download a data set, or finish a download that was interrupted.
 
     Parameters
@@ -58,11 +66,12 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
     Raises
     ------
     ValueError
-        If the data set is unknown, a revision is given for a data set that is not on the hub, or the folder
-        holds something else.
+        If the data set is unknown, a revision is given for a data set that is not on
+        the hub, or the folder holds something else.
     RuntimeError
-        If the data set has no public source, there is no network, a file is not what it should be, or the
-        images found in the end are not those that are known. What was downloaded is kept.
+        If the data set has no public source, there is no network, a file is not what it
+        should be, or the images found in the end are not those that are known. What was
+        downloaded is kept.
     """
     known = known_dataset(name)
     root, parts = Path(destination) / name, Path(destination) / f".{name}.download"
@@ -74,9 +83,12 @@ def download(name: str, destination: str | os.PathLike[str] = "data", revision: 
         print(f"{root} is complete.")
         return root
     if not known.source:
-        raise RuntimeError(f"{name} cannot be downloaded by this command. {known.by_hand.format(root=root)}")
+        raise RuntimeError(
+            f"{name} cannot be downloaded by this command. {known.by_hand.format(root=root)}"
+        )
     print(
-        f"{name}: {known.n_images:,} images, {known.size} to download. Licence: {known.licence} See {known.page}"
+        f"{name}: {known.n_images:,} images, {known.size} to download. Licence: "
+        f"{known.licence} See {known.page}"
     )
     if isinstance(known.source, Hub):
         commit = revision or record.get("revision") or known.source.revision
@@ -106,7 +118,8 @@ def fetch(file: WebFile, path: Path) -> Path:
     file : WebFile
         Its address, and its MD5 hash where it is known.
     path : Path
-        Where to put it. Until it is complete, it lies beside, with ``.part`` at the end of its name.
+        Where to put it. Until it is complete, it lies beside, with ``.part`` at the end
+        of its name.
 
     Returns
     -------
@@ -116,8 +129,8 @@ def fetch(file: WebFile, path: Path) -> Path:
     Raises
     ------
     RuntimeError
-        If the server cannot be reached or refuses, the connection breaks and trying again gains nothing, or
-        the file has another size or hash than it should.
+        If the server cannot be reached or refuses, the connection breaks and trying
+        again gains nothing, or the file has another size or hash than it should.
     """
     if path.exists():
         return path
@@ -132,19 +145,23 @@ def fetch(file: WebFile, path: Path) -> Path:
                 _no_download(file.url, f"the server says {error.code} {error.reason}")
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            if not part.exists() or part.stat().st_size <= before:  # try again while there is progress
+            if (
+                not part.exists() or part.stat().st_size <= before
+            ):  # try again while there is progress
                 raise RuntimeError(_no_download(file.url, error)) from error
     if total is not None and part.stat().st_size != total:
         size = part.stat().st_size
         part.unlink()
         raise RuntimeError(
-            f"{size:,} bytes of {file.url} have arrived, but it has {total:,}: it changed on the server since an "
+            f"{size:,} bytes of {file.url} have arrived, but it has {total:,}: it changed on "
+            f"the server since an "
             "earlier run. What had arrived was deleted; run the command again."
         )
     if file.md5 is not None and _digest(part, "md5") != file.md5:
         part.unlink()
         raise RuntimeError(
-            f"{file.url} has another MD5 hash than {file.md5}; it was damaged on the way or changed on the server. "
+            f"{file.url} has another MD5 hash than {file.md5}; it was damaged on the way or "
+            f"changed on the server. "
             "It was deleted; run the command again."
         )
     os.replace(part, path)
@@ -168,8 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m icm_study.photographs.download", description=__doc__.split("\n")[0]
     )
     parser.add_argument("name", choices=CATALOG, metavar="NAME", help=", ".join(CATALOG))
-    parser.add_argument("destination", nargs="?", default="data", metavar="DESTINATION", help="default: data")
-    parser.add_argument("--revision", help="another commit of the hub's repository than the pinned one")
+    parser.add_argument(
+        "destination", nargs="?", default="data", metavar="DESTINATION", help="default: data"
+    )
+    parser.add_argument(
+        "--revision", help="another commit of the hub's repository than the pinned one"
+    )
     options = parser.parse_args(arguments)
     try:
         download(options.name, options.destination, options.revision)
@@ -189,7 +210,11 @@ def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict
             "repository": source.repo,
             "revision": info.sha,
             "files": [
-                {"name": file.rfilename, "size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
+                {
+                    "name": file.rfilename,
+                    "size": file.size,
+                    "sha256": file.lfs.sha256 if file.lfs else None,
+                }
                 for file in chosen
             ],
         }
@@ -198,7 +223,11 @@ def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict
         files = [
             Path(
                 hf_hub_download(
-                    source.repo, file.rfilename, repo_type="dataset", revision=info.sha, local_dir=parts
+                    source.repo,
+                    file.rfilename,
+                    repo_type="dataset",
+                    revision=info.sha,
+                    local_dir=parts,
                 )
             )
             for file in chosen
@@ -214,14 +243,18 @@ def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict
     for path, file in zip(files, chosen, strict=True):
         if file.lfs and _digest(path, "sha256") != file.lfs.sha256:
             path.unlink()
-            raise RuntimeError(f"{path} was damaged on the way and is deleted; run the command again.")
+            raise RuntimeError(
+                f"{path} was damaged on the way and is deleted; run the command again."
+            )
     return files, record
 
 
 def _no_download(what: str, why: object) -> str:
     return (
-        f"cannot download {what}: {why}. What has arrived is kept. If there is no network here, run the same command "
-        "on a machine that has one and copy the data set's folder; behind a proxy, set HTTPS_PROXY; for a mirror of "
+        f"cannot download {what}: {why}. What has arrived is kept. If there is no network "
+        f"here, run the same command "
+        "on a machine that has one and copy the data set's folder; behind a proxy, set "
+        "HTTPS_PROXY; for a mirror of "
         "the hub, set HF_ENDPOINT. Otherwise run the command again later."
     )
 
@@ -260,11 +293,15 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def _check_counts(root: Path, known: KnownDataset) -> None:
-    differences = known.differences((index_classes if known.flat else index_folder)(root, allow_missing=True))
+    differences = known.differences(
+        (index_classes if known.flat else index_folder)(root, allow_missing=True)
+    )
     if differences:
         raise RuntimeError(
-            f"{root} has not the images that it should have: {'; '.join(differences)}. If the folder is your own, "
-            "choose another destination; if it comes from this command, delete it and run the command again."
+            f"{root} has not the images that it should have: {'; '.join(differences)}. If "
+            f"the folder is your own, "
+            "choose another destination; if it comes from this command, delete it and run "
+            "the command again."
         )
 
 
@@ -274,7 +311,8 @@ def _read_record(root: Path, parts: Path, revision: str | None) -> dict[str, Any
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if revision is not None and record.get("revision", revision) != revision:
         raise ValueError(
-            f"{root} was begun with revision {record['revision']}, not {revision}. To go on, leave the revision out; to "
+            f"{root} was begun with revision {record['revision']}, not {revision}. To go on, "
+            f"leave the revision out; to "
             f"begin anew, delete {path.parent} or choose another destination."
         )
     return record

@@ -1,14 +1,15 @@
 """Image folders and the images in them.
 
-Data sets for domain generalization come as ``root/domain/class/image``: one folder for each domain (also
-called environment), and in it one for each class. `index_folder` lists such a tree as a table, and
-`read_image` opens one of its images. Both say plainly what is wrong with data that cannot be used, since a
-class that is absent from a domain, or half an image, would otherwise show up as a puzzling accuracy.
+Data sets for domain generalization come as ``root/domain/class/image``: one folder for
+each domain (also called environment), and in it one for each class. `index_folder`
+lists such a tree as a table, and `read_image` opens one of its images. Both say plainly
+what is wrong with data that cannot be used, since a class that is absent from a domain,
+or half an image, would otherwise show up as a puzzling accuracy.
 
-ImageNet and its variants come as ``root/class/image``; `index_classes` lists these. Where classes do not matter,
-`index_images` lists whatever images a folder holds. To look at every image
-before anything is computed: ``python -m icm_study.photographs.check ROOT``, or `icm_study.photographs.check.check_folder`.
-"""
+ImageNet and its variants come as ``root/class/image``; `index_classes` lists these.
+Where classes do not matter, `index_images` lists whatever images a folder holds. To
+look at every image before anything is computed: ``python -m icm_study.photographs.check
+ROOT``, or `icm_study.photographs.check.check_folder`."""
 
 import os
 import unicodedata
@@ -31,8 +32,9 @@ FLAT_LAYOUT = "expected root/class/image"
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Open an image as upright 8-bit RGB.
 
-    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit gray is scaled to 8
-    bits; an EXIF orientation is applied. Of an animation, the first frame is taken.
+    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit
+    gray is scaled to 8 bits; an EXIF orientation is applied. Of an animation, the first
+    frame is taken.
 
     Parameters
     ----------
@@ -49,8 +51,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no regular file, is empty, corrupt, truncated or no image, holds floating-point pixels, or
-        has so many pixels that it may be a decompression bomb.
+        If it is no regular file, is empty, corrupt, truncated or no image, holds
+        floating-point pixels, or has so many pixels that it may be a decompression
+        bomb.
     """
     path = Path(path)
     if not path.exists():
@@ -63,7 +66,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         return decode_image(stream, path)
 
 
-def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = False) -> Image.Image:
+def decode_image(
+    stream: BinaryIO, path: str | os.PathLike[str], small: bool = False
+) -> Image.Image:
     """Decode an opened image, as `read_image` does.
 
     Parameters
@@ -73,7 +78,8 @@ def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = F
     path : path-like
         What to call it in messages.
     small : bool
-        Decode a JPEG at one eighth of its size: all of the file is read, with less work on the pixels.
+        Decode a JPEG at one eighth of its size: all of the file is read, with less work
+        on the pixels.
 
     Returns
     -------
@@ -83,8 +89,8 @@ def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = F
     Raises
     ------
     ValueError
-        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or has so many pixels
-        that it may be a decompression bomb.
+        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or
+        has so many pixels that it may be a decompression bomb.
     """
     if stream.seek(0, os.SEEK_END) == 0:
         raise ValueError(f"image {str(path)!r} is empty (zero bytes); download or copy it again.")
@@ -102,7 +108,8 @@ def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = F
         ) from error
     except Exception as error:
         raise ValueError(
-            f"image {str(path)!r} cannot be read; it is corrupt, truncated or not an image: {error}. "
+            f"image {str(path)!r} cannot be read; it is corrupt, truncated or not an image: "
+            f"{error}. "
             "Download or copy it again, or remove it."
         ) from error
 
@@ -110,8 +117,8 @@ def decode_image(stream: BinaryIO, path: str | os.PathLike[str], small: bool = F
 def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
     """List the images below ``root/domain/class/``.
 
-    Files whose suffix is not one of `IMAGE_SUFFIXES`, hidden files and folders, and links back to a folder
-    that contains them are ignored.
+    Files whose suffix is not one of `IMAGE_SUFFIXES`, hidden files and folders, and
+    links back to a folder that contains them are ignored.
 
     Parameters
     ----------
@@ -123,8 +130,8 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
     Returns
     -------
     pandas.DataFrame
-        One row for each image, sorted by domain, class and file name, with the columns *path*, *label* (the
-        class folder's name) and *domain*.
+        One row for each image, sorted by domain, class and file name, with the columns
+        *path*, *label* (the class folder's name) and *domain*.
 
     Raises
     ------
@@ -143,7 +150,9 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
     for domain in domains:
         classes = subfolders(domain)
         if not classes:
-            raise ValueError(f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}.")
+            raise ValueError(
+                f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}."
+            )
         for class_ in classes:
             images = _images(class_)
             rows += [(str(image), folder_name(class_), folder_name(domain)) for image in images]
@@ -169,28 +178,32 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
     Returns
     -------
     pandas.DataFrame
-        One row for each image, sorted by class and file name, with the columns *path*, *label* (the class
-        folder's name) and *domain* (the name of `root`, for all).
+        One row for each image, sorted by class and file name, with the columns *path*,
+        *label* (the class folder's name) and *domain* (the name of `root`, for all).
 
     Raises
     ------
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If `root` is not a folder, has no classes or no images, or, unless `allow_missing`, a class has no
-        images; or if a name is not UTF-8.
+        If `root` is not a folder, has no classes or no images, or, unless
+        `allow_missing`, a class has no images; or if a name is not UTF-8.
     """
     root = _data_folder(root, FLAT_LAYOUT)
     classes = subfolders(root)
     images = {class_: _images(class_) for class_ in classes}
     if not any(images.values()):
-        below = ", ".join(repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1])
+        below = ", ".join(
+            repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1]
+        )
         deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
         raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
     if not allow_missing:
         _check_filled([str(class_) for class_ in classes if not images[class_]])
     domain = folder_name(root.absolute())
-    rows = [(str(image), folder_name(class_), domain) for class_ in classes for image in images[class_]]
+    rows = [
+        (str(image), folder_name(class_), domain) for class_ in classes for image in images[class_]
+    ]
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
 
 
@@ -204,9 +217,10 @@ def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each image, in a fixed order, with the columns *path*, *label* (the name of the folder it lies in;
-        empty for an image that lies in `root` itself) and *domain* (the name of the folder above that one; of `root`
-        where there is none).
+        One row for each image, in a fixed order, with the columns *path*, *label* (the
+        name of the folder it lies in; empty for an image that lies in `root` itself)
+        and *domain* (the name of the folder above that one; of `root` where there is
+        none).
 
     Raises
     ------
@@ -218,7 +232,9 @@ def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
     root = _data_folder(root, "expected a folder of images").absolute()
     rows: list[tuple[str, str, str]] = []
     folders, seen = [root], set()
-    for folder in folders:  # it grows on the way; a folder that several links lead to is listed once
+    for (
+        folder
+    ) in folders:  # it grows on the way; a folder that several links lead to is listed once
         if folder.resolve() in seen:
             continue
         seen.add(folder.resolve())
@@ -227,7 +243,9 @@ def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
         rows += [(str(image), label, domain) for image in _images(folder)]
         folders += subfolders(folder)
     if not rows:
-        raise ValueError(f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()}).")
+        raise ValueError(
+            f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()})."
+        )
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
 
 
@@ -243,7 +261,8 @@ def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:
 def _check_filled(empty: list[str]) -> None:
     if empty:
         raise ValueError(
-            f"no images in the class folder(s) {', '.join(map(repr, empty))}. Add images ({_suffixes()}), "
+            f"no images in the class folder(s) {', '.join(map(repr, empty))}. Add images "
+            f"({_suffixes()}), "
             "remove the folder(s), or pass allow_missing=True."
         )
 
@@ -251,7 +270,8 @@ def _check_filled(empty: list[str]) -> None:
 def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool) -> None:
     everywhere = set(table["label"])
     absent = {
-        domain: sorted(everywhere - set(table["label"][table["domain"] == domain])) for domain in domains
+        domain: sorted(everywhere - set(table["label"][table["domain"] == domain]))
+        for domain in domains
     }
     for domain, missing in absent.items():
         if set(missing) == everywhere:
@@ -265,7 +285,8 @@ def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool)
             if missing
         )
         raise ValueError(
-            f"not every class is in every domain: {listing}. Check the names of the class folders, or pass "
+            f"not every class is in every domain: {listing}. Check the names of the class "
+            f"folders, or pass "
             "allow_missing=True to go on."
         )
 
@@ -273,18 +294,28 @@ def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool)
 def subfolders(parent: Path) -> list[Path]:
     """List the visible folders in a folder, but for links back to one that contains it."""
     ancestors = {parent.resolve(), *parent.resolve().parents}
-    return [folder for folder in _visible(parent) if folder.is_dir() and folder.resolve() not in ancestors]
+    return [
+        folder
+        for folder in _visible(parent)
+        if folder.is_dir() and folder.resolve() not in ancestors
+    ]
 
 
 def _images(parent: Path) -> list[Path]:
-    return [file for file in _visible(parent) if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()]
+    return [
+        file
+        for file in _visible(parent)
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
+    ]
 
 
 def _visible(parent: Path) -> list[Path]:
     names = sorted(name for name in os.listdir(parent) if not name.startswith("."))
     for name in names:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(f"the name {os.fsencode(name)!r} in {str(parent)!r} is not UTF-8; rename it.")
+            raise ValueError(
+                f"the name {os.fsencode(name)!r} in {str(parent)!r} is not UTF-8; rename it."
+            )
     return [parent / name for name in names]
 
 
@@ -299,7 +330,9 @@ def _suffixes() -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save it with 8 bits a channel")
+        raise ValueError(
+            "floating-point pixels have no agreed range; save it with 8 bits a channel"
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -1,9 +1,9 @@
 """ImageNet's classes, and those of its variants.
 
-ImageNet has 1,000 classes, numbered in the order of their WordNet ids. Its folders are named by these ids,
-those of ImageNet-V2 by the numbers; R and A have 200 of the classes each. A classifier for a variant compares
-its images with the words of the variant's classes only. Ids and subsets come with timm, words and prompt
-templates with open_clip.
+ImageNet has 1,000 classes, numbered in the order of their WordNet ids. Its folders are
+named by these ids, those of ImageNet-V2 by the numbers; R and A have 200 of the classes
+each. A classifier for a variant compares its images with the words of the variant's
+classes only. Ids and subsets come with timm, words and prompt templates with open_clip.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ VARIANTS = ("imagenet", "imagenet-v2", "imagenet-r", "imagenet-sketch", "imagene
 def imagenet_classes(variant: str = "imagenet") -> pd.DataFrame:
     """List the classes of ImageNet or of one of its variants.
 
-    The WordNet ids and the subsets of R and A are those that timm ships, the words those of open_clip, which
-    stand in the order of the sorted ids.
+    The WordNet ids and the subsets of R and A are those that timm ships, the words
+    those of open_clip, which stand in the order of the sorted ids.
 
     Parameters
     ----------
@@ -30,8 +30,9 @@ def imagenet_classes(variant: str = "imagenet") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each class, with the columns *folder* (the class folder's name: the number for V2, the
-        WordNet id otherwise), *wnid*, *index* (0 to 999, the place among all classes of ImageNet) and *word*.
+        One row for each class, with the columns *folder* (the class folder's name: the
+        number for V2, the WordNet id otherwise), *wnid*, *index* (0 to 999, the place
+        among all classes of ImageNet) and *word*.
 
     Raises
     ------
@@ -39,7 +40,9 @@ def imagenet_classes(variant: str = "imagenet") -> pd.DataFrame:
         If the variant is unknown.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"unknown ImageNet variant {variant!r}; expected one of {', '.join(VARIANTS)}.")
+        raise ValueError(
+            f"unknown ImageNet variant {variant!r}; expected one of {', '.join(VARIANTS)}."
+        )
     from open_clip import IMAGENET_CLASSNAMES  # slow to import, and needed here only
 
     wnids = _synsets("imagenet")
@@ -90,11 +93,14 @@ def imagenet_index(labels: Sequence[str]) -> np.ndarray:
     unknown = sorted({str(label) for label in labels if label not in places})
     if unknown:
         raise ValueError(
-            f"no ImageNet classes: {', '.join(map(repr, unknown[:5]))}{' ...' if len(unknown) > 5 else ''}; "
+            f"no ImageNet classes: "
+            f"{', '.join(map(repr, unknown[:5]))}{' ...' if len(unknown) > 5 else ''}; "
             "expected WordNet ids such as 'n01440764', or numbers from '0' to '999'."
         )
     return np.array([places[label] for label in labels], dtype=np.int64)
 
 
 def _synsets(subset: str) -> list[str]:
-    return (resources.files("timm") / "data" / "_info" / f"{subset}_synsets.txt").read_text().split()
+    return (
+        (resources.files("timm") / "data" / "_info" / f"{subset}_synsets.txt").read_text().split()
+    )

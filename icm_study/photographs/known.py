@@ -1,13 +1,14 @@
 """What is known of the public data sets: domains, counts, class words, source, licence, citation.
 
-`CATALOG` is plain data. The check of a folder compares what it finds with the counts here, the prompts take
-their words from here, and the downloads their addresses. The counts are those in circulation: where two
-versions of a data set are used side by side, both are listed.
+`CATALOG` is plain data. The check of a folder compares what it finds with the counts
+here, the prompts take their words from here, and the downloads their addresses. The
+counts are those in circulation: where two versions of a data set are used side by side,
+both are listed.
 
-A folder's name is nearly its class's word; `class_word` makes it one ("alarm_clock" is an alarm clock).
-Overrides correct spelling and names that are no words. They do not improve on the benchmark's own choice of
-words, since that would change what is measured.
-"""
+A folder's name is nearly its class's word; `class_word` makes it one ("alarm_clock" is
+an alarm clock). Overrides correct spelling and names that are no words. They do not
+improve on the benchmark's own choice of words, since that would change what is
+measured."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class KnownDataset:
         The folder's name: the one that DomainBed's download makes, or the variant's usual name.
     n_classes : int
     versions : tuple of mapping
-        Images of each domain, for each version in circulation; the one that papers report comes first.
+        Images of each domain, for each version in circulation; the one that papers
+        report comes first.
     size : str
         What is downloaded, for people.
     page, licence, citation : str
@@ -60,8 +62,8 @@ class KnownDataset:
     flat : bool
         Whether the layout is root/class/image, with no domains in it, as in ImageNet.
     class_words, domain_words : mapping
-        The prompt's word for a folder, where the folder's name is not the word. A domain's word is None if
-        it has none that a caption would use.
+        The prompt's word for a folder, where the folder's name is not the word. A
+        domain's word is None if it has none that a caption would use.
     """
 
     name: str
@@ -103,12 +105,16 @@ class KnownDataset:
         found = {self.name: len(table)} if self.flat else dict(table["domain"].value_counts())
         differences = []
         if table["label"].nunique() != self.n_classes:
-            differences.append(f"{table['label'].nunique()} classes; {self.name} has {self.n_classes}")
+            differences.append(
+                f"{table['label'].nunique()} classes; {self.name} has {self.n_classes}"
+            )
         for domain in sorted({*found, *self.domains}):
             expected = sorted({version.get(domain, 0) for version in self.versions}, reverse=True)
             if found.get(domain, 0) not in expected:
                 numbers = " or ".join(f"{number:,}" for number in expected)
-                differences.append(f"{domain}: {found.get(domain, 0):,} images; {self.name} has {numbers}")
+                differences.append(
+                    f"{domain}: {found.get(domain, 0):,} images; {self.name} has {numbers}"
+                )
         return tuple(differences)
 
 
@@ -153,8 +159,10 @@ _DATASETS = (
   year = {2013}
 }""",
         by_hand=(
-            "Open https://drive.google.com/uc?id=1skwblH1_okBwxWxmRsp9_qi15hyPpxg8 (the file that DomainBed "
-            "uses) in a browser, save VLCS.tar.gz, and unpack it so that the folders Caltech101, LabelMe, "
+            "Open https://drive.google.com/uc?id=1skwblH1_okBwxWxmRsp9_qi15hyPpxg8 (the file "
+            "that DomainBed "
+            "uses) in a browser, save VLCS.tar.gz, and unpack it so that the folders "
+            "Caltech101, LabelMe, "
             "SUN09 and VOC2007, each with bird, car, chair, dog and person, lie in {root}."
         ),
         domain_words=dict.fromkeys(("Caltech101", "LabelMe", "SUN09", "VOC2007"), "photo"),
@@ -243,7 +251,8 @@ _DATASETS = (
         versions=({"imagenet": 1_281_167},),
         size="138 GB",
         page="https://image-net.org/download.php",
-        licence=f"ImageNet's terms of access: non-commercial research and education. {_IMAGENET_IMAGES}",
+        licence=f"ImageNet's terms of access: non-commercial research and education. "
+                f"{_IMAGENET_IMAGES}",
         citation="""@article{russakovsky2015imagenet,
   title = {ImageNet Large Scale Visual Recognition Challenge},
   author = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev and Ma, Sean
@@ -255,8 +264,10 @@ _DATASETS = (
 }""",
         by_hand=(
             "It needs an account: register at https://image-net.org/download.php, download "
-            "ILSVRC2012_img_train.tar, unpack it, and unpack each of the 1,000 archives in it into a folder of "
-            "its name, so that the images lie in {root}/n01440764/*.JPEG and so on. Any part of the training "
+            "ILSVRC2012_img_train.tar, unpack it, and unpack each of the 1,000 archives in "
+            "it into a folder of "
+            "its name, so that the images lie in {root}/n01440764/*.JPEG and so on. Any part "
+            "of the training "
             "images in this layout will do to estimate a projection."
         ),
         flat=True,
@@ -415,7 +426,9 @@ def class_word(name: str, overrides: Mapping[str, str] | None = None) -> str:
     word = (overrides or {}).get(name)
     if word is None:
         words = name.replace("_", " ").split()
-        word = " ".join(part if part.isupper() and len(part) > 1 else part.lower() for part in words)
+        word = " ".join(
+            part if part.isupper() and len(part) > 1 else part.lower() for part in words
+        )
     if not word.strip():
         raise ValueError(f"the class {name!r} gives no word for a prompt; rename the folder.")
     return word
@@ -427,8 +440,8 @@ def class_words(dataset: str | None, names: Sequence[str]) -> list[str]:
     Parameters
     ----------
     dataset : str or None
-        A name in `CATALOG`, for its overrides (for ImageNet and its variants: open_clip's class names); None
-        for any other data set.
+        A name in `CATALOG`, for its overrides (for ImageNet and its variants:
+        open_clip's class names); None for any other data set.
     names : sequence of str
         The folders' names.
 
@@ -440,8 +453,8 @@ def class_words(dataset: str | None, names: Sequence[str]) -> list[str]:
     Raises
     ------
     ValueError
-        If the data set is unknown, two names give the same word (but for ImageNet, whose usual class names
-        have two such pairs), or a name is no ImageNet class.
+        If the data set is unknown, two names give the same word (but for ImageNet,
+        whose usual class names have two such pairs), or a name is no ImageNet class.
     """
     if dataset is not None and known_dataset(dataset).flat:
         return imagenet_classes()["word"].iloc[imagenet_index(names)].tolist()
@@ -451,7 +464,8 @@ def class_words(dataset: str | None, names: Sequence[str]) -> list[str]:
     for name, word in zip(names, words, strict=True):
         if seen.setdefault(word, name) != name:
             raise ValueError(
-                f"the classes {seen[word]!r} and {name!r} are both {word!r} in a prompt; a zero-shot classifier "
+                f"the classes {seen[word]!r} and {name!r} are both {word!r} in a prompt; a "
+                f"zero-shot classifier "
                 "cannot tell them apart. Rename one folder."
             )
     return words

@@ -1,9 +1,9 @@
 """From an interval to a verdict: what is claimed of each experiment, and the rows of the table of claims.
 
-A claim is supported where the whole interval of the measurement lies on the claimed side of a threshold, refuted
-where it lies on the other side, and not shown otherwise. Each experiment has a function that turns its
-tidy table into such rows. Nothing is computed here but means and paired differences.
-"""
+A claim is supported where the whole interval of the measurement lies on the claimed
+side of a threshold, refuted where it lies on the other side, and not shown otherwise.
+Each experiment has a function that turns its tidy table into such rows. Nothing is
+computed here but means and paired differences."""
 
 from __future__ import annotations
 
@@ -41,13 +41,17 @@ def claim(name: str, statement: str, measured: str, threshold: str, verdict: str
         If the verdict is none of the three.
     """
     if verdict not in VERDICTS:
-        raise ValueError(f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}.")
+        raise ValueError(
+            f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}."
+        )
     return {
         "claim": name, "statement": statement, "measured": measured, "threshold": threshold, "verdict": verdict
     }  # fmt: skip
 
 
-def judge(low: float, high: float, *, below: float | None = None, above: float | None = None) -> str:
+def judge(
+    low: float, high: float, *, below: float | None = None, above: float | None = None
+) -> str:
     """Turn an interval and a threshold into a verdict.
 
     Parameters
@@ -60,8 +64,8 @@ def judge(low: float, high: float, *, below: float | None = None, above: float |
     Returns
     -------
     {"supported", "refuted", "not shown"}
-        "supported" if the whole interval is on the claimed side, "refuted" if it is wholly on the other
-        side, "not shown" otherwise, and without an interval.
+        "supported" if the whole interval is on the claimed side, "refuted" if it is
+        wholly on the other side, "not shown" otherwise, and without an interval.
 
     Raises
     ------
@@ -96,7 +100,9 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.run_domain_generalization`, of one encoder and one world.
+        Rows of
+        :func:`~icm_study.experiments.domain_generalization.run_domain_generalization`,
+        of one encoder and one world.
     over : {"seeds", "images"}
         What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
 
@@ -108,14 +114,19 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
     Raises
     ------
     ValueError
-        If there are several encoders or worlds, or as :func:`~icm_study.experiments.intervals.contrast`.
+        If there are several encoders or worlds, or as
+        :func:`~icm_study.experiments.intervals.contrast`.
     """
     where = _where(table)
     is_probe = table["predictor"] == "linear probe"
     table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
     shifts = [name for name in SHIFTS if name in set(table["condition"])]
     kinds = _kinds(table)
-    plain, augmented, zero = ("plain", "none"), ("augmentation", "image"), ("zero-shot plain", "none")
+    plain, augmented, zero = (
+        ("plain", "none"),
+        ("augmentation", "image"),
+        ("zero-shot plain", "none"),
+    )
     names = {
         plain: "the plain probe",
         augmented: "the probe trained on augmented images",
@@ -128,7 +139,9 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
             questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
             questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
         questions += [
-            ("zero-shot ", choice, kind, zero, shift) for kind in (kinds[1:] or kinds) for shift in shifts
+            ("zero-shot ", choice, kind, zero, shift)
+            for kind in (kinds[1:] or kinds)
+            for shift in shifts
         ]
     rows = []
     for prefix, choice, kind, rival, condition in questions:
@@ -137,7 +150,8 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
         rows.append(
             _gain_claim(
                 f"{kind_of} ({where})",
-                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} interventions, {CHOICES[choice]}: "
+                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} "
+                f"interventions, {CHOICES[choice]}: "
                 f"beats {names[rival]} {SHIFTS[condition]}",
                 contrast(part, (prefix + choice, kind), rival, ["condition"], over=over),
             )
@@ -158,7 +172,8 @@ def gains_over_plain(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns predictor, way (to have K and λ), condition, value (percentage points), low, high and others of
+        Columns predictor, way (to have K and λ), condition, value (percentage points),
+        low, high and others of
         :func:`~icm_study.experiments.intervals.contrast`. No rows if none of :data:`SHIFTS` was run.
 
     Raises
@@ -173,7 +188,9 @@ def gains_over_plain(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
         contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over).assign(
             predictor=name, way=way
         )
-        for name, part in table[table["condition"].isin(shifts[-1:])].groupby("predictor", sort=False)
+        for name, part in table[table["condition"].isin(shifts[-1:])].groupby(
+            "predictor", sort=False
+        )
         for choice, way in CHOICES.items()
     ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
@@ -197,7 +214,8 @@ def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If there are several encoders or worlds, or as :func:`~icm_study.experiments.intervals.contrast`.
+        If there are several encoders or worlds, or as
+        :func:`~icm_study.experiments.intervals.contrast`.
     """
     where = _where(table)
     kind = _kinds(table)[-1]
@@ -208,7 +226,8 @@ def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
                 continue
             gain = contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over)
             statement = (
-                f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats the plain {predictor} on {variant} "
+                f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats "
+                f"the plain {predictor} on {variant} "
                 f"of {table['dataset'].iloc[0]}"
             )
             rows.append(_gain_claim(f"Variants, {predictor} ({where})", statement, gain))
@@ -223,9 +242,11 @@ def ablation_claims(
     Parameters
     ----------
     selections : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with a column selection ("intervened", "plain", "auto").
+        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with
+        a column selection ("intervened", "plain", "auto").
     objectives : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with a column objective.
+        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with
+        a column objective.
     where : str
         The world and the encoder, as the verdicts name them.
     kind : str
@@ -237,11 +258,15 @@ def ablation_claims(
         Columns claim, statement, measured, threshold, verdict.
     """
     questions = [
-        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened source images beats plain ones"),
-        (selections, "selection", "auto", "intervened", "choosing K by the spectrum (λ fixed at 1, positive eigenvalues) "
+        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened "
+                                                         "source images beats plain ones"),
+        (selections, "selection", "auto", "intervened", "choosing K by the spectrum (λ fixed "
+                                                        "at 1, positive eigenvalues) "
          "beats choosing on intervened source images"),
-        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues beats the released order"),
-        (objectives, "objective", "trace", "generalized", "the trace objective beats the generalised one, which has no λ"),
+        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues "
+                                                            "beats the released order"),
+        (objectives, "objective", "trace", "generalized", "the trace objective beats the "
+                                                          "generalised one, which has no λ"),
     ]  # fmt: skip
     rows = []
     for table, column, first, second, statement in questions:
@@ -276,7 +301,8 @@ def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seed
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder and one world.
+        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder
+        and one world.
     against : (method, predictor)
         For example ``("plain", "linear probe")``.
     over : {"seeds", "images"}
@@ -285,8 +311,8 @@ def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seed
     Returns
     -------
     DataFrame
-        Columns condition, value (percentage points), low, high, n_runs, method, against and predictor; no rows if
-        `against` was not run.
+        Columns condition, value (percentage points), low, high, n_runs, method, against
+        and predictor; no rows if `against` was not run.
     """
     honest = table[table["selection"].isin(["none", "intervened"])]
     pairs = honest[["predictor", "method"]].drop_duplicates().itertuples(index=False)
@@ -297,7 +323,11 @@ def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seed
         for predictor, method in pairs
         if len(_runs(honest, *against)) and (method, predictor) != against
     ]
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["predictor", "method"])
+    return (
+        pd.concat(rows, ignore_index=True)
+        if rows
+        else pd.DataFrame(columns=["predictor", "method"])
+    )
 
 
 def _runs(table: pd.DataFrame, method: str, predictor: str) -> pd.DataFrame:
@@ -305,25 +335,33 @@ def _runs(table: pd.DataFrame, method: str, predictor: str) -> pd.DataFrame:
 
 
 def _difference(
-    table: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], over: str, seen: str = "intervened"
+    table: pd.DataFrame,
+    first: tuple[str, str],
+    second: tuple[str, str],
+    over: str,
+    seen: str = "intervened",
 ) -> pd.DataFrame:
     """Accuracy of the first less that of the second, whose setting was chosen on the images `seen`."""
     sides = [
         _runs(table[table["selection"].isin(["none", selection])], *side).assign(intervention=name)
         for name, side, selection in (("first", first, "intervened"), ("second", second, seen))
     ]
-    return contrast(pd.concat(sides), (first[0], "first"), (second[0], "second"), ["condition"], over=over)
+    return contrast(
+        pd.concat(sides), (first[0], "first"), (second[0], "second"), ["condition"], over=over
+    )
 
 
 def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     """Judge CLIP-ICM against its rivals, and the ways to choose settings against each other.
 
-    Both ways to have K and λ are judged: from the spectrum alone, and chosen as the rivals' settings are.
+    Both ways to have K and λ are judged: from the spectrum alone, and chosen as the
+    rivals' settings are.
 
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder and one world.
+        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder
+        and one world.
     over : {"seeds", "images"}
         What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
 
@@ -360,15 +398,21 @@ def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
     ]
     chosen, automatic = (f"ICM {kind}", "linear probe"), (f"ICM auto {kind}", "linear probe")
     for statement, first, second, seen in (
-        ("choosing K and λ on source images after interventions that the fit has not seen beats plain ones",
+        ("choosing K and λ on source images after interventions that the fit has not seen "
+         "beats plain ones",
          chosen, chosen, "held-out"),
-        ("λ fixed at 1 and K = positive eigenvalues beats choosing on source images after interventions that the fit has "
+        ("λ fixed at 1 and K = positive eigenvalues beats choosing on source images after "
+         "interventions that the fit has "
          "not seen", automatic, chosen, "intervened"),
     ):  # fmt: skip
         if len(_runs(part, *first)) and len(_runs(part, *second)):
             gain = _difference(part, first, second, over, seen)
             rows.append(
-                _gain_claim(f"Selection ({where})", f"ICM probe, {words}, {SHIFTS[shift]}: {statement}", gain)
+                _gain_claim(
+                    f"Selection ({where})",
+                    f"ICM probe, {words}, {SHIFTS[shift]}: {statement}",
+                    gain,
+                )
             )
     return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
 
@@ -390,5 +434,7 @@ def _kinds(table: pd.DataFrame) -> list[str]:
 def _where(table: pd.DataFrame) -> str:
     """Name the one world and encoder of a table."""
     if len(table[["encoder", "world"]].drop_duplicates()) != 1:
-        raise ValueError("The table has several encoders or worlds, or none; judge them one at a time.")
+        raise ValueError(
+            "The table has several encoders or worlds, or none; judge them one at a time."
+        )
     return f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"

@@ -1,8 +1,8 @@
 """Figures that the notebooks share, with one style and one palette.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one colour: what is
-invariant is blue, what an intervention changes is vermilion, context is grey.
-"""
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one
+colour: what is invariant is blue, what an intervention changes is vermilion, context is
+grey."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def plot_curves(
     axes : matplotlib.axes.Axes
         Where to draw.
     summary : DataFrame
-        Columns `x`, `by`, mean, low and high, as :func:`icm_study.report.claims.mean_interval` returns them. A
-        band is left out where low or high is NaN.
+        Columns `x`, `by`, mean, low and high, as
+        :func:`icm_study.report.claims.mean_interval` returns them. A band is left out
+        where low or high is NaN.
     x, by : str
         Columns of the horizontal axis and of the groups.
     xscale, yscale : str
@@ -62,8 +63,12 @@ def plot_curves(
     ends = {}
     for name in groups:
         rows = summary[summary[by] == name].sort_values(x)
-        axes.plot(rows[x], rows["mean"], color=colors[name], linewidth=2, marker="o", markersize=3.5)
-        axes.fill_between(rows[x], rows["low"], rows["high"], color=colors[name], alpha=0.18, linewidth=0)
+        axes.plot(
+            rows[x], rows["mean"], color=colors[name], linewidth=2, marker="o", markersize=3.5
+        )
+        axes.fill_between(
+            rows[x], rows["low"], rows["high"], color=colors[name], alpha=0.18, linewidth=0
+        )
         ends[name] = rows["mean"].iloc[-1]
     axes.autoscale_view()
     to_axes = axes.transScale + axes.transLimits
@@ -72,7 +77,9 @@ def plot_curves(
     for name, height in _spread(heights).items():
         # placed in data units, so that the label stays beside its curve if the limits change later
         value = to_axes.inverted().transform((1.0, height))[1]
-        axes.text(1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(), va="center")
+        axes.text(
+            1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(), va="center"
+        )
 
 
 def _spread(heights: Mapping[str, float]) -> dict[str, float]:
@@ -80,7 +87,8 @@ def _spread(heights: Mapping[str, float]) -> dict[str, float]:
     names = sorted(heights, key=lambda name: heights[name])
     wanted = np.array([heights[name] for name in names])
     steps = _LINE_HEIGHT * np.arange(len(names))
-    # raising and lowering alone both keep the distance; their mean keeps it too, and centres a cluster
+    # raising and lowering alone both keep the distance; their mean keeps it too, and
+    # centres a cluster
     raised = np.maximum.accumulate(wanted - steps)
     lowered = np.minimum.accumulate((wanted - steps)[::-1])[::-1]
     return dict(zip(names, (raised + lowered) / 2 + steps, strict=True))
@@ -111,20 +119,30 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     for label, mask in panels.items():
         if means[mask].duplicated(["name", "condition"]).any():
             raise ValueError(
-                f"The panel {label!r} has several rows for a method and condition; expected one. Give each world, "
+                f"The panel {label!r} has several rows for a method and condition; expected "
+                f"one. Give each world, "
                 "encoder and predictor a panel of its own."
             )
     names = means["name"].drop_duplicates().tolist()
     styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(9, 0.36 * len(names) + 1.3), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(panels),
+        figsize=(9, 0.36 * len(names) + 1.3),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         for condition, (_, color, marker) in styles.items():
             rows = means[mask & (means["condition"] == condition)]
             y = [names.index(name) for name in rows["name"]]
-            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
-            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6)
+            error = np.nan_to_num(
+                np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            )
+            axis.errorbar(
+                rows["value"], y, xerr=error, fmt=marker, color=color, markersize=6, linewidth=1.6
+            )
         axis.set(
             xlim=(axis_floor(means), 100.5),
             xlabel="accuracy (%)",
@@ -180,7 +198,9 @@ def sweep_figure(
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         axis.set_ylim(axis_floor(means), 100.5)
-        plot_curves(axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale)
+        plot_curves(
+            axis, means[mask].rename(columns={"value": "mean"}), x=x, by="name", xscale=xscale
+        )
         axis.set(xlabel=xlabel)
         ticks = sorted(means[x].unique())
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7.5)
@@ -197,8 +217,8 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     means : DataFrame
-        Rows of :func:`icm_study.experiments.intervals.aggregate` with columns predictor, method, intervention, condition, value,
-        low, high.
+        Rows of :func:`icm_study.experiments.intervals.aggregate` with columns
+        predictor, method, intervention, condition, value, low, high.
     title : str
 
     Returns
@@ -206,7 +226,9 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     matplotlib.figure.Figure
     """
     looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
-    means = means.assign(name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()])
+    means = means.assign(
+        name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()]
+    )
     names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
     figure, axes = plt.subplots(
         1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,
@@ -215,9 +237,13 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     for axis, condition in zip(axes[0], conditions, strict=True):
         for predictor, (color, marker, shift) in looks.items():
             rows = means[(means["condition"] == condition) & (means["predictor"] == predictor)]
-            error = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()))
+            error = np.nan_to_num(
+                np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            )
             y = [names.index(name) + shift for name in rows["name"]]
-            axis.errorbar(rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6)
+            axis.errorbar(
+                rows["value"], y, xerr=error, fmt=marker, color=color, markersize=5, linewidth=1.6
+            )
             for plain in rows.loc[rows["method"] == "plain", "value"]:
                 axis.axvline(plain, color=color, linewidth=1, linestyle=":")
         axis.set(xlim=(axis_floor(means), 101), yticks=range(len(names)), yticklabels=names)
@@ -259,7 +285,9 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def spectrum_figure(spectra: Mapping[str, Mapping[float, NDArray[np.floating]]], title: str) -> Figure:
+def spectrum_figure(
+    spectra: Mapping[str, Mapping[float, NDArray[np.floating]]], title: str
+) -> Figure:
     """Show the eigenvalues of C − λS, one panel an intervention, one line a λ.
 
     Parameters
@@ -293,7 +321,11 @@ def spectrum_figure(spectra: Mapping[str, Mapping[float, NDArray[np.floating]]],
 
 
 def grid_figure(
-    means: pd.DataFrame, panels: Mapping[str, pd.Series], *, baseline: Mapping[str, float], title: str
+    means: pd.DataFrame,
+    panels: Mapping[str, pd.Series],
+    *,
+    baseline: Mapping[str, float],
+    title: str,
 ) -> Figure:
     """Show the gain over the plain predictor at every K and λ, one panel a condition or an intervention.
 
@@ -314,15 +346,23 @@ def grid_figure(
     matplotlib.figure.Figure
     """
     gains = {
-        label: means[mask].pivot_table("value", "K", "consistency_weight").sort_index(ascending=False)
+        label: means[mask]
+        .pivot_table("value", "K", "consistency_weight")
+        .sort_index(ascending=False)
         - baseline[label]
         for label, mask in panels.items()
     }
     fine = max(max(gain.shape) for gain in gains.values()) > 8
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(9, 4.6 if fine else 3.4), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(panels),
+        figsize=(9, 4.6 if fine else 3.4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    # the colours end at the largest gain: what matters is where there is one, not how bad the worst cell is
+    # the colours end at the largest gain: what matters is where there is one, not how
+    # bad the worst cell is
     limit = max(10.0, max(float(gain.to_numpy().max()) for gain in gains.values()))
     for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
         last = axis is axes[0, -1]
@@ -331,7 +371,9 @@ def grid_figure(
             annot_kws={"fontsize": 9}, cbar_kws={"label": "points gained", "extend": "min"} if last else None,
         )  # fmt: skip
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
-        axis.set_xticks(np.arange(gain.shape[1]) + 0.5, [f"{w:g}" for w in gain.columns], rotation=90 * fine)
+        axis.set_xticks(
+            np.arange(gain.shape[1]) + 0.5, [f"{w:g}" for w in gain.columns], rotation=90 * fine
+        )
         axis.set_yticks(np.arange(gain.shape[0]) + 0.5, gain.index, rotation=0)
         axis.set_title(label, fontsize=11)
         axis.tick_params(length=0)

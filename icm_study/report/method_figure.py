@@ -30,7 +30,8 @@ def method_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
     """
     if len(images) != 2 or len(captions) != 2:
         raise ValueError(
-            f"got {len(images)} images and {len(captions)} captions; expected two of each: before and after."
+            f"got {len(images)} images and {len(captions)} captions; expected two of each: "
+            f"before and after."
         )
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     axes.set(xlim=(-4, 90), ylim=(0, 60), aspect="equal")
@@ -49,16 +50,27 @@ def _heading(axes: Axes, x: float, y: float, number: int, text: str) -> None:
     axes.text(x + 2.6, y, text, weight="bold", va="center", fontsize=12, color=INK)
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+def _box(
+    axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str
+) -> None:
     shape = FancyBboxPatch(
-        (x, y), width, height, boxstyle="round,pad=0,rounding_size=1", facecolor="white", edgecolor=color
+        (x, y),
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=1",
+        facecolor="white",
+        edgecolor=color,
     )
     axes.add_patch(shape)
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10, color=INK)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = CONTEXT) -> None:
-    arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=14, linewidth=1.5, color=color)
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = CONTEXT
+) -> None:
+    arrow = FancyArrowPatch(
+        start, end, arrowstyle="-|>", mutation_scale=14, linewidth=1.5, color=color
+    )
     axes.add_patch(arrow)
 
 
@@ -69,7 +81,9 @@ def _draw_pairs(axes: Axes, images: Sequence[np.ndarray], captions: Sequence[str
         axes.text(left + 6, 53.2, name, ha="center", va="center", fontsize=11)
     _arrow(axes, (13.6, 46), (18.4, 46), color=VARIANT)
     axes.text(16, 47.4, "do", ha="center", fontsize=11, color=VARIANT)
-    for caption, bottom, name in zip(captions, (33, 27), ("$t$", r"$t_{\mathrm{do}}$"), strict=True):
+    for caption, bottom, name in zip(
+        captions, (33, 27), ("$t$", r"$t_{\mathrm{do}}$"), strict=True
+    ):
         _box(axes, 1, bottom, 30, 5.2, "\n".join(textwrap.wrap(caption, 32)), CONTEXT)
         axes.text(0, bottom + 2.6, name, ha="right", va="center", fontsize=11)
 
@@ -78,7 +92,9 @@ def _draw_encoder(axes: Axes) -> None:
     _heading(axes, 38, 57, 2, "Frozen CLIP")
     for centre, name in ((46, "$f_I$"), (32.6, "$f_T$")):
         corners = [(38, centre - 5.2), (38, centre + 5.2), (48, centre + 3), (48, centre - 3)]
-        axes.add_patch(Polygon(corners, facecolor="#EDEDED", edgecolor=INK, linewidth=1.3, joinstyle="round"))
+        axes.add_patch(
+            Polygon(corners, facecolor="#EDEDED", edgecolor=INK, linewidth=1.3, joinstyle="round")
+        )
         axes.text(43, centre, name, ha="center", va="center", fontsize=14)
         _arrow(axes, (31.8, centre), (37.4, centre))
         _arrow(axes, (48.6, centre), (55.4, centre))
@@ -93,7 +109,10 @@ def _draw_moments(axes: Axes) -> None:
     for (name, formula, colours), bottom in zip(names, (41.5, 28.1), strict=True):
         factor = rng.normal(size=(7, 3))
         axes.imshow(
-            np.abs(factor @ factor.T), extent=(56.5, 65.5, bottom, bottom + 9), cmap=colours, zorder=2
+            np.abs(factor @ factor.T),
+            extent=(56.5, 65.5, bottom, bottom + 9),
+            cmap=colours,
+            zorder=2,
         )
         axes.text(67.2, bottom + 5.8, f"{name} =", va="center", fontsize=11.5)
         axes.text(67.2, bottom + 2.4, formula, va="center", fontsize=11.5)

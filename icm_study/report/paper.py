@@ -25,7 +25,9 @@ _TERRA = {  # fine-tuned on the other locations, and on the target itself
 _TERRA_OPEN = {"zero-shot, new classes": 63.6, "fine-tuned, new classes": 24.6}
 
 
-def paper_figures(dataset: str, encoder: str, protocol: str = "leave-one-domain-out") -> pd.DataFrame:
+def paper_figures(
+    dataset: str, encoder: str, protocol: str = "leave-one-domain-out"
+) -> pd.DataFrame:
     """Look up the paper's figures for a data set, an encoder and a protocol.
 
     Parameters
@@ -39,7 +41,8 @@ def paper_figures(dataset: str, encoder: str, protocol: str = "leave-one-domain-
     Returns
     -------
     DataFrame
-        Columns method and accuracy (percent, mean over the targets); no rows where the paper has none.
+        Columns method and accuracy (percent, mean over the targets); no rows where the
+        paper has none.
     """
     rows: dict[str, float] = {}
     if encoder == ENCODER and dataset in _DATASETS:

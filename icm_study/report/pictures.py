@@ -34,13 +34,17 @@ def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     """
     width = max(len(images) for images in rows.values())
     side = 0.8 * 9 / width  # of an image, in inches: the label takes the first fifth of the figure
-    figure, axes = plt.subplots(len(rows), width, figsize=(9, 1.04 * side * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), width, figsize=(9, 1.04 * side * len(rows)), squeeze=False
+    )
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for axis in line:
             axis.axis("off")
         for axis, image in zip(line, images, strict=False):
             axis.imshow(image.transpose(1, 2, 0))
-        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+        line[0].text(
+            -0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10
+        )
     figure.subplots_adjust(left=0.2, right=1, bottom=0, top=1, wspace=0.04, hspace=0.04)
     return figure
 
@@ -61,7 +65,9 @@ def pairs_figure(data: Silhouettes | pd.DataFrame, n: int = 12, seed: int = 2) -
     matplotlib.figure.Figure
     """
     if isinstance(data, Silhouettes):
-        strong = partial(sample_latents, data, coat_strength=0.9, scene_strength=0.9, n=n, seed=seed)
+        strong = partial(
+            sample_latents, data, coat_strength=0.9, scene_strength=0.9, n=n, seed=seed
+        )
         source = strong("source")
         original = render(source, data)
         later = {
@@ -72,7 +78,9 @@ def pairs_figure(data: Silhouettes | pd.DataFrame, n: int = 12, seed: int = 2) -
     else:
         paths = data["path"].sample(min(n, len(data)), random_state=seed)
         squares = [ImageOps.fit(read_image(path), (128, 128)) for path in paths]
-        original = torch.from_numpy(np.stack([np.asarray(image) for image in squares])).permute(0, 3, 1, 2)
+        original = torch.from_numpy(np.stack([np.asarray(image) for image in squares])).permute(
+            0, 3, 1, 2
+        )
         later = {}
     rows = {"source": original, "image intervention": intervene_images(original), **later}
     return image_grid({name: images.numpy() for name, images in rows.items()})

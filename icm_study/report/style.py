@@ -1,8 +1,8 @@
 """One style and one palette for every figure of the report.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one colour: what is
-invariant is blue, what an intervention changes is vermilion, context is grey.
-"""
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one
+colour: what is invariant is blue, what an intervention changes is vermilion, context is
+grey."""
 
 from __future__ import annotations
 

@@ -1,24 +1,29 @@
 """Variants of one data set: trained on one kind of image, tested on others with the same classes.
 
-ImageNet has such variants, and each asks another question. **V2** was collected again in the same way: does the
-accuracy hold at all? **R** shows renditions (paintings, cartoons, toys) and **Sketch** black-and-white drawings: is
-it the shape that counts? **A** holds photographs that a reference model, a ResNet-50, gets wrong: does another model
-fail with it? R and A have 200 of the 1,000 classes, and a classifier chooses among these only.
+ImageNet has such variants, and each asks another question. **V2** was collected again
+in the same way: does the accuracy hold at all? **R** shows renditions (paintings,
+cartoons, toys) and **Sketch** black-and-white drawings: is it the shape that counts?
+**A** holds photographs that a reference model, a ResNet-50, gets wrong: does another
+model fail with it? R and A have 200 of the 1,000 classes, and a classifier chooses
+among these only.
 
-The animal world gets four variants made in the same way. The source is photos of the source animals in which coat and
-scene follow the class. The variants show the test animals, all four the same ones:
+The animal world gets four variants made in the same way. The source is photos of the
+source animals in which coat and scene follow the class. The variants show the test
+animals, all four the same ones:
 
 - V2: photos drawn from the same distribution as the source, its shortcut included;
-- R: cartoons and paintings. A rendition is free in its colours and its ground, so there is no shortcut;
+- R: cartoons and paintings. A rendition is free in its colours and its ground, so there
+  is no shortcut;
 - Sketch: line drawings, without the shortcut too;
-- A: of photos without the shortcut (as from another place), those that a linear probe on a *reference* encoder,
-  trained on the source photos, gets wrong. The reference has 0 % on A by construction, so A is only about *other*
-  encoders, and the accuracy on it says nothing about photos in general.
+- A: of photos without the shortcut (as from another place), those that a linear probe
+  on a *reference* encoder, trained on the source photos, gets wrong. The reference has
+  0 % on A by construction, so A is only about *other* encoders, and the accuracy on it
+  says nothing about photos in general.
 
-Everything is fitted and chosen on the source alone; only the projection for ImageNet's variants may be estimated on
-other images instead, of any classes or none. The oracle pairs of the animal world show photos only, so that no method
-sees a variant's style; but captions may name it, as anyone can without seeing an image.
-"""
+Everything is fitted and chosen on the source alone; only the projection for ImageNet's
+variants may be estimated on other images instead, of any classes or none. The oracle
+pairs of the animal world show photos only, so that no method sees a variant's style;
+but captions may name it, as anyone can without seeing an image."""
 
 from __future__ import annotations
 
@@ -37,11 +42,17 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Environments, embed_prompts
 from icm_study.encoders.encoder import Encoder
 from icm_study.encoders.loading import load_encoder
-from icm_study.testbeds.animal_world import TEMPLATES, embed_rendered, embed_source, pixel_fingerprint
+from icm_study.testbeds.animal_world import (
+    TEMPLATES,
+    embed_rendered,
+    embed_source,
+    pixel_fingerprint,
+)
 
 SOURCE_STYLES = ("photo",)
 
-#: Variants of the animal world: name -> (styles, shortcut). Of A this is the pool that it is picked from.
+#: Variants of the animal world: name -> (styles, shortcut). Of A this is the pool that
+#: it is picked from.
 ANIMAL_VARIANTS = {
     "V2": (SOURCE_STYLES, "aligned"),
     "R": (("cartoon", "painting"), "none"),
@@ -75,8 +86,8 @@ def animal_variants(
     seed : int
         Seed of the latents, the interventions and the captions.
     n : int, optional
-        Images in the source and in each variant (for A: in the pool), drawn with replacement; by default every
-        silhouette of the part once.
+        Images in the source and in each variant (for A: in the pool), drawn with
+        replacement; by default every silhouette of the part once.
     reference : Encoder, optional
         The encoder whose mistakes make A; by default ``animal-world-biased``.
 
@@ -88,16 +99,19 @@ def animal_variants(
     Raises
     ------
     ValueError
-        If the reference is the encoder itself, a strength is outside [0, 1], or so few images are drawn that a table
-        has fewer than two classes, or the source lacks a class of a variant.
+        If the reference is the encoder itself, a strength is outside [0, 1], or so few
+        images are drawn that a table has fewer than two classes, or the source lacks a
+        class of a variant.
     OSError
         If the store's directory cannot be written.
     """
     reference = load_encoder(REFERENCE) if reference is None else reference
     if reference.fingerprint == encoder.fingerprint:
         raise ValueError(
-            f"The reference {reference.name!r} is the encoder {encoder.name!r} itself, which would have 0 % on the "
-            "variant A by construction. Pass another encoder as `reference`, such as 'animal-world'."
+            f"The reference {reference.name!r} is the encoder {encoder.name!r} itself, which "
+            f"would have 0 % on the "
+            "variant A by construction. Pass another encoder as `reference`, such as "
+            "'animal-world'."
         )
     strengths: dict[str, Any] = {"coat_strength": coat_strength, "scene_strength": scene_strength}
     common = {
@@ -138,7 +152,9 @@ def animal_variants(
             seen_by_reference = embedded(reference, "A", latents, shortcut)
             known = embedded(reference, "source originals", photos, "aligned")
             table = table.isel(row=_mistakes(known, seen_by_reference))
-        check_variant_classes(f"The variant {name!r}", table["label"].to_numpy(), source["label"].to_numpy())
+        check_variant_classes(
+            f"The variant {name!r}", table["label"].to_numpy(), source["label"].to_numpy()
+        )
         tests.append(table.assign_coords(domain=("row", [number] * table.sizes["row"])))
     return Environments(
         source=source,
@@ -152,14 +168,18 @@ def animal_variants(
     )  # fmt: skip
 
 
-def _embed_photos(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int) -> xr.Dataset:
+def _embed_photos(
+    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int
+) -> xr.Dataset:
     """Source table of photos, whose oracle pairs are photos too."""
     source = embed_source(encoder, silhouettes, latents, seed, SOURCE_STYLES)
     source = source.drop_vars(["domain", "oracle_domain"])
     return source.assign_coords({name: ("row", values) for name, values in latents.items()})
 
 
-def _embed_originals(encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame) -> xr.Dataset:
+def _embed_originals(
+    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame
+) -> xr.Dataset:
     (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
     return xr.Dataset(
         {"original": (("row", "feature"), original)},
@@ -178,9 +198,12 @@ def check_variant_classes(name: str, labels: np.ndarray, known: np.ndarray) -> N
     """Refuse a variant of fewer than two classes, or with classes that are not `known`."""
     found, absent = np.unique(labels), np.setdiff1d(labels, known)
     if len(found) < 2:
-        raise ValueError(f"{name} has images of {len(found)} class(es); expected at least two. Add images.")
+        raise ValueError(
+            f"{name} has images of {len(found)} class(es); expected at least two. Add images."
+        )
     if len(absent):
         raise ValueError(
-            f"{name} has {len(absent)} classes that the source has not, such as number {absent[0]}; expected classes of "
+            f"{name} has {len(absent)} classes that the source has not, such as number "
+            f"{absent[0]}; expected classes of "
             "the source only. Add training images of these, or drop them."
         )

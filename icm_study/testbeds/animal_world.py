@@ -14,7 +14,14 @@ import xarray as xr
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
-from icm_study.animals.latents import LEXICON, SHORTCUTS, STYLES, captions, redraw_variant, sample_latents
+from icm_study.animals.latents import (
+    LEXICON,
+    SHORTCUTS,
+    STYLES,
+    captions,
+    redraw_variant,
+    sample_latents,
+)
 from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, Silhouettes
 from icm_study.embedding.store import EmbeddingStore
@@ -93,7 +100,9 @@ def animal_world(
         tests.append(
             store.get(
                 common | {"part": "test", "shortcut": shortcut, **relevant},
-                partial(lambda s: _embed_test(encoder, silhouettes, latents_of("test", s), s), shortcut),
+                partial(
+                    lambda s: _embed_test(encoder, silhouettes, latents_of("test", s), s), shortcut
+                ),
             )
         )
     return Environments(
@@ -124,14 +133,19 @@ def with_single_interventions(
         :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
     """
     key = environments.provenance | {"part": "source", "interventions": list(IMAGE_INTERVENTIONS)}
-    settings = {k: environments.provenance[k] for k in ("coat_strength", "scene_strength", "seed", "n")}
+    settings = {
+        k: environments.provenance[k] for k in ("coat_strength", "scene_strength", "seed", "n")
+    }
 
     def compute() -> xr.Dataset:
         images = render(sample_latents(silhouettes, "source", **settings), silhouettes)
         variables = {
             name: embed(
                 encoder,
-                (intervene_images(batch, [name], settings["seed"]) for batch in images.split(_BATCH)),
+                (
+                    intervene_images(batch, [name], settings["seed"])
+                    for batch in images.split(_BATCH)
+                ),
                 total=len(images),
                 description=name,
             )
@@ -171,7 +185,10 @@ def _embed_test(
     encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
 ) -> xr.Dataset:
     (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
-    variables = {"original": original, "caption": _embed_texts(encoder, captions(latents, left_out=0.0))}
+    variables = {
+        "original": original,
+        "caption": _embed_texts(encoder, captions(latents, left_out=0.0)),
+    }
     coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
@@ -185,7 +202,9 @@ def embed_rendered(
     def batches(rows: np.ndarray) -> Iterator[torch.Tensor]:
         for batch in rows.reshape(-1, _BATCH):
             images = render(latents.iloc[batch], silhouettes)
-            yield images if seed is None else torch.cat([images, intervene_images(images, seed=seed)])
+            yield (
+                images if seed is None else torch.cat([images, intervene_images(images, seed=seed)])
+            )
 
     def compute(rows: np.ndarray) -> np.ndarray:
         embedded = embed(encoder, batches(rows), total=kinds * len(rows))
@@ -196,7 +215,10 @@ def embed_rendered(
         )
 
     shapes = silhouettes.images[latents["silhouette"].to_numpy()]
-    keys = [fingerprint(s, row, str(seed)) for s, row in zip(shapes, latents.to_numpy(float), strict=True)]
+    keys = [
+        fingerprint(s, row, str(seed))
+        for s, row in zip(shapes, latents.to_numpy(float), strict=True)
+    ]
     return _once(encoder, keys, compute)
 
 
@@ -208,7 +230,9 @@ def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
 
 def pixel_fingerprint(silhouettes: Silhouettes) -> str:
     """Hash silhouettes, rendering, interventions and captions: a change in any of them changes the key."""
-    latents = sample_latents(silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99)
+    latents = sample_latents(
+        silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99
+    )
     images = render(latents, silhouettes)
     words = captions(latents, left_out=0.5, seed=99)
     edits = intervene_captions(words, LEXICON, seed=99, keep=CLASSES)

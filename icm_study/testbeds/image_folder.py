@@ -35,12 +35,15 @@ def image_folder(
     ----------
     encoder : Encoder
     images : DataFrame
-        Columns path, label and domain, as :func:`~icm_study.photographs.check.load_folder` returns it.
+        Columns path, label and domain, as
+        :func:`~icm_study.photographs.check.load_folder` returns it.
     store : EmbeddingStore
     name : str
-        The data set's, for its words in prompts and captions (see :mod:`icm_study.photographs.known`) and for the record.
+        The data set's, for its words in prompts and captions (see
+        :mod:`icm_study.photographs.known`) and for the record.
     texts : (captions, edits), optional
-        For each image its caption, and the caption after an intervention on its variant words, for example from
+        For each image its caption, and the caption after an intervention on its variant
+        words, for example from
         :func:`~icm_study.text.pairs.text_pairs`. By default there are no text interventions.
     templates : sequence of str
         Prompts for the classes.
@@ -54,7 +57,8 @@ def image_folder(
     Raises
     ------
     ValueError
-        If captions and edits are not one for each image, an image cannot be read, or an embedding is not finite.
+        If captions and edits are not one for each image, an image cannot be read, or an
+        embedding is not finite.
     OSError
         If the store's directory cannot be written.
     """

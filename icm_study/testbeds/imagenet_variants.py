@@ -40,34 +40,41 @@ def imagenet_variants(
     ----------
     encoder : Encoder
     train : DataFrame
-        Columns path, label and domain, as :func:`~icm_study.photographs.check.load_folder` returns it. The labels are ImageNet's
-        WordNet ids or numbers, of all classes or of some.
+        Columns path, label and domain, as
+        :func:`~icm_study.photographs.check.load_folder` returns it. The labels are
+        ImageNet's WordNet ids or numbers, of all classes or of some.
     variants : mapping of str to DataFrame
         For each variant its name and its images, in the same form.
     store : EmbeddingStore
     projection_images : (name, DataFrame), optional
-        Other images to estimate the projection on, as :func:`~icm_study.photographs.check.load_images` returns them, and the
-        name of their data set, for the words of its classes and domains (see :mod:`icm_study.photographs.known`). By default
-        it is estimated on the training images.
+        Other images to estimate the projection on, as
+        :func:`~icm_study.photographs.check.load_images` returns them, and the name of
+        their data set, for the words of its classes and domains (see
+        :mod:`icm_study.photographs.known`). By default it is estimated on the training
+        images.
     captioner, editor
-        What writes and edits the captions of the text interventions, see :func:`~icm_study.text.pairs.text_pairs`.
+        What writes and edits the captions of the text interventions, see
+        :func:`~icm_study.text.pairs.text_pairs`.
     seed : int
         Seed of the interventions.
 
     Returns
     -------
     Environments
-        The training images as ``source``, with no coordinate ``domain``; all variants as ``test``, where ``domain`` is
-        the place of the variant in ``domains``. Labels are places in ``classes``, the label names of the training
-        images. The prompts are open_clip's 80 templates. With `projection_images`, their interventional pairs as
-        ``pairs``: of images, and of texts if each image lies in the folder of a class.
+        The training images as ``source``, with no coordinate ``domain``; all variants
+        as ``test``, where ``domain`` is the place of the variant in ``domains``. Labels
+        are places in ``classes``, the label names of the training images. The prompts
+        are open_clip's 80 templates. With `projection_images`, their interventional
+        pairs as ``pairs``: of images, and of texts if each image lies in the folder of
+        a class.
 
     Raises
     ------
     ValueError
-        If there is no variant, a label is no ImageNet class, a variant has classes that the training images have not,
-        there are fewer than two classes, two of variant, training images and images for the projection share a
-        folder, an image cannot be read, or as the captioner and the editor.
+        If there is no variant, a label is no ImageNet class, a variant has classes that
+        the training images have not, there are fewer than two classes, two of variant,
+        training images and images for the projection share a folder, an image cannot be
+        read, or as the captioner and the editor.
     OSError
         If the store's directory cannot be written.
     """
@@ -77,11 +84,18 @@ def imagenet_variants(
         _check_apart(f"The variant {name!r}", images, "the training images", train)
         if projection_images is not None:
             _check_apart(
-                f"The variant {name!r}", images, "the images for the projection", projection_images[1]
+                f"The variant {name!r}",
+                images,
+                "the images for the projection",
+                projection_images[1],
             )
     if projection_images is not None:
-        _check_apart("The data for the projection", projection_images[1], "the training images", train)
-    numbers = {index: place for place, index in enumerate(imagenet_index(sorted(train["label"].unique())))}
+        _check_apart(
+            "The data for the projection", projection_images[1], "the training images", train
+        )
+    numbers = {
+        index: place for place, index in enumerate(imagenet_index(sorted(train["label"].unique())))
+    }
     indices = {name: imagenet_index(images["label"].tolist()) for name, images in variants.items()}
     for name, index in indices.items():
         check_variant_classes(f"The variant {name!r}", index, np.array(list(numbers)))
@@ -109,7 +123,9 @@ def imagenet_variants(
         embedded = embed_files(encoder, images, store, interventions=())
         pixels[name] = embedded.attrs["images"]
         labels = [numbers[index] for index in indices[name]]
-        tests.append(embedded.assign_coords(label=("row", labels), domain=("row", [number] * len(labels))))
+        tests.append(
+            embedded.assign_coords(label=("row", labels), domain=("row", [number] * len(labels)))
+        )
     return replace(
         source,
         source=source.source.drop_vars("domain"),
@@ -122,11 +138,13 @@ def imagenet_variants(
 
 def _check_apart(name: str, images: pd.DataFrame, other: str, others: pd.DataFrame) -> None:
     folders = [
-        {os.path.realpath(os.path.dirname(path)) for path in table["path"]} for table in (images, others)
+        {os.path.realpath(os.path.dirname(path)) for path in table["path"]}
+        for table in (images, others)
     ]
     shared = sorted(folders[0] & folders[1])
     if shared:
         raise ValueError(
-            f"{name} has images in {shared[0]!r}, where {other} are; the projection must not be estimated on images "
+            f"{name} has images in {shared[0]!r}, where {other} are; the projection must not "
+            f"be estimated on images "
             "that are tested. Give another folder."
         )

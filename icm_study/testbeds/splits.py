@@ -3,21 +3,23 @@
 Three protocols of the paper:
 
 - ``leave-one-domain-out``: one domain is the target, the others are the sources;
-- ``open class``: no domain is set aside, but only the first half of the classes is seen in training;
+- ``open class``: no domain is set aside, but only the first half of the classes is seen
+  in training;
 - ``domain shift with open classes``: both at once.
 
-Fitting sees ``train`` only (a projection may be estimated from pairs of other images instead), choosing K and λ sees
-``held_out`` only, and ``tests`` are for measuring. The *conditions* that are measured depend on the protocol and the
-data:
+Fitting sees ``train`` only (a projection may be estimated from pairs of other images
+instead), choosing K and λ sees ``held_out`` only, and ``tests`` are for measuring. The
+*conditions* that are measured depend on the protocol and the data:
 
 - ``in_distribution``: source domains (with the shortcut of the sources, where there is one);
 - ``unseen``: the target domain (without the shortcut);
-- ``reversed``: the target domain, with the shortcut pointing to another class (the animal world only);
+- ``reversed``: the target domain, with the shortcut pointing to another class (the
+  animal world only);
 - ``seen_classes`` and ``new_classes``: under the two open protocols, the two halves of the classes.
 
-In the animal world the tests show other animals. In a folder of images every image can train or test, so the
-rows that are held out are halved: one half chooses, the other measures.
-"""
+In the animal world the tests show other animals. In a folder of images every image can
+train or test, so the rows that are held out are halved: one half chooses, the other
+measures."""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Split:
     candidates : dict of str to ndarray
         For a condition, the labels to choose among, where these are not all.
     pairs : Dataset or None
-        Other images whose interventional pairs the projection is estimated from; None: the pairs of `train`.
+        Other images whose interventional pairs the projection is estimated from; None:
+        the pairs of `train`.
     """
 
     train: xr.Dataset
@@ -82,8 +85,8 @@ def split(
 ) -> Split:
     """Divide environments by a protocol.
 
-    Source rows whose oracle re-rendering falls into the target domain are left out, so that no method sees
-    an image of the target.
+    Source rows whose oracle re-rendering falls into the target domain are left out, so
+    that no method sees an image of the target.
 
     Parameters
     ----------
@@ -102,9 +105,10 @@ def split(
     Raises
     ------
     ValueError
-        If the protocol is unknown or does not go with the target, the target is not a domain, no source domain is
-        left, a class is absent from a domain of the animal world, from the source rows that are left or from
-        the prompts, too few rows are left to split, a condition has no test image, or embeddings are not finite.
+        If the protocol is unknown or does not go with the target, the target is not a
+        domain, no source domain is left, a class is absent from a domain of the animal
+        world, from the source rows that are left or from the prompts, too few rows are
+        left to split, a condition has no test image, or embeddings are not finite.
     """
     _check_protocol(environments, target, protocol)
     source = environments.source
@@ -131,8 +135,10 @@ def split(
     for condition, table in tests.items():
         if not table.sizes["row"]:
             raise ValueError(
-                f"The test table has no image for the condition {condition!r} of target {target}; expected images "
-                "of every domain (in the animal world with each shortcut: 'aligned', 'none' and 'reversed')."
+                f"The test table has no image for the condition {condition!r} of target "
+                f"{target}; expected images "
+                "of every domain (in the animal world with each shortcut: 'aligned', 'none' "
+                "and 'reversed')."
             )
     return Split(
         train=source.isel(row=train),
@@ -155,23 +161,30 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
     Raises
     ------
     ValueError
-        If a domain must be left out and there is one only, or a class that is trained on has fewer than
+        If a domain must be left out and there is one only, or a class that is trained
+        on has fewer than
         :data:`LEAST_IMAGES` images in the sources. The message names them.
     """
     domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
     if protocol != "open class" and len(domains) < 2:
         raise ValueError(
-            f"The images have one domain, {domains[0]!r}; to leave one out takes two or more. Lay them out as "
+            f"The images have one domain, {domains[0]!r}; to leave one out takes two or "
+            f"more. Lay them out as "
             "folder/domain/class/*, a folder for each camera, site or style."
         )
     seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
     for target in domains if protocol != "open class" else [None]:
-        counts = images.loc[images["domain"] != target, "label"].value_counts().reindex(seen, fill_value=0)
+        counts = (
+            images.loc[images["domain"] != target, "label"]
+            .value_counts()
+            .reindex(seen, fill_value=0)
+        )
         few = counts[counts < LEAST_IMAGES]
         if len(few):
             listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
             raise ValueError(
-                f"Each class needs {LEAST_IMAGES} images or more outside the target {target!r}, to train, to choose and to "
+                f"Each class needs {LEAST_IMAGES} images or more outside the target "
+                f"{target!r}, to train, to choose and to "
                 f"measure: {listing}. Add images, or remove these classes."
             )
 
@@ -182,7 +195,9 @@ def _check_protocol(environments: Environments, target: int | None, protocol: st
     domains = np.unique(environments.tested["domain"])
     if protocol == "open class":
         if target is not None:
-            raise ValueError(f"target={target!r}: the protocol 'open class' sets no domain aside; pass None.")
+            raise ValueError(
+                f"target={target!r}: the protocol 'open class' sets no domain aside; pass None."
+            )
     elif target not in domains:
         raise ValueError(f"target={target!r} is not among the domains {domains.tolist()}.")
 
@@ -194,7 +209,9 @@ def _rows(table: xr.Dataset, name: str, value: object, *, equal: bool = True) ->
     return (table[name].to_numpy() == value) == equal
 
 
-def halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def halve(
+    table: xr.Dataset, rows: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide rows at random, each class in the same proportion; `share` goes to the second part."""
     try:
         first, second = train_test_split(
@@ -202,8 +219,10 @@ def halve(table: xr.Dataset, rows: np.ndarray, share: float, seed: int) -> tuple
         )
     except ValueError as error:
         raise ValueError(
-            f"The sources have too few images to train, to choose and to test on: {len(rows)} rows cannot be divided "
-            f"({error}) Each class needs about {LEAST_IMAGES} images outside the target. Add images, or drop the classes "
+            f"The sources have too few images to train, to choose and to test on: "
+            f"{len(rows)} rows cannot be divided "
+            f"({error}) Each class needs about {LEAST_IMAGES} images outside the target. Add "
+            f"images, or drop the classes "
             "with few."
         ) from error
     return np.sort(first), np.sort(second)
@@ -244,28 +263,39 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
     for variable in table.data_vars:
         if not np.isfinite(table[variable].to_numpy()).all():
             raise ValueError(
-                f"The {name} table has NaN or infinite values in {variable!r}; expected finite embeddings. "
+                f"The {name} table has NaN or infinite values in {variable!r}; expected "
+                f"finite embeddings. "
                 "Embed the data again, and look for corrupt images."
             )
-    if not every_domain:  # of a folder, the check before embedding has told, and the user has decided
+    if (
+        not every_domain
+    ):  # of a folder, the check before embedding has told, and the user has decided
         return
     present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
     for domain, counts in present.iterrows():
         absent = counts.index[counts == 0].tolist()
         if absent:
             raise ValueError(
-                f"The {name} table has no image of class {absent} in domain {domain}; every class must be in every "
+                f"The {name} table has no image of class {absent} in domain {domain}; every "
+                f"class must be in every "
                 "domain. Add images, or drop the class from all domains."
             )
 
 
-def _check_classes(seen: np.ndarray, classes: np.ndarray, usable: xr.Dataset, prompts: xr.Dataset) -> None:
-    for name, table, wanted, least in (("sources", usable, seen, 2), ("prompts", prompts, classes, 1)):
+def _check_classes(
+    seen: np.ndarray, classes: np.ndarray, usable: xr.Dataset, prompts: xr.Dataset
+) -> None:
+    for name, table, wanted, least in (
+        ("sources", usable, seen, 2),
+        ("prompts", prompts, classes, 1),
+    ):
         counts = (table["label"].to_numpy()[:, None] == wanted).sum(axis=0)
         if (counts < least).any():
             raise ValueError(
-                f"The {name} have fewer than {least} rows of class {wanted[counts < least].tolist()}, which the test "
-                "table has. (Source rows of the target domain do not count.) Add some, or drop the class."
+                f"The {name} have fewer than {least} rows of class "
+                f"{wanted[counts < least].tolist()}, which the test "
+                "table has. (Source rows of the target domain do not count.) Add some, or "
+                "drop the class."
             )
 
 
@@ -278,14 +308,14 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
         As :func:`animal_variants` or :func:`imagenet_variants` returns them.
     seed : int
     held_out : float
-        Share of the source rows that are not trained on. Half of them chooses K and λ, the other half is the
-        test ``in_distribution``.
+        Share of the source rows that are not trained on. Half of them chooses K and λ,
+        the other half is the test ``in_distribution``.
 
     Returns
     -------
     Split
-        One test for each variant, by its name, with the variant's own classes as candidates. There is no single
-        target, so nothing can be tuned on it.
+        One test for each variant, by its name, with the variant's own classes as
+        candidates. There is no single target, so nothing can be tuned on it.
 
     Raises
     ------
@@ -295,8 +325,10 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
     source, test = environments.source, environments.test
     if test is None or "domain" in source.coords:
         raise ValueError(
-            f"The environments {environments.domains} are no variants of one source; expected what `animal_variants` or "
-            "`imagenet_variants` returns. For domains that are left out in turn use `icm_study.testbeds.splits.split`."
+            f"The environments {environments.domains} are no variants of one source; "
+            f"expected what `animal_variants` or "
+            "`imagenet_variants` returns. For domains that are left out in turn use "
+            "`icm_study.testbeds.splits.split`."
         )
     train, rest = halve(source, np.arange(source.sizes["row"]), held_out, seed)
     choose, measure = halve(source, rest, 0.5, seed)

@@ -1,10 +1,10 @@
 """A cache in a JSONL file: answers that cost time or money are kept as they come.
 
-A caption made by a large model, or an edit bought from a server, should be asked for once. `JsonlCache` is a
-dictionary whose entries are appended to a text file, one JSON object a line, and are on the disk before the
-next one is asked for. A run that is killed loses nothing but the answer under way. The file can be read, copied
-along with a study, and merged with another by putting the two together.
-"""
+A caption made by a large model, or an edit bought from a server, should be asked for
+once. `JsonlCache` is a dictionary whose entries are appended to a text file, one JSON
+object a line, and are on the disk before the next one is asked for. A run that is
+killed loses nothing but the answer under way. The file can be read, copied along with a
+study, and merged with another by putting the two together."""
 
 import json
 import os
@@ -19,8 +19,9 @@ class JsonlCache:
     Parameters
     ----------
     path : path-like
-        The file. It is made, with its folder, when the first entry is put. Where a key occurs twice, the later
-        line counts. A line that is broken, as a kill leaves behind, is reported and passed over.
+        The file. It is made, with its folder, when the first entry is put. Where a key
+        occurs twice, the later line counts. A line that is broken, as a kill leaves
+        behind, is reported and passed over.
 
     Raises
     ------
@@ -40,10 +41,13 @@ class JsonlCache:
         self._entries: dict[str, str] = {}
         text = self.path.read_bytes() if self.path.exists() else b""
         self._ends_in_line = text == b"" or text.endswith(b"\n")
-        broken = [number for number, line in enumerate(text.split(b"\n"), 1) if not self._read(line)]
+        broken = [
+            number for number, line in enumerate(text.split(b"\n"), 1) if not self._read(line)
+        ]
         if broken:
             warnings.warn(
-                f"the cache {str(path)!r} has {len(broken)} broken line(s), the first is line {broken[0]}. They are "
+                f"the cache {str(path)!r} has {len(broken)} broken line(s), the first is "
+                f"line {broken[0]}. They are "
                 "passed over, and their entries are made again.",
                 stacklevel=2,
             )
@@ -71,7 +75,9 @@ class JsonlCache:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": dict(key), "text": text}) + "\n"
-        with open(self.path, "ab") as file:  # one write of one line, so that concurrent writers do not mix
+        with open(
+            self.path, "ab"
+        ) as file:  # one write of one line, so that concurrent writers do not mix
             file.write((line if self._ends_in_line else "\n" + line).encode())
             file.flush()
             os.fsync(file.fileno())

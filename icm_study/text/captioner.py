@@ -1,9 +1,9 @@
 """Captions of images, written by one of open_clip's CoCa models.
 
-A captioner is named the open_clip way, like an encoder: ``model/pretrained``, or a local folder. It looks at
-each image and describes it, so that its captions name what varies in *these* images: "a painting of two dogs
-on a red couch". An editor (`icm_study.text.editors`) then makes the other half of each pair.
-"""
+A captioner is named the open_clip way, like an encoder: ``model/pretrained``, or a
+local folder. It looks at each image and describes it, so that its captions name what
+varies in *these* images: "a painting of two dogs on a red couch". An editor
+(`icm_study.text.editors`) then makes the other half of each pair."""
 
 import hashlib
 import os
@@ -38,20 +38,22 @@ def caption_images(
 ) -> list[str]:
     """Describe images with one of open_clip's CoCa models (arXiv 2205.01917).
 
-    Each image gets the model's greedy caption. Captions are kept in a JSONL file as they come, so a run may be
-    killed and started again, and one whose captions are all there needs no model. A caption may lack the class
-    word; see `icm_study.text.captions.with_class_word`.
+    Each image gets the model's greedy caption. Captions are kept in a JSONL file as
+    they come, so a run may be killed and started again, and one whose captions are all
+    there needs no model. A caption may lack the class word; see
+    `icm_study.text.captions.with_class_word`.
 
     Parameters
     ----------
     model_name : str
-        ``"model/pretrained"`` of open_clip, such as ``"coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"``; or a
-        local folder with ``open_clip_config.json`` and the weights.
+        ``"model/pretrained"`` of open_clip, such as
+        ``"coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"``; or a local folder with
+        ``open_clip_config.json`` and the weights.
     paths : sequence of path-like
         The image files.
     cache : path-like
-        The JSONL file, keyed by the content of the image files and the model: its name, or for a local folder the
-        hash of its weights.
+        The JSONL file, keyed by the content of the image files and the model: its name,
+        or for a local folder the hash of its weights.
     batch_size : int
     progress : bool
         Show a progress bar.
@@ -66,8 +68,8 @@ def caption_images(
     TypeError
         If `paths` is a single path.
     ValueError
-        If open_clip has no such captioner, the model is no CoCa model or not one over CLIP's own vocabulary,
-        `batch_size` is not positive, or an image cannot be read.
+        If open_clip has no such captioner, the model is no CoCa model or not one over
+        CLIP's own vocabulary, `batch_size` is not positive, or an image cannot be read.
     FileNotFoundError
         If an image, or the config of a local folder, does not exist.
     RuntimeError
@@ -75,9 +77,9 @@ def caption_images(
 
     Notes
     -----
-    CoCa's own ``generate`` needs parts of the transformers library that its fifth version no longer has, and draws
-    from torch's global generator. The greedy caption is what it gives with ``generation_type="top_k", top_k=1``.
-    """
+    CoCa's own ``generate`` needs parts of the transformers library that its fifth
+    version no longer has, and draws from torch's global generator. The greedy caption
+    is what it gives with ``generation_type="top_k", top_k=1``."""
     if isinstance(paths, str | os.PathLike):
         raise TypeError(f"paths must be a sequence of paths; got one path. Write [{str(paths)!r}].")
     if batch_size < 1:
@@ -88,10 +90,14 @@ def caption_images(
     keys = [{"model": model, "image": _content_hash(path)} for path in paths]
     missing = {key["image"]: row for row, key in enumerate(keys) if stored.get(key) is None}
     rows = sorted(missing.values())
-    for start in tqdm(range(0, len(rows), batch_size), "captions", disable=not progress or not rows):
+    for start in tqdm(
+        range(0, len(rows), batch_size), "captions", disable=not progress or not rows
+    ):
         captioner = captioner or _load_captioner(model_name)
         batch = rows[start : start + batch_size]
-        for row, caption in zip(batch, _describe(captioner, [paths[row] for row in batch]), strict=True):
+        for row, caption in zip(
+            batch, _describe(captioner, [paths[row] for row in batch]), strict=True
+        ):
             stored.put(keys[row], caption)
     return [stored.get(key) or "" for key in keys]
 
@@ -105,10 +111,13 @@ def _content_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _check_captioner(model_name: str) -> str:
-    known = [f"{name}/{tag}" for name, tag in open_clip.list_pretrained() if name.startswith("coca_")]
+    known = [
+        f"{name}/{tag}" for name, tag in open_clip.list_pretrained() if name.startswith("coca_")
+    ]
     if model_name not in known:
         raise ValueError(
-            f"Unknown captioner {model_name!r}: no folder has this path, and open_clip's captioners are "
+            f"Unknown captioner {model_name!r}: no folder has this path, and open_clip's "
+            f"captioners are "
             f"{', '.join(known)}."
         )
     return model_name
@@ -122,7 +131,8 @@ def _load_captioner(model_name: str) -> Encoder:
     )
     if not (is_coca and is_simple):
         raise ValueError(
-            f"{model_name!r} is no captioner: expected a CoCa model with open_clip's SimpleTokenizer, got "
+            f"{model_name!r} is no captioner: expected a CoCa model with open_clip's "
+            f"SimpleTokenizer, got "
             f"{type(captioner.model).__name__} with {type(captioner.tokenizer).__name__}."
         )
     return captioner

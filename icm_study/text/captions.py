@@ -1,15 +1,17 @@
 """Captions of real images, and the words in them that name variant factors.
 
-A text-based intervention needs a caption `t` and an edit of it in which only the words for variant factors
-change (`icm_study.text.editors`). For real photographs the captions come from one of two places:
+A text-based intervention needs a caption `t` and an edit of it in which only the words
+for variant factors change (`icm_study.text.editors`). For real photographs the captions
+come from one of two places:
 
-- `attribute_captions` writes them from what is known without looking: the class word, the domain's word
-  ("sketch") and other factors drawn at random. Nothing has to be installed or downloaded.
-- `icm_study.text.captioner.caption_images` has one of open_clip's CoCa models look at each image and describe it.
+- `attribute_captions` writes them from what is known without looking: the class word,
+  the domain's word ("sketch") and other factors drawn at random. Nothing has to be
+  installed or downloaded.
+- `icm_study.text.captioner.caption_images` has one of open_clip's CoCa models look at
+  each image and describe it.
 
-`LEXICON` lists the variant factors of photographs and pictures and the words for them. `lexicon_for` takes out
-of it what is a class of the data set at hand.
-"""
+`LEXICON` lists the variant factors of photographs and pictures and the words for them.
+`lexicon_for` takes out of it what is a class of the data set at hand."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +20,13 @@ import numpy as np
 
 Lexicon = Mapping[str, Sequence[str]]
 
-# A value is one word, or a phrase that stands or falls as a whole. No two values of a factor mean the same:
-# "photograph" for "photo", or "grey" for "gray", would be an edit that changes nothing. Words that are also
-# common nouns of another meaning ("spring", "light", "scene") are left out.
+# A value is one word, or a phrase that stands or falls as a whole. No two values of a
+# factor mean the same: "photograph" for "photo", or "grey" for "gray", would be an edit
+# that changes nothing. Words that are also common nouns of another meaning ("spring",
+# "light", "scene") are left out.
 LEXICON: Lexicon = {
-    # what the picture is made with: the domains of PACS, OfficeHome and DomainNet, the renditions of ImageNet-R
+    # what the picture is made with: the domains of PACS, OfficeHome and DomainNet, the
+    # renditions of ImageNet-R
     "medium": (
         *(
             "photo",
@@ -38,7 +42,15 @@ LEXICON: Lexicon = {
         *("embroidery", "graffiti", "origami", "sculpture", "infographic", "doodle", "tattoo"),
     ),
     # how the camera or the copy treated it
-    "quality": ("blurry", "sharp", "grainy", "low resolution", "high resolution", "pixelated", "overexposed"),
+    "quality": (
+        "blurry",
+        "sharp",
+        "grainy",
+        "low resolution",
+        "high resolution",
+        "pixelated",
+        "overexposed",
+    ),
     "tone": ("black and white", "colorful", "sepia", "faded", "pastel"),
     "light": ("bright", "dark", "dim", "sunlit", "moonlit", "backlit"),
     "framing": ("close-up", "cropped", "wide-angle", "zoomed-out"),
@@ -61,17 +73,37 @@ LEXICON: Lexicon = {
     # where and when
     "ground": ("grass", "snow", "sand", "mud", "gravel", "concrete", "carpet"),
     "place": (
-        *("forest", "field", "desert", "meadow", "park", "garden", "city", "village", "street", "kitchen"),
+        *(
+            "forest",
+            "field",
+            "desert",
+            "meadow",
+            "park",
+            "garden",
+            "city",
+            "village",
+            "street",
+            "kitchen",
+        ),
         *("bedroom", "office", "studio"),
     ),
     "weather": ("sunny", "cloudy", "rainy", "foggy", "snowy", "windy", "stormy"),
     "season": ("winter", "summer", "autumn"),
-    "time": ("at night", "at dawn", "at noon", "at dusk", "at sunset", "in the morning", "in the evening"),
+    "time": (
+        "at night",
+        "at dawn",
+        "at noon",
+        "at dusk",
+        "at sunset",
+        "in the morning",
+        "in the evening",
+    ),
 }
 
 """Variant factors of photographs and pictures, each with its interchangeable values."""
 
-# Where `attribute_captions` puts each factor: before the medium, before the class word, or behind it.
+# Where `attribute_captions` puts each factor: before the medium, before the class word,
+# or behind it.
 BEFORE_MEDIUM = dict.fromkeys(("tone", "quality", "light", "framing"), "{} ")
 
 BEFORE_CLASS = dict.fromkeys(("size", "color"), "{} ")
@@ -87,8 +119,8 @@ MENTIONED = 1 / 3  # the probability with which a factor other than the medium i
 def whole_words(words: Sequence[str], plural: bool = False) -> re.Pattern[str]:
     """Make the pattern that finds any of the words or phrases, whole, in any case, the longest first.
 
-    A hyphen joins words: "red" is not in "red-haired". With `plural`, an ending -s or -es is allowed.
-    """
+    A hyphen joins words: "red" is not in "red-haired". With `plural`, an ending -s or
+    -es is allowed."""
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     ending = "(?:e?s)?" if plural else ""
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)}){ending}(?![\w-])", re.IGNORECASE)
@@ -102,8 +134,8 @@ def has_word(text: str, word: str) -> bool:
 def with_class_word(caption: str, class_word: str) -> str:
     """Put the class word in front of a caption that does not contain it.
 
-    A captioner may say "a man on a couch" of the dog beside him. A pair made of such a caption says nothing of
-    what must stay, and the editors refuse it.
+    A captioner may say "a man on a couch" of the dog beside him. A pair made of such a
+    caption says nothing of what must stay, and the editors refuse it.
 
     Parameters
     ----------
@@ -117,12 +149,15 @@ def with_class_word(caption: str, class_word: str) -> str:
     return caption if has_word(caption, class_word) else _articles(f"a {class_word}, ") + caption
 
 
-def lexicon_for(class_words: Sequence[str], lexicon: Lexicon = LEXICON) -> dict[str, tuple[str, ...]]:
+def lexicon_for(
+    class_words: Sequence[str], lexicon: Lexicon = LEXICON
+) -> dict[str, tuple[str, ...]]:
     """Take the values out of a lexicon that are, or contain, a class word.
 
-    "grass" is a background for PACS and a class of DomainNet; "orange" is a color and a class of ImageNet. To
-    write either into a caption would put another class in the picture. A value that is only a part of a class
-    word ("white" in "great white shark") stays: `intervene_captions` leaves it alone within the class word.
+    "grass" is a background for PACS and a class of DomainNet; "orange" is a color and a
+    class of ImageNet. To write either into a caption would put another class in the
+    picture. A value that is only a part of a class word ("white" in "great white
+    shark") stays: `intervene_captions` leaves it alone within the class word.
 
     Parameters
     ----------
@@ -153,7 +188,8 @@ def lexicon_for(class_words: Sequence[str], lexicon: Lexicon = LEXICON) -> dict[
     left = {factor: values for factor, values in left.items() if len(values) >= 2}
     if not left:
         raise ValueError(
-            f"no variant factor is left: the values of {', '.join(map(repr, lexicon))} are class words. Give a "
+            f"no variant factor is left: the values of {', '.join(map(repr, lexicon))} are "
+            f"class words. Give a "
             "lexicon with two or more values that are no class."
         )
     return left
@@ -168,17 +204,19 @@ def attribute_captions(
 ) -> list[str]:
     """Write one caption for each image from its class word, without looking at the image.
 
-    No pixel is looked at. The class word is true of the image, and the medium is where the domain's word is given;
-    every other factor is drawn at random, and left out with probability 2/3. So these captions do not describe the
-    images. They need not: an interventional pair of texts is a caption and its edit, and both are texts.
+    No pixel is looked at. The class word is true of the image, and the medium is where
+    the domain's word is given; every other factor is drawn at random, and left out with
+    probability 2/3. So these captions do not describe the images. They need not: an
+    interventional pair of texts is a caption and its edit, and both are texts.
 
     Parameters
     ----------
     class_words : sequence of n str
         The class word of each image, such as ``"alarm clock"``.
     domain_words : sequence of n (str or None), optional
-        The word for the medium of each image's domain, a value of ``lexicon["medium"]``; see `icm_study.photographs.known`. None
-        where it is not known: the medium is then drawn at random.
+        The word for the medium of each image's domain, a value of
+        ``lexicon["medium"]``; see `icm_study.photographs.known`. None where it is not
+        known: the medium is then drawn at random.
     seed : int
         Together with an image's row, decides the draw.
     lexicon : mapping of str to sequence of str
@@ -192,10 +230,12 @@ def attribute_captions(
     Raises
     ------
     TypeError
-        If the words are a single string, or hold something else than strings (or, for domains, None).
+        If the words are a single string, or hold something else than strings (or, for
+        domains, None).
     ValueError
-        If the two sequences differ in length, a class word is blank, a domain's word is no value of the medium,
-        or the lexicon has a factor for which a caption has no place.
+        If the two sequences differ in length, a class word is blank, a domain's word is
+        no value of the medium, or the lexicon has a factor for which a caption has no
+        place.
     """
     _check_words(class_words)
     words = lexicon_for(sorted(set(class_words)), lexicon)
@@ -213,27 +253,38 @@ def attribute_captions(
 
 def _check_words(class_words: Sequence[str]) -> None:
     if isinstance(class_words, str):
-        raise TypeError(f"class_words must be a sequence of strings; got a string. Write [{class_words!r}].")
+        raise TypeError(
+            f"class_words must be a sequence of strings; got a string. Write [{class_words!r}]."
+        )
     for word in class_words:
         if not isinstance(word, str):
-            raise TypeError(f"class_words must hold strings; got {word!r} of type {type(word).__name__}.")
+            raise TypeError(
+                f"class_words must hold strings; got {word!r} of type {type(word).__name__}."
+            )
         if not word or word != word.strip():
-            raise ValueError(f"class_words must hold words with no blanks around them; got {word!r}.")
+            raise ValueError(
+                f"class_words must hold words with no blanks around them; got {word!r}."
+            )
 
 
-def _check_domains(domain_words: Sequence[str | None] | None, n: int, words: Lexicon) -> Sequence[str | None]:
+def _check_domains(
+    domain_words: Sequence[str | None] | None, n: int, words: Lexicon
+) -> Sequence[str | None]:
     """Check the words for the medium; None for each of the `n` images where there are none."""
     if domain_words is None:
         return [None] * n
     if isinstance(domain_words, str):
         raise TypeError(f"domain_words must be a sequence; got a string. Write [{domain_words!r}].")
     if len(domain_words) != n:
-        raise ValueError(f"{len(domain_words)} domain_words for {n} class_words; give one for each image.")
+        raise ValueError(
+            f"{len(domain_words)} domain_words for {n} class_words; give one for each image."
+        )
     media = words.get("medium", ())
     for word in domain_words:
         if word is not None and word not in media:
             raise ValueError(
-                f"the domain word {word!r} is no value of the lexicon's factor 'medium', {tuple(media)}. Use "
+                f"the domain word {word!r} is no value of the lexicon's factor 'medium', "
+                f"{tuple(media)}. Use "
                 "one of these; or add it to the lexicon; or pass None."
             )
     return domain_words

@@ -1,15 +1,18 @@
 """Caption editors: text-based interventions ``t -> t_do``.
 
-An editor takes captions and gives each variant factor that they mention another value; the class word, and all
-else that makes the image what it is, stays. `load_editor` makes one by name:
+An editor takes captions and gives each variant factor that they mention another value;
+the class word, and all else that makes the image what it is, stays. `load_editor` makes
+one by name:
 
-- ``"rules"`` exchanges the words of a lexicon. It needs nothing, and understands nothing: a caption without a word
-  of the lexicon comes back as it is, and "drawing" becomes "painting" where it is a verb.
-- ``"llm"`` asks a language model behind any server that speaks OpenAI's chat API. Every answer is checked; those
-  that pass are kept in a JSONL file, with which a study is repeated without the model.
+- ``"rules"`` exchanges the words of a lexicon. It needs nothing, and understands
+  nothing: a caption without a word of the lexicon comes back as it is, and "drawing"
+  becomes "painting" where it is a verb.
+- ``"llm"`` asks a language model behind any server that speaks OpenAI's chat API. Every
+  answer is checked; those that pass are kept in a JSONL file, with which a study is
+  repeated without the model.
 
-Every editor refuses a caption without its class word; `icm_study.text.captions.with_class_word` puts it in.
-"""
+Every editor refuses a caption without its class word;
+`icm_study.text.captions.with_class_word` puts it in."""
 
 import operator
 import re
@@ -26,7 +29,9 @@ EDITORS = ("rules", "llm")
 class CaptionEditor(Protocol):
     """What an editor is: a function of captions, class words and a seed."""
 
-    def __call__(self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0) -> list[str]:
+    def __call__(
+        self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0
+    ) -> list[str]:
         """Edit the variant factors of each caption, and keep its class word.
 
         Parameters
@@ -49,7 +54,8 @@ def load_editor(name: str, class_words: Sequence[str] = (), **options: Any) -> C
     ----------
     name : {"rules", "llm"}
     class_words : sequence of str
-        The class words of the whole data set: no edit writes one into a caption that does not have it.
+        The class words of the whole data set: no edit writes one into a caption that
+        does not have it.
     **options
         As for `RuleEditor`, or `icm_study.text.llm_editor.LLMEditor`.
 
@@ -74,13 +80,14 @@ def load_editor(name: str, class_words: Sequence[str] = (), **options: Any) -> C
 class RuleEditor:
     """Exchange the words of a lexicon; see `icm_core.interventions.intervene_captions`.
 
-    The edit of a caption depends on the caption, its class word, the seed and the editor, and on no other caption.
+    The edit of a caption depends on the caption, its class word, the seed and the
+    editor, and on no other caption.
 
     Parameters
     ----------
     class_words : sequence of str
-        The class words of the whole data set. The lexicon's values that are or contain one are not used, and class
-        words in a caption stay as they are.
+        The class words of the whole data set. The lexicon's values that are or contain
+        one are not used, and class words in a caption stay as they are.
     lexicon : mapping of str to sequence of str
         Variant factors and their interchangeable values.
 
@@ -91,15 +98,17 @@ class RuleEditor:
 
     Notes
     -----
-    Two words may still make a class together: where "brown bear" is a class, "a white bear" can become one. An article
-    before an exchanged word follows it: "an engraving" becomes "a mosaic".
-    """
+    Two words may still make a class together: where "brown bear" is a class, "a white
+    bear" can become one. An article before an exchanged word follows it: "an engraving"
+    becomes "a mosaic"."""
 
     def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:
         self.lexicon = lexicon_for(class_words, lexicon)
         self.class_words = tuple(class_words)
 
-    def __call__(self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0) -> list[str]:
+    def __call__(
+        self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0
+    ) -> list[str]:
         """Edit captions.
 
         Parameters
@@ -131,14 +140,20 @@ class RuleEditor:
         for keep, rows in rows_of.items():
             lexicon = lexicon_for(keep, self.lexicon)
             for row, edit in zip(
-                rows, intervene_captions([captions[row] for row in rows], lexicon, seed, keep), strict=True
+                rows,
+                intervene_captions([captions[row] for row in rows], lexicon, seed, keep),
+                strict=True,
             ):
                 edited[row] = _with_articles(captions[row], edit)
-        unchanged = [before for before, after in zip(captions, edited, strict=True) if before == after]
+        unchanged = [
+            before for before, after in zip(captions, edited, strict=True) if before == after
+        ]
         if unchanged:
             warnings.warn(
-                f"{len(unchanged)} of {len(edited)} captions have no word of the lexicon and come back unchanged, the "
-                f"first is {unchanged[0]!r}. Such pairs say nothing of what varies: leave them out, extend the "
+                f"{len(unchanged)} of {len(edited)} captions have no word of the lexicon and "
+                f"come back unchanged, the "
+                f"first is {unchanged[0]!r}. Such pairs say nothing of what varies: leave "
+                f"them out, extend the "
                 "lexicon, or use the editor 'llm'.",
                 stacklevel=2,
             )
@@ -170,15 +185,20 @@ def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
     TypeError
         If one is a single string, or holds something else than strings.
     ValueError
-        If they differ in length, a class word is blank, or a caption does not contain its class word.
+        If they differ in length, a class word is blank, or a caption does not contain
+        its class word.
     """
     for what, texts in (("captions", captions), ("class_words", class_words)):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"{what} is {texts!r:.80}; expected a sequence of strings.")
     if len(captions) != len(class_words):
-        raise ValueError(f"{len(captions)} captions and {len(class_words)} class words; give one for each.")
+        raise ValueError(
+            f"{len(captions)} captions and {len(class_words)} class words; give one for each."
+        )
     if any(not word or word != word.strip() for word in class_words):
-        raise ValueError("class_words must hold words with no blanks around them; one is blank or has some.")
+        raise ValueError(
+            "class_words must hold words with no blanks around them; one is blank or has some."
+        )
     lacking = [
         (caption, word)
         for caption, word in zip(captions, class_words, strict=True)
@@ -186,6 +206,7 @@ def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
     ]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} of {len(captions)} captions lack their class word; the first is {lacking[0][0]!r}, which "
+            f"{len(lacking)} of {len(captions)} captions lack their class word; the first is "
+            f"{lacking[0][0]!r}, which "
             f"lacks {lacking[0][1]!r}. Put it in with icm_study.text.captions.with_class_word."
         )

@@ -1,11 +1,11 @@
 """A caption editor that asks a language model.
 
-The model sits behind a server that speaks OpenAI's chat API (``POST {base_url}/chat/completions``), as hosted
-services and local servers do. Servers refuse, stall and break off, and models answer what was not asked. So a
-request is repeated with growing pauses where that can help; an answer counts only if the class word is still in
-it, something has changed, and it is one line of bounded length; and what counts is kept at once in a JSONL
-file, from which the study is repeated without the server.
-"""
+The model sits behind a server that speaks OpenAI's chat API (``POST
+{base_url}/chat/completions``), as hosted services and local servers do. Servers refuse,
+stall and break off, and models answer what was not asked. So a request is repeated with
+growing pauses where that can help; an answer counts only if the class word is still in
+it, something has changed, and it is one line of bounded length; and what counts is kept
+at once in a JSONL file, from which the study is repeated without the server."""
 
 import email.utils
 import operator
@@ -26,19 +26,28 @@ from icm_study.text.editors import check_pairs
 BASE_URL, MODEL, API_KEY = "ICM_LLM_BASE_URL", "ICM_LLM_MODEL", "ICM_LLM_API_KEY"
 
 PROMPT = (
-    "You edit captions of images. You are given a caption and the name of the object in it. Change what a new picture "
-    "of the same object could show differently: the medium or style, the colors, the background, the light, the "
-    "weather, the time, the viewpoint. Give each of these that the caption mentions a clearly different value. If it "
-    "mentions none, add a background. Keep the object, its name exactly as given, and what it is; bring in no other "
-    "object of a similar kind. Keep the form and about the length of the caption. Answer with the edited caption "
+    "You edit captions of images. You are given a caption and the name of the object in it. "
+    "Change what a new picture "
+    "of the same object could show differently: the medium or style, the colors, the "
+    "background, the light, the "
+    "weather, the time, the viewpoint. Give each of these that the caption mentions a "
+    "clearly different value. If it "
+    "mentions none, add a background. Keep the object, its name exactly as given, and what "
+    "it is; bring in no other "
+    "object of a similar kind. Keep the form and about the length of the caption. Answer "
+    "with the edited caption "
     "only: one line, no quotation marks, no explanation."
 )
 
-REQUESTS = 6  # how often one question is sent, in all, where the server is busy, broken or out of reach
+REQUESTS = (
+    6  # how often one question is sent, in all, where the server is busy, broken or out of reach
+)
 
 ANSWERS = 3  # how many answers to one caption are looked at until one is good
 
-BACKOFF = 1.0  # seconds; the first pause is half to all of it, and each further one is twice as long
+BACKOFF = (
+    1.0  # seconds; the first pause is half to all of it, and each further one is twice as long
+)
 
 LONGEST_PAUSE = 300.0  # seconds; a server that asks for more has closed for now
 
@@ -48,9 +57,10 @@ SILENCES = 3  # so many captions in a row without any answer, and the server is 
 class LLMEditor:
     """Edit captions with a language model.
 
-    The server's address, the model and the key are taken from the environment variables ``ICM_LLM_BASE_URL`` (such
-    as ``https://api.openai.com/v1``), ``ICM_LLM_MODEL`` and ``ICM_LLM_API_KEY``. Address and key are asked for only
-    when a request has to be made: with all answers in the cache, the model's name is enough.
+    The server's address, the model and the key are taken from the environment variables
+    ``ICM_LLM_BASE_URL`` (such as ``https://api.openai.com/v1``), ``ICM_LLM_MODEL`` and
+    ``ICM_LLM_API_KEY``. Address and key are asked for only when a request has to be
+    made: with all answers in the cache, the model's name is enough.
 
     Parameters
     ----------
@@ -89,7 +99,8 @@ class LLMEditor:
             raise ValueError(f"no language model is named; set {MODEL}, or pass model=.")
         if requests_per_minute <= 0 or timeout <= 0:
             raise ValueError(
-                f"requests_per_minute is {requests_per_minute} and timeout is {timeout}; both must be positive."
+                f"requests_per_minute is {requests_per_minute} and timeout is {timeout}; "
+                f"both must be positive."
             )
         self._classes = whole_words(class_words) if class_words else None
         self.model = model
@@ -99,7 +110,9 @@ class LLMEditor:
         self._sleep, self._clock = sleep, clock
         self._next_request = clock()
 
-    def __call__(self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0) -> list[str]:
+    def __call__(
+        self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0
+    ) -> list[str]:
         """Edit captions; those in the cache are not asked for again.
 
         Parameters
@@ -117,9 +130,10 @@ class LLMEditor:
         TypeError, ValueError
             If captions and class words do not fit together, or a caption lacks its class word.
         RuntimeError
-            If something is missing in the environment; if the server refuses (status 400, 401, 403, 404 and the
-            like), with its message; or, after all others are done, if captions have no good answer, with a list of
-            them. What was answered is in the cache.
+            If something is missing in the environment; if the server refuses (status
+            400, 401, 403, 404 and the like), with its message; or, after all others are
+            done, if captions have no good answer, with a list of them. What was
+            answered is in the cache.
         """
         check_pairs(captions, class_words)
         seed = operator.index(seed)
@@ -143,7 +157,13 @@ class LLMEditor:
         return [edits[pair] for pair in pairs]
 
     def _key(self, caption: str, word: str, seed: int) -> dict[str, str | int]:
-        return {"prompt": PROMPT, "caption": caption, "class_word": word, "model": self.model, "seed": seed}
+        return {
+            "prompt": PROMPT,
+            "caption": caption,
+            "class_word": word,
+            "model": self.model,
+            "seed": seed,
+        }
 
     def _recall(self, caption: str, word: str, seed: int) -> str | None:
         """Take an edit from the cache, if it is good for the class words at hand."""
@@ -154,9 +174,10 @@ class LLMEditor:
         left = n - n_done - len(failures)
         stopped = f" The server seems to be down; {left} were not tried." if left else ""
         return (
-            f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} others are kept in "
-            f"{str(self.cache.path)!r} and are not asked for again; run again to try the rest, or leave these out:\n"
-            + "\n".join(failures)
+            f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} "
+            f"others are kept in "
+            f"{str(self.cache.path)!r} and are not asked for again; run again to try the "
+            f"rest, or leave these out:\n" + "\n".join(failures)
         )
 
     def _edit(self, caption: str, word: str, seed: int) -> str:
@@ -246,19 +267,23 @@ class LLMEditor:
             retry_after = _retry_after(response)
             if retry_after > LONGEST_PAUSE:
                 raise RuntimeError(
-                    f"The server of {BASE_URL} asks to wait {retry_after:.0f} seconds ({said}). Run again then; what was "
+                    f"The server of {BASE_URL} asks to wait {retry_after:.0f} seconds "
+                    f"({said}). Run again then; what was "
                     f"answered is kept in {str(self.cache.path)!r}."
                 )
             raise _TryAgain(said, retry_after)
         if response.status_code != 200:
             raise RuntimeError(
-                f"The server of {BASE_URL} refuses a request to the model {self.model!r} ({said}). Check {BASE_URL} (it "
+                f"The server of {BASE_URL} refuses a request to the model {self.model!r} "
+                f"({said}). Check {BASE_URL} (it "
                 f"often ends in /v1), {MODEL} and {API_KEY}."
             )
         try:
             answer = response.json()
         except ValueError:
-            raise _TryAgain(f"the answer is not JSON: {_message(response)}".replace(key, "***")) from None
+            raise _TryAgain(
+                f"the answer is not JSON: {_message(response)}".replace(key, "***")
+            ) from None
         return _text(answer)
 
 
@@ -287,8 +312,10 @@ def _server() -> tuple[str, str]:
     missing = [name for name in (BASE_URL, API_KEY) if not os.environ.get(name)]
     if missing:
         raise RuntimeError(
-            f"The language model has to be asked, and {' and '.join(missing)} is not set. Set {BASE_URL} to the address "
-            f"that ends before /chat/completions and {API_KEY} to the key (any word for a local server that needs "
+            f"The language model has to be asked, and {' and '.join(missing)} is not set. "
+            f"Set {BASE_URL} to the address "
+            f"that ends before /chat/completions and {API_KEY} to the key (any word for a "
+            f"local server that needs "
             "none); or use a cache that has all answers; or the editor 'rules'."
         )
     key = os.environ[API_KEY].strip()
@@ -323,7 +350,11 @@ def _text(answer: Any) -> str:
     match answer:
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             text = text.strip()
-            return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+            return (
+                text[1:-1].strip()
+                if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+                else text
+            )
     return ""
 
 

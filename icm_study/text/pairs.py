@@ -1,8 +1,8 @@
 """Text-based pairs for a folder of images: a caption for each image, and its edit.
 
-This puts the parts of the package together: who writes the caption (a captioner that looks at the image, or the
-lexicon, which needs nothing), and who edits it (rules, or a language model).
-"""
+This puts the parts of the package together: who writes the caption (a captioner that
+looks at the image, or the lexicon, which needs nothing), and who edits it (rules, or a
+language model)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ def text_pairs(
     images : DataFrame
         Columns path, label and domain.
     name : str
-        The data set's, for the words of its classes and domains (see :mod:`icm_study.photographs.known`).
+        The data set's, for the words of its classes and domains (see
+        :mod:`icm_study.photographs.known`).
     captioner : str, optional
-        A captioner that looks at the images, see :func:`~icm_study.text.captioner.caption_images`. By default captions
-        are written from class, domain and attributes drawn at random, and no pixel is looked at, see
+        A captioner that looks at the images, see
+        :func:`~icm_study.text.captioner.caption_images`. By default captions are
+        written from class, domain and attributes drawn at random, and no pixel is
+        looked at, see
         :func:`~icm_study.text.captions.attribute_captions`.
     editor : {"rules", "llm"}
         See :func:`~icm_study.text.editors.load_editor`.
@@ -65,7 +68,9 @@ def text_pairs(
         captions = attribute_captions(of_image, media, seed=seed, lexicon=lexicon)
     else:
         seen = caption_images(captioner, images["path"].tolist(), Path(cache) / "captions.jsonl")
-        captions = [with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)]
+        captions = [
+            with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)
+        ]
     options = {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
     edit = load_editor(editor, list(words.values()), **options)
     return captions, edit(captions, of_image, seed=seed)

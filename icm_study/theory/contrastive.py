@@ -1,11 +1,10 @@
 """What contrastive training identifies: an experiment with an exact optimum.
 
-Factors make images by a nonlinear map, and texts with log-odds linear in the factors. The optimum of the
-contrastive loss is known in form: inner products of image and text embeddings equal the log-odds, up to
-terms in the image or in the text alone. It is found here by convex optimisation instead of training a
-network, so what it identifies is a matter of the texts only. Source: C5.2 and P5.3 of CLIP-ICM, arXiv
-2405.15289.
-"""
+Factors make images by a nonlinear map, and texts with log-odds linear in the factors.
+The optimum of the contrastive loss is known in form: inner products of image and text
+embeddings equal the log-odds, up to terms in the image or in the text alone. It is
+found here by convex optimisation instead of training a network, so what it identifies
+is a matter of the texts only. Source: C5.2 and P5.3 of CLIP-ICM, arXiv 2405.15289."""
 
 from __future__ import annotations
 
@@ -27,7 +26,9 @@ SETTINGS = ("diverse texts", "diverse texts, one caption each", "texts in a plan
 
 _RIDGE = 1e-6
 
-_NEGLIGIBLE = 1e-3  # a dimension of the embedding counts if its logits are above this fraction of the largest
+_NEGLIGIBLE = (
+    1e-3  # a dimension of the embedding counts if its logits are above this fraction of the largest
+)
 
 
 def identifiability(
@@ -35,10 +36,10 @@ def identifiability(
 ) -> pd.DataFrame:
     """Test C5.2 and P5.3: the image embedding is linear in the factors given D + 1 diverse texts.
 
-    There are ``z ~ N(0, I_D)``, an image that is an invertible quadratic map of z, and a text out of
-    ``n_texts`` with ``P(t | z) ∝ exp(u_t · z)``. The embedding at the contrastive optimum is compared
-    with z on new images. D + 1 texts have D differences ``u_t - u_0``, which span all directions if the
-    texts are diverse.
+    There are ``z ~ N(0, I_D)``, an image that is an invertible quadratic map of z, and
+    a text out of ``n_texts`` with ``P(t | z) ∝ exp(u_t · z)``. The embedding at the
+    contrastive optimum is compared with z on new images. D + 1 texts have D differences
+    ``u_t - u_0``, which span all directions if the texts are diverse.
 
     Parameters
     ----------
@@ -54,9 +55,10 @@ def identifiability(
     Returns
     -------
     DataFrame
-        Columns n_texts; setting, one of :data:`SETTINGS`; seed; r2 (of z from the embedding by a linear map);
-        r2_image (of z from the image by a linear map) and condition_number (of the fitted A in
-        ``f = A z + b``; infinite if the embedding has fewer than D dimensions).
+        Columns n_texts; setting, one of :data:`SETTINGS`; seed; r2 (of z from the
+        embedding by a linear map); r2_image (of z from the image by a linear map) and
+        condition_number (of the fitted A in ``f = A z + b``; infinite if the embedding
+        has fewer than D dimensions).
     """
     rows = []
     for seed, setting, m in itertools.product(seeds, SETTINGS, n_texts):
@@ -90,9 +92,9 @@ def contrastive_optimum(
 ) -> Encoder:
     """Image encoder at the optimum of the contrastive loss over a vocabulary of texts.
 
-    The cross-entropy between the texts of an image and the softmax of its logits is minimised over logits
-    that are linear in quadratic features of the image. The logits, centred over the texts, factorise into
-    image and text embeddings.
+    The cross-entropy between the texts of an image and the softmax of its logits is
+    minimised over logits that are linear in quadratic features of the image. The
+    logits, centred over the texts, factorise into image and text embeddings.
 
     Parameters
     ----------
@@ -116,7 +118,9 @@ def contrastive_optimum(
         weights = flat.reshape(n_texts, -1)
         scores = log_softmax(inputs @ weights.T, axis=1)
         gradient = (np.exp(scores) - targets).T @ inputs / len(X) + _RIDGE * weights
-        return float(-np.sum(targets * scores) / len(X) + 0.5 * _RIDGE * flat @ flat), gradient.ravel()
+        return float(
+            -np.sum(targets * scores) / len(X) + 0.5 * _RIDGE * flat @ flat
+        ), gradient.ravel()
 
     start = np.zeros(n_texts * inputs.shape[1])
     weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}).x

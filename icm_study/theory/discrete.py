@@ -1,9 +1,8 @@
 """Which predictions carry over to another environment: exact experiments on discrete models.
 
-Everything here is enumerated with :class:`icm_study.theory.discrete.DiscreteSCM`, so differences between environments
-and risks are exact and carry no sampling error. The propositions are those of the CLIP-ICM paper, arXiv
-2405.15289.
-"""
+Everything here is enumerated with :class:`icm_study.theory.discrete.DiscreteSCM`, so
+differences between environments and risks are exact and carry no sampling error. The
+propositions are those of the CLIP-ICM paper, arXiv 2405.15289."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ def random_world(world: str, rng: np.random.Generator) -> DiscreteSCM:
     Parameters
     ----------
     world : {"shortcut", "cause", "concept shift"}
-        In every world z_inv causes y, and the environment e shifts z_var. In "shortcut", z_var is caused
-        by y; in "cause", z_var causes y; in "concept shift", the environment also changes how y follows
-        from z_inv.
+        In every world z_inv causes y, and the environment e shifts z_var. In
+        "shortcut", z_var is caused by y; in "cause", z_var causes y; in "concept
+        shift", the environment also changes how y follows from z_inv.
     rng : numpy.random.Generator
         Source of randomness.
 
@@ -49,7 +48,9 @@ def random_world(world: str, rng: np.random.Generator) -> DiscreteSCM:
         "z_inv": ((), table(3)),
     }
     if world == "shortcut":
-        return DiscreteSCM({**roots, "y": (("z_inv",), table(3, 2)), "z_var": (("e", "y"), table(2, 2, 3))})
+        return DiscreteSCM(
+            {**roots, "y": (("z_inv",), table(3, 2)), "z_var": (("e", "y"), table(2, 2, 3))}
+        )
     if world == "cause":
         return DiscreteSCM(
             {**roots, "z_var": (("e",), table(2, 3)), "y": (("z_inv", "z_var"), table(3, 3, 2))}
@@ -61,7 +62,9 @@ def random_world(world: str, rng: np.random.Generator) -> DiscreteSCM:
     raise ValueError(f"world is {world!r}; expected one of {', '.join(map(repr, WORLDS))}.")
 
 
-def change_between_environments(scm: DiscreteSCM, condition_on: Sequence[str], *, intervene: bool) -> float:
+def change_between_environments(
+    scm: DiscreteSCM, condition_on: Sequence[str], *, intervene: bool
+) -> float:
     """How much the distribution of y changes from environment 0 to environment 1.
 
     Parameters
@@ -129,10 +132,10 @@ def observed_world(
 ) -> DiscreteSCM:
     """Build a shortcut world in which z_inv is seen through a noisy code.
 
-    The label follows from z_inv (its parity) with a given reliability; z_var equals y with probability
-    ``(1 + ρ) / 2``, ρ the environment's shortcut strength; the code, which stands for what the
-    representation keeps of z_inv, equals z_inv with probability `information_kept` and is uniform
-    otherwise.
+    The label follows from z_inv (its parity) with a given reliability; z_var equals y
+    with probability ``(1 + ρ) / 2``, ρ the environment's shortcut strength; the code,
+    which stands for what the representation keeps of z_inv, equals z_inv with
+    probability `information_kept` and is uniform otherwise.
 
     Parameters
     ----------
@@ -152,7 +155,9 @@ def observed_world(
     """
     parity = np.arange(n_states) % 2
     label = np.where(parity[:, None] == [0, 1], reliability, 1 - reliability)
-    shortcut = [[[(1 + rho) / 2, (1 - rho) / 2], [(1 - rho) / 2, (1 + rho) / 2]] for rho in (source, target)]
+    shortcut = [
+        [[(1 + rho) / 2, (1 - rho) / 2], [(1 - rho) / 2, (1 + rho) / 2]] for rho in (source, target)
+    ]
     code = information_kept * np.eye(n_states) + (1 - information_kept) / n_states
     return DiscreteSCM(
         {
@@ -184,8 +189,9 @@ def ood_risk(
     Returns
     -------
     DataFrame
-        Columns target, information (``I(z_inv; code)`` in bits), invariant and standard: the risks of the
-        predictor that sees the code, and of the one that sees the code and z_var.
+        Columns target, information (``I(z_inv; code)`` in bits), invariant and
+        standard: the risks of the predictor that sees the code, and of the one that
+        sees the code and z_var.
     """
     rows = []
     for target, kept in itertools.product(targets, np.linspace(0, 1, n_steps)):
@@ -194,7 +200,9 @@ def ood_risk(
             name: scm.bayes_risk("y", features, source={"e": 0}, target={"e": 1})
             for name, features in {"invariant": ["code"], "standard": ["code", "z_var"]}.items()
         }
-        rows.append({"target": target, "information": scm.mutual_information("z_inv", "code"), **risk})
+        rows.append(
+            {"target": target, "information": scm.mutual_information("z_inv", "code"), **risk}
+        )
     return pd.DataFrame(rows)
 
 
@@ -209,14 +217,16 @@ def information_threshold(risks: pd.DataFrame) -> float:
     Returns
     -------
     float
-        c in bits; infinite if the invariant predictor does not have the lower risk even with all the
-        information.
+        c in bits; infinite if the invariant predictor does not have the lower risk even
+        with all the information.
     """
     ordered = risks.sort_values("information")
     not_lower = ordered["information"][~(ordered["invariant"] < ordered["standard"] - 1e-12)]
     if len(not_lower) == 0:
         return 0.0
-    return float(not_lower.max()) if not_lower.max() < ordered["information"].max() else float("inf")
+    return (
+        float(not_lower.max()) if not_lower.max() < ordered["information"].max() else float("inf")
+    )
 
 
 def random_ood_risk(*, n_models: int, seed: int) -> pd.DataFrame:
@@ -232,8 +242,8 @@ def random_ood_risk(*, n_models: int, seed: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns model, information (the entropy of z_inv, which is ``I(z_inv; z)``, in bits), invariant
-        and standard: the risks in the target.
+        Columns model, information (the entropy of z_inv, which is ``I(z_inv; z)``, in
+        bits), invariant and standard: the risks in the target.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -254,9 +264,9 @@ class DiscreteSCM:
     Parameters
     ----------
     tables : mapping of str to (sequence of str, array-like)
-        For each variable, in causal order, its parents and its table ``P(variable | parents)``: one axis
-        for each parent in the order given, and the variable's own axis last, along which the table sums
-        to one.
+        For each variable, in causal order, its parents and its table ``P(variable |
+        parents)``: one axis for each parent in the order given, and the variable's own
+        axis last, along which the table sums to one.
 
     Raises
     ------
@@ -281,17 +291,20 @@ class DiscreteSCM:
             unknown = [parent for parent in parents if parent not in self.tables]
             if unknown:
                 raise ValueError(
-                    f"{name!r} has parents {unknown}, which are not earlier variables. List causes first."
+                    f"{name!r} has parents {unknown}, which are not earlier variables. List "
+                    f"causes first."
                 )
             expected = tuple(self.n_states(parent) for parent in parents)
             if table.ndim != len(expected) + 1 or table.shape[:-1] != expected:
                 raise ValueError(
-                    f"The table of {name!r} has shape {table.shape}; expected {(*expected, 'n_states')}: an "
+                    f"The table of {name!r} has shape {table.shape}; expected "
+                    f"{(*expected, 'n_states')}: an "
                     "axis for each parent and the variable's own last."
                 )
             if not (table >= 0).all() or not np.allclose(table.sum(axis=-1), 1):
                 raise ValueError(
-                    f"The table of {name!r} is no probability; expected non-negative values that sum to one "
+                    f"The table of {name!r} is no probability; expected non-negative values "
+                    f"that sum to one "
                     "along the last axis."
                 )
             self.tables[name] = (tuple(parents), table)
@@ -321,7 +334,8 @@ class DiscreteSCM:
         Returns
         -------
         ndarray
-            One axis for each variable, in the order given. NaN if what is given has probability zero.
+            One axis for each variable, in the order given. NaN if what is given has
+            probability zero.
 
         Raises
         ------
@@ -331,7 +345,9 @@ class DiscreteSCM:
         given, do = dict(given or {}), dict(do or {})
         self._check([*variables, *given, *do])
         if len({*variables, *given}) < len(variables) + len(given):
-            raise ValueError(f"Got variables {variables} given {sorted(given)}; expected each at most once.")
+            raise ValueError(
+                f"Got variables {variables} given {sorted(given)}; expected each at most once."
+            )
         axes = {name: axis for axis, name in enumerate(self.tables)}
         operands: list = []
         for name, (parents, table) in self.tables.items():
@@ -344,7 +360,9 @@ class DiscreteSCM:
         with np.errstate(invalid="ignore"):
             return joint / joint.sum()
 
-    def mutual_information(self, a: str, b: str, *, given: Mapping[str, int] | None = None) -> float:
+    def mutual_information(
+        self, a: str, b: str, *, given: Mapping[str, int] | None = None
+    ) -> float:
         """Mutual information of two variables in bits.
 
         Parameters
@@ -373,9 +391,9 @@ class DiscreteSCM:
     ) -> float:
         """Probability of a wrong label in one environment under the best predictor of another.
 
-        The predictor chooses the most probable label given the features in the source (the first of
-        several; for features that never occur in the source, the most probable label there). It is then
-        used in the target.
+        The predictor chooses the most probable label given the features in the source
+        (the first of several; for features that never occur in the source, the most
+        probable label there). It is then used in the target.
 
         Parameters
         ----------
@@ -400,7 +418,9 @@ class DiscreteSCM:
     def _point(self, variable: str, state: int) -> NDArray[np.float64]:
         n_states = self.n_states(variable)
         if not 0 <= state < n_states:
-            raise ValueError(f"State {state} of {variable!r} is out of range; expected 0 to {n_states - 1}.")
+            raise ValueError(
+                f"State {state} of {variable!r} is out of range; expected 0 to {n_states - 1}."
+            )
         return np.eye(n_states)[state]
 
     def _check(self, variables: Sequence[str]) -> None:

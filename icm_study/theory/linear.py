@@ -1,9 +1,9 @@
 """Recovering the invariant subspace where it is known: experiments on the linear model.
 
-Each function draws linear-Gaussian models (:class:`icm_study.theory.linear.LinearGaussianSCM`), fits projections on
-pairs and measures them against the truth. It returns a tidy table with one row a run. The propositions
-are those of the CLIP-ICM paper, arXiv 2405.15289.
-"""
+Each function draws linear-Gaussian models
+(:class:`icm_study.theory.linear.LinearGaussianSCM`), fits projections on pairs and
+measures them against the truth. It returns a tidy table with one row a run. The
+propositions are those of the CLIP-ICM paper, arXiv 2405.15289."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def recovery(
     Parameters
     ----------
     methods : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of the method. The
-        number of components is the true one.
+        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of
+        the method. The number of components is the true one.
     seeds : iterable of int
         One model and one set of pairs for each.
     n_pairs, leaks, condition_numbers : sequence
@@ -66,13 +66,17 @@ def recovery(
     Returns
     -------
     DataFrame
-        Columns method, n_pairs, leak, condition_number, seed, angle (degrees) and auto_k (the number of
-        components that "auto" chooses).
+        Columns method, n_pairs, leak, condition_number, seed, angle (degrees) and
+        auto_k (the number of components that "auto" chooses).
     """
     rows = []
     for seed, condition_number in itertools.product(seeds, condition_numbers):
         scm = LinearGaussianSCM(
-            n_invariant, n_variant, n_features=n_features, condition_number=condition_number, seed=seed
+            n_invariant,
+            n_variant,
+            n_features=n_features,
+            condition_number=condition_number,
+            seed=seed,
         )
         for n, leak in itertools.product(n_pairs, leaks):
             pairs = scm.sample_pairs("source", n, np.random.default_rng(seed), leak=leak)
@@ -103,13 +107,14 @@ def size_recovery(
 ) -> pd.DataFrame:
     """Let rules choose the number of components, on linear models of several sizes, and compare with the truth.
 
-    Each model has as many factors as features; how many of these are invariant is drawn. There are eight pairs a
-    dimension, and 1,000 at least.
+    Each model has as many factors as features; how many of these are invariant is
+    drawn. There are eight pairs a dimension, and 1,000 at least.
 
     Parameters
     ----------
     rules : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, whose ``n_components`` is "auto".
+        Parameters of :class:`~icm_core.projection.InvariantProjection`, whose
+        ``n_components`` is "auto".
     seeds : iterable of int
     n_features, leaks, condition_numbers : sequence
         Values to run over; every combination with a seed is run, on a model and pairs of its own.
@@ -120,14 +125,20 @@ def size_recovery(
         Columns rule, n_features, leak, condition_number, seed, n_invariant (the truth) and chosen.
     """
     rows = []
-    for seed, size, leak, condition in itertools.product(seeds, n_features, leaks, condition_numbers):
+    for seed, size, leak, condition in itertools.product(
+        seeds, n_features, leaks, condition_numbers
+    ):
         # a draw of its own for every row: rules must not be right on the same model again and again
         draw = [seed, size, leaks.index(leak), condition_numbers.index(condition)]
         rng = np.random.default_rng(draw)
         n_invariant = int(rng.integers(1, size))
         own_seed = int(rng.integers(2**31))
-        scm = LinearGaussianSCM(n_invariant, size - n_invariant, condition_number=condition, seed=own_seed)
-        moments = PairMoments(size).update(*scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak))
+        scm = LinearGaussianSCM(
+            n_invariant, size - n_invariant, condition_number=condition, seed=own_seed
+        )
+        moments = PairMoments(size).update(
+            *scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak)
+        )
         for rule, parameters in rules.items():
             fitted = InvariantProjection(**parameters).fit_moments(moments)
             rows.append(
@@ -160,8 +171,8 @@ def solver_agreement(
     Returns
     -------
     DataFrame
-        Columns consistency_weight, condition_number, seed, distance (sine of the largest principal angle
-        between the two subspaces) and steps.
+        Columns consistency_weight, condition_number, seed, distance (sine of the
+        largest principal angle between the two subspaces) and steps.
     """
     rows = []
     for seed, condition_number in itertools.product(seeds, condition_numbers):
@@ -169,7 +180,9 @@ def solver_agreement(
         pairs = scm.sample_pairs("source", n_pairs, np.random.default_rng(seed))
         moments = PairMoments(scm.n_features).update(*pairs)
         for weight in consistency_weights:
-            exact = InvariantProjection(scm.n_invariant, consistency_weight=weight).fit_moments(moments)
+            exact = InvariantProjection(scm.n_invariant, consistency_weight=weight).fit_moments(
+                moments
+            )
             descent = InvariantProjection(
                 scm.n_invariant, consistency_weight=weight, solver="gradient", random_state=seed
             ).fit_moments(moments)
@@ -178,7 +191,9 @@ def solver_agreement(
                     "consistency_weight": weight,
                     "condition_number": condition_number,
                     "seed": seed,
-                    "distance": np.sin(subspace_angles(exact.components_.T, descent.components_.T).max()),
+                    "distance": np.sin(
+                        subspace_angles(exact.components_.T, descent.components_.T).max()
+                    ),
                     "steps": descent.n_iter_,
                 }
             )
@@ -190,15 +205,16 @@ def consistency(
 ) -> pd.DataFrame:
     """Test P5.5: a map exists that sends differences of intervened embeddings to zero, and keeps z_inv.
 
-    Two interventions on the same observation share z_inv. The share ``E‖A Δ‖² / E‖A f‖²`` that is left of
-    their difference Δ is measured on new pairs, as is how much of z_inv a linear map can read off ``A
-    f``: sending everything to zero would be no achievement.
+    Two interventions on the same observation share z_inv. The share ``E‖A Δ‖² / E‖A
+    f‖²`` that is left of their difference Δ is measured on new pairs, as is how much of
+    z_inv a linear map can read off ``A f``: sending everything to zero would be no
+    achievement.
 
     Parameters
     ----------
     methods : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of the method. The true
-        subspace and a random one of the same dimension are added.
+        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of
+        the method. The true subspace and a random one of the same dimension are added.
     seeds : iterable of int
         One model and one set of pairs for each.
     n_pairs : int
@@ -258,17 +274,17 @@ class Sample(NamedTuple):
 class LinearGaussianSCM:
     """A linear embedding of Gaussian factors with a known invariant subspace.
 
-    ``z_inv ~ N(0, I)``; ``y = 1`` where a fixed direction of z_inv plus noise is positive; the first
-    variant factor is ``ρ (2y - 1) + √(1 - ρ²) ε`` with the environment's shortcut strength ρ, the others
-    are standard normal; and ``x = A z``.
+    ``z_inv ~ N(0, I)``; ``y = 1`` where a fixed direction of z_inv plus noise is
+    positive; the first variant factor is ``ρ (2y - 1) + √(1 - ρ²) ε`` with the
+    environment's shortcut strength ρ, the others are standard normal; and ``x = A z``.
 
     Parameters
     ----------
     n_invariant, n_variant : int
         Numbers of invariant and of variant factors.
     n_features : int, optional
-        Dimension D of the embedding, at least the number of factors, which is the default. With more, the
-        embedding has low rank.
+        Dimension D of the embedding, at least the number of factors, which is the
+        default. With more, the embedding has low rank.
     condition_number : float, default=1.0
         Ratio of the largest to the smallest singular value of A: 1 is an orthogonal mixing.
     environments : mapping of str to float
@@ -283,9 +299,9 @@ class LinearGaussianSCM:
     mixing_ : ndarray of shape (n_features, n_invariant + n_variant)
         A, the columns of the invariant factors first.
     invariant_subspace_ : ndarray of shape (n_features, n_invariant)
-        Orthonormal basis of the directions of the embedding that no variant factor enters: the part of
-        the column space of A that is orthogonal to A's variant columns. (For a general A this is not the
-        span of its invariant columns.)
+        Orthonormal basis of the directions of the embedding that no variant factor
+        enters: the part of the column space of A that is orthogonal to A's variant
+        columns. (For a general A this is not the span of its invariant columns.)
 
     Raises
     ------
@@ -315,14 +331,18 @@ class LinearGaussianSCM:
         n_features = n_factors if n_features is None else n_features
         if n_invariant < 1 or n_variant < 1 or n_features < n_factors:
             raise ValueError(
-                f"Got n_invariant={n_invariant}, n_variant={n_variant}, n_features={n_features}; expected at "
+                f"Got n_invariant={n_invariant}, n_variant={n_variant}, "
+                f"n_features={n_features}; expected at "
                 "least one factor of each kind, and at least as many features as factors."
             )
         if not 1 <= condition_number < np.inf:
-            raise ValueError(f"condition_number is {condition_number}; expected a finite number, at least 1.")
+            raise ValueError(
+                f"condition_number is {condition_number}; expected a finite number, at least 1."
+            )
         if not environments or any(not -1 <= strength <= 1 for strength in environments.values()):
             raise ValueError(
-                f"environments are {dict(environments)}; expected at least one name with a shortcut strength "
+                f"environments are {dict(environments)}; expected at least one name with a "
+                f"shortcut strength "
                 "from -1 to 1."
             )
         if not 0 <= label_noise < np.inf:
@@ -401,13 +421,16 @@ class LinearGaussianSCM:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         if environment not in self.environments:
             raise ValueError(
-                f"environment is {environment!r}; expected one of {', '.join(map(repr, self.environments))}."
+                f"environment is {environment!r}; expected one of "
+                f"{', '.join(map(repr, self.environments))}."
             )
         if n < 1:
             raise ValueError(f"n is {n}; expected at least one observation.")
         strength = self.environments[environment]
         z = rng.normal(size=(n, self.n_invariant + self.n_variant))
-        score = z[:, : self.n_invariant] @ self._label_direction + self.label_noise * rng.normal(size=n)
+        score = z[:, : self.n_invariant] @ self._label_direction + self.label_noise * rng.normal(
+            size=n
+        )
         y = (score > 0).astype(np.int64)
         shortcut = z[:, self.n_invariant]
         z[:, self.n_invariant] = strength * (2 * y - 1) + np.sqrt(1 - strength**2) * shortcut

@@ -16,7 +16,15 @@ from icm_core.interventions import (
     intervene_images,
 )
 
-SEVEN = ("color_jitter", "grayscale", "gaussian_blur", "invert", "posterize", "solarize", "equalize")
+SEVEN = (
+    "color_jitter",
+    "grayscale",
+    "gaussian_blur",
+    "invert",
+    "posterize",
+    "solarize",
+    "equalize",
+)
 
 
 def random_images(n, seed=0, size=16):
@@ -44,7 +52,9 @@ PIXELWISE = {
 @pytest.mark.parametrize("name", PIXELWISE)
 @given(images=small_images())
 def test_pixelwise_interventions_have_their_closed_form(name, images):
-    np.testing.assert_array_equal(intervene_images(images, [name]).numpy(), PIXELWISE[name](images.numpy()))
+    np.testing.assert_array_equal(
+        intervene_images(images, [name]).numpy(), PIXELWISE[name](images.numpy())
+    )
 
 
 @given(images=small_images())
@@ -52,7 +62,9 @@ def test_grayscale_has_three_equal_channels_of_the_luma(images):
     gray = intervene_images(images, ["grayscale"]).numpy().astype(float)
     luma = np.tensordot([0.299, 0.587, 0.114], images.numpy().astype(float), axes=(0, 1))
     assert (gray == gray[:, :1]).all()
-    assert np.abs(gray[:, 0] - luma).max() <= 1.03  # torchvision truncates, and rounds 0.299 to 0.2989
+    assert (
+        np.abs(gray[:, 0] - luma).max() <= 1.03
+    )  # torchvision truncates, and rounds 0.299 to 0.2989
 
 
 def test_blur_lowers_the_variance_and_keeps_the_mean():
@@ -187,7 +199,8 @@ def test_one_name_must_be_in_a_list():
         intervene_images(random_images(1), "invert")
 
 
-# ---------------------------------------------------------------------------------------------- captions
+# ----------------------------------------------------------------------------------------------
+# captions
 
 LEXICON = {
     "coat": ("red", "blue", "dark blue", "yellow"),
@@ -214,7 +227,11 @@ def factors_in(caption):
 
 
 @given(
-    before=WORDS, name=st.sampled_from(CLASSES), after=WORDS, seed=st.integers(0, 1000), comma=st.booleans()
+    before=WORDS,
+    name=st.sampled_from(CLASSES),
+    after=WORDS,
+    seed=st.integers(0, 1000),
+    comma=st.booleans(),
 )
 def test_an_edit_changes_variant_words_and_nothing_else(before, name, after, seed, comma):
     separator = ", " if comma else "; "
@@ -261,7 +278,9 @@ def test_a_caption_is_edited_alike_in_any_batch():
 
 def test_the_other_values_are_drawn_equally_often():
     edited = intervene_captions([f"red dog {i}" for i in range(3000)], LEXICON)
-    counts = [sum(f"{value} dog" in caption for caption in edited) for value in ("dark blue", "yellow")]
+    counts = [
+        sum(f"{value} dog" in caption for caption in edited) for value in ("dark blue", "yellow")
+    ]
     counts.append(3000 - sum(counts))
     assert not any(caption.startswith("red") for caption in edited)
     assert all(abs(count - 1000) < 100 for count in counts)  # about four standard deviations

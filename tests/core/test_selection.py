@@ -20,7 +20,9 @@ def problem(seed, n_features, n_classes, dtype=np.float64, objective="trace"):
     names = np.array([f"class {i}" for i in range(n_classes)])[y]
     centres = rng.normal(size=(n_classes, n_features)) + rng.normal()  # not centred
     X, rows = ((centres[y] + rng.normal(size=(len(y), n_features))).astype(dtype) for _ in range(2))
-    moments = PairMoments(n_features).update(X, X + rng.normal(size=X.shape) * rng.random(n_features))
+    moments = PairMoments(n_features).update(
+        X, X + rng.normal(size=X.shape) * rng.random(n_features)
+    )
     return X, names, rows, InvariantProjection(n_features, objective=objective).fit_moments(moments)
 
 
@@ -49,24 +51,32 @@ def test_zero_shot_is_the_classifier_of_each_size(seed, n_features, n_classes, d
         part = whole.truncate(k)
         classifier = ZeroShotClassifier().fit(part.transform(X), y)
         projected = part.transform(rows)
-        cosines = projected @ classifier.prototypes_.T / np.linalg.norm(projected, axis=1, keepdims=True)
+        cosines = (
+            projected @ classifier.prototypes_.T / np.linalg.norm(projected, axis=1, keepdims=True)
+        )
         sure = no_tie(cosines)  # with one component, cosines are 1 or -1, and classes tie
         np.testing.assert_array_equal(found[k][sure], classifier.predict(projected)[sure])
         chosen = np.searchsorted(classifier.classes_, found[k])
-        np.testing.assert_allclose(cosines[np.arange(len(rows)), chosen], cosines.max(axis=1), atol=1e-8)
+        np.testing.assert_allclose(
+            cosines[np.arange(len(rows)), chosen], cosines.max(axis=1), atol=1e-8
+        )
 
 
 @pytest.mark.parametrize("objective", ["trace", "generalized"])
 @settings(deadline=None, max_examples=40)
 @given(C=st.floats(1e-3, 1e3), **problems)
-def test_least_squares_is_the_ridge_regression_of_each_size(objective, C, seed, n_features, n_classes, data):
+def test_least_squares_is_the_ridge_regression_of_each_size(
+    objective, C, seed, n_features, n_classes, data
+):
     X, y, rows, whole = problem(seed, n_features, n_classes, objective=objective)
     sizes = sorted(data.draw(st.sets(st.integers(1, n_features), min_size=1)))
     found = labels(least_squares_path(X, y, C), whole, rows, sizes)
     classes = np.unique(y)
     for k in sizes:
         part = whole.truncate(k)
-        ridge = Ridge(alpha=np.mean(X**2) / C).fit(part.transform(X), (y[:, None] == classes).astype(float))
+        ridge = Ridge(alpha=np.mean(X**2) / C).fit(
+            part.transform(X), (y[:, None] == classes).astype(float)
+        )
         scores = ridge.predict(part.transform(rows))
         sure = no_tie(scores)
         np.testing.assert_array_equal(found[k][sure], classes[scores.argmax(axis=1)][sure])

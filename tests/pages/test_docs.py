@@ -22,6 +22,8 @@ def test_the_readme_example_runs_as_it_stands():
 @pytest.mark.parametrize("name", ["animal-world", "animal-world-biased"])
 def test_the_model_card_has_the_accuracy_that_training_measured(name):
     measured = json.loads((WEIGHTS / f"{name}.json").read_text())["zero_shot_accuracy"]
-    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", (WEIGHTS / "README.md").read_text(), re.MULTILINE)
+    (row,) = re.findall(
+        rf"^\| `{name}` \| (.*) \|$", (WEIGHTS / "README.md").read_text(), re.MULTILINE
+    )
     shown = [float(cell) for cell in row.split("|")]
     assert shown == pytest.approx([100 * value for value in measured.values()], abs=0.06)

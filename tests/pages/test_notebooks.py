@@ -36,7 +36,10 @@ def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
 
 
 def test_every_notebook_has_tiny_parameters() -> None:
-    assert {path.stem for path in PATHS} == {"00_summary", *(notebook for notebook, _ in PAGES.values())}
+    assert {path.stem for path in PATHS} == {
+        "00_summary",
+        *(notebook for notebook, _ in PAGES.values()),
+    }
 
 
 def test_is_valid(notebook: nbformat.NotebookNode) -> None:
@@ -45,10 +48,15 @@ def test_is_valid(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_opens_with_a_title_and_prose(notebook: nbformat.NotebookNode) -> None:
-    first = next(cell for cell in notebook.cells if cell.cell_type != "raw")  # raw: settings of the page
+    first = next(
+        cell for cell in notebook.cells if cell.cell_type != "raw"
+    )  # raw: settings of the page
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
-    assert sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown") == 1
+    assert (
+        sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown")
+        == 1
+    )
 
 
 def test_has_one_cell_of_commented_parameters(notebook: nbformat.NotebookNode) -> None:
@@ -68,7 +76,11 @@ def test_is_stored_without_outputs(notebook: nbformat.NotebookNode) -> None:
 
 def test_calls_the_library_in_short_cells(notebook: nbformat.NotebookNode) -> None:
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    long = {source.splitlines()[0]: len(source.splitlines()) for source in code if source.count("\n") >= 30}
+    long = {
+        source.splitlines()[0]: len(source.splitlines())
+        for source in code
+        if source.count("\n") >= 30
+    }
     assert long == {}, "cells of more than 30 lines; move code into the library, or split"
 
 
@@ -77,25 +89,39 @@ def test_the_comparison_runs_anew_on_the_animal_world(tmp_path: Path) -> None:
     names = ["plain", "tuned penalty", "ICM text", "ICM auto text", "CoOp", "LoRA + ICM"]
     given = {"methods": names, "targets": ["photo", "sketch"], "n_images": 400, "seeds": [0, 1]}
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
-    execute("06_methods", tmp_path / "page.ipynb", given | files | {"cache": str(tmp_path / "cache")})
+    execute(
+        "06_methods", tmp_path / "page.ipynb", given | files | {"cache": str(tmp_path / "cache")}
+    )
     table = pd.read_parquet(files["results"])
     assert list(table["method"].unique()) == names
     assert set(zip(table["target"], table["seed"], strict=True)) == {
         (t, s) for t in ("photo", "sketch") for s in (0, 1)
     }
     assert table.attrs["parameters"]["methods"] == names
-    assert set(pd.read_parquet(files["claims"])) == {"claim", "statement", "measured", "threshold", "verdict"}
+    assert set(pd.read_parquet(files["claims"])) == {
+        "claim",
+        "statement",
+        "measured",
+        "threshold",
+        "verdict",
+    }
 
 
 @pytest.fixture(scope="module")
 def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a folder of images, domain/class/image."""
-    return write_folder(tmp_path_factory.mktemp("data") / "animals", load_silhouettes(), per_class=10)
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "animals", load_silhouettes(), per_class=10
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["leave-one-domain-out", "open class", "domain shift with open classes"])
-def test_domain_generalization_runs_on_a_folder(tmp_path: Path, animals: Path, protocol: str) -> None:
+@pytest.mark.parametrize(
+    "protocol", ["leave-one-domain-out", "open class", "domain shift with open classes"]
+)
+def test_domain_generalization_runs_on_a_folder(
+    tmp_path: Path, animals: Path, protocol: str
+) -> None:
     given = {"dataset": str(animals), "encoder": "animal-world", "protocol": protocol, "seeds": [0]}
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
     execute(
@@ -106,14 +132,22 @@ def test_domain_generalization_runs_on_a_folder(tmp_path: Path, animals: Path, p
     table = pd.read_parquet(files["results"])
     assert set(table["protocol"]) == {protocol}
     assert table["target"].nunique() == (1 if protocol == "open class" else 4)
-    assert set(table["intervention"]) == {"none", "image"}  # the shipped encoders know no words of a folder
+    assert set(table["intervention"]) == {
+        "none",
+        "image",
+    }  # the shipped encoders know no words of a folder
     assert str(tmp_path) not in table.attrs["command"]
 
 
 @pytest.mark.slow
 def test_your_data_saves_the_projection_that_it_tells(tmp_path: Path, animals: Path) -> None:
     saved = tmp_path / "projection.safetensors"
-    given = {"folder": str(animals), "encoder": "animal-world", "seeds": [0], "projection": str(saved)}
+    given = {
+        "folder": str(animals),
+        "encoder": "animal-world",
+        "seeds": [0],
+        "projection": str(saved),
+    }
     execute("05_your_data", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")})
     with safe_open(saved, "numpy") as file:
         components, told = file.get_tensor("components"), file.metadata()
@@ -140,22 +174,40 @@ def test_imagenet_variants_run_on_folders(tmp_path: Path) -> None:
         "dataset": str(tmp_path / "train"), "variants": {"R": str(tmp_path / "renditions")},
         "encoder": str(random_checkpoint(tmp_path / "model")), "accept_problems": True, "results": str(tmp_path / "results.parquet"),
     }  # fmt: skip
-    execute("04_imagenet_variants", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")})
+    execute(
+        "04_imagenet_variants", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")}
+    )
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert set(table["condition"]) == {"in_distribution", "R"}
     assert set(table["intervention"]) == {"none", "image", "text", "image+text"}
     (tmp_path / "renditions").rename(tmp_path / "imagenet-r")  # a part of a known variant
     given["variants"] = {"R": str(tmp_path / "imagenet-r")}
     with pytest.raises(papermill.PapermillExecutionError, match="imagenet-r has 30,000"):
-        execute("04_imagenet_variants", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")})
+        execute(
+            "04_imagenet_variants",
+            tmp_path / "page.ipynb",
+            given | {"cache": str(tmp_path / "cache")},
+        )
 
 
 def random_checkpoint(folder: Path) -> Path:
     """Save a tiny CLIP with random weights as a local checkpoint."""
     model = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 16,
+            "head_width": 16,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     folder.mkdir()
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}

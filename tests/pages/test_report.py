@@ -29,7 +29,8 @@ BROWSER_FLAGS = [
 ]  # fmt: skip
 WIDTHS = (1280, 390)
 RAW_MARKUP = re.compile(
-    r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}|(?<!\w)\$[^$\n]{1,60}\$(?!\w)", re.M
+    r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}|(?<!\w)\$[^$\n]{1,60}\$(?!\w)",
+    re.M,
 )
 
 
@@ -43,18 +44,23 @@ class TestOffline:
         assert "\\" not in out
 
     def test_a_formula_that_cannot_be_set_is_an_error(self, tmp_path: Path) -> None:
-        (tmp_path / "page.html").write_text(r'<span class="math inline">\(\nosuchcommand x\)</span>')
+        (tmp_path / "page.html").write_text(
+            r'<span class="math inline">\(\nosuchcommand x\)</span>'
+        )
         with pytest.raises(ValueError, match=r"page\.html: got the TeX command \\nosuchcommand"):
             offline.make_offline(tmp_path)
 
     def test_nothing_is_fetched_from_elsewhere(self, tmp_path: Path) -> None:
         (tmp_path / "page.html").write_text(
-            '<link rel="stylesheet" href="https://cdn.example/katex.css"><link href="site.css" rel="stylesheet">'
-            '<link rel="preconnect" href="//fonts.example"><script src="https://cdn.example/a.js" defer></script>'
+            '<link rel="stylesheet" href="https://cdn.example/katex.css"><link '
+            'href="site.css" rel="stylesheet">'
+            '<link rel="preconnect" href="//fonts.example"><script '
+            'src="https://cdn.example/a.js" defer></script>'
             '<script src="site.js"></script><a href="https://example.org">link</a>'
         )
         (tmp_path / "site.css").write_text(
-            "@import url(https://fonts.example/css2?family=Lato:ital,wght@0,400;0,700&display=swap);"
+            "@import "
+            "url(https://fonts.example/css2?family=Lato:ital,wght@0,400;0,700&display=swap);"
             "@import 'https://fonts.example/x';a{color:red}"
         )
         offline.make_offline(tmp_path)
@@ -67,7 +73,8 @@ class TestOffline:
 
     def test_code_of_cells_is_folded_once(self) -> None:
         code = (
-            '<div class="code-copy-outer-scaffold"><div class="sourceCode" id="cb1"><pre class="sourceCode {}">'
+            '<div class="code-copy-outer-scaffold"><div class="sourceCode" id="cb1"><pre '
+            'class="sourceCode {}">'
             "<code>x</code></pre></div><button><i></i></button></div>"
         )
         page = code.format("python cell-code") + code.format("bash")
@@ -146,7 +153,9 @@ def address(site: Path) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -157,7 +166,9 @@ def browser() -> Iterator[Any]:
     """Start a headless browser of this machine."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"no browser found: install one of {', '.join(BROWSERS)} to test the report in it")
+        pytest.skip(
+            f"no browser found: install one of {', '.join(BROWSERS)} to test the report in it"
+        )
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
@@ -177,10 +188,14 @@ def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict
             trouble: list[str] = []
             page.on(
                 "console",
-                lambda m, to=trouble: to.append(f"console: {m.text}") if m.type == "error" else None,
+                lambda m, to=trouble: (
+                    to.append(f"console: {m.text}") if m.type == "error" else None
+                ),
             )
             page.on("pageerror", lambda error, to=trouble: to.append(f"script: {error}"))
-            page.on("requestfailed", lambda request, to=trouble: to.append(f"failed: {request.url}"))
+            page.on(
+                "requestfailed", lambda request, to=trouble: to.append(f"failed: {request.url}")
+            )
             requests: list[str] = []
             page.on("request", lambda request, to=requests: to.append(request.url))
             page.goto(f"{address}/{name}", wait_until="networkidle")
@@ -216,7 +231,9 @@ class TestPages:
         for page in render_report.navigation(ROOT):
             assert visits[Path(page).with_suffix(".html").as_posix(), WIDTHS[0]]["title"]
 
-    def test_nothing_fails_and_nothing_is_asked_of_the_network(self, visits: dict, address: str) -> None:
+    def test_nothing_fails_and_nothing_is_asked_of_the_network(
+        self, visits: dict, address: str
+    ) -> None:
         for where, visit in visits.items():
             assert visit["trouble"] == [], where
             foreign = [u for u in visit["requests"] if not u.startswith((address, "data:"))]
@@ -251,7 +268,9 @@ class TestPages:
             assert visit["clipped"] == [], where
 
     def test_internal_links_resolve(self, visits: dict, address: str) -> None:
-        pages = {name: visit["ids"] for (name, width), visit in visits.items() if width == WIDTHS[0]}
+        pages = {
+            name: visit["ids"] for (name, width), visit in visits.items() if width == WIDTHS[0]
+        }
         for (name, _), visit in visits.items():
             for link in visit["links"]:
                 if link.startswith(address):

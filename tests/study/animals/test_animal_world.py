@@ -29,12 +29,20 @@ from icm_study.animals.latents import (
     sample_latents,
 )
 from icm_study.animals.rendering import IMAGE_SIZE, render
-from icm_study.animals.silhouettes import CLASSES, NEAR_DUPLICATE, PARTS, Silhouettes, load_silhouettes
+from icm_study.animals.silhouettes import (
+    CLASSES,
+    NEAR_DUPLICATE,
+    PARTS,
+    Silhouettes,
+    load_silhouettes,
+)
 from icm_study.encoders.animal_clip import AnimalTokenizer
 
 SHOWN = ["coat", "scene"]
 seeds = st.integers(0, 2**31)
-few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +77,21 @@ def test_unpickler_runs_nothing_but_numpy(payload, tmp_path):
     inner = payload.item() if isinstance(payload, np.ndarray) else payload
     function, arguments = inner.call
     inner.call = function, tuple(a.format(tmp_path / "made") for a in arguments)
-    data = pickle.dumps(payload, protocol=3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    data = pickle.dumps(payload, protocol=3).replace(
+        b"numpy._core.multiarray", b"numpy.core.multiarray"
+    )
     with pytest.raises(pickle.UnpicklingError, match="only numpy arrays are allowed"):
         silhouettes_module._ArrayUnpickler(io.BytesIO(data)).load()
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("array", [np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(3), np.ones((2, 2))])
+@pytest.mark.parametrize(
+    "array", [np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(3), np.ones((2, 2))]
+)
 def test_unpickler_reads_plain_arrays(array):
-    data = pickle.dumps(array, protocol=3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    data = pickle.dumps(array, protocol=3).replace(
+        b"numpy._core.multiarray", b"numpy.core.multiarray"
+    )
     read = silhouettes_module._ArrayUnpickler(io.BytesIO(data)).load()
     assert read.dtype == array.dtype
     np.testing.assert_array_equal(read, array)
@@ -186,7 +200,12 @@ def share(hits):
 def test_shortcut_has_the_asked_strength(silhouettes, part, shortcut, strengths):
     n = 8000
     table = sample_latents(
-        silhouettes, part, shortcut=shortcut, coat_strength=strengths[0], scene_strength=strengths[1], n=n
+        silhouettes,
+        part,
+        shortcut=shortcut,
+        coat_strength=strengths[0],
+        scene_strength=strengths[1],
+        n=n,
     )
     points_to = table["label"] if shortcut == "aligned" else (table["label"] + 5) % 10
     for factor, strength, values in zip(SHOWN, strengths, (len(COATS), len(SCENES)), strict=True):
@@ -223,18 +242,24 @@ def test_the_two_shortcuts_are_drawn_independently(silhouettes):
 @given(seeds, st.floats(0, 1), st.floats(0, 1))
 def test_strengths_share_their_random_numbers(silhouettes, seed, one, other):
     weak, strong = (
-        sample_latents(silhouettes, "source", coat_strength=rho, scene_strength=rho, seed=seed, n=200)
+        sample_latents(
+            silhouettes, "source", coat_strength=rho, scene_strength=rho, seed=seed, n=200
+        )
         for rho in sorted((one, other))
     )
     pd.testing.assert_frame_equal(weak.drop(columns=SHOWN), strong.drop(columns=SHOWN))
     for factor, values in (("coat", len(COATS)), ("scene", len(SCENES))):
         follows = strong[factor] == strong["label"] % values
-        assert (follows | (strong[factor] == weak[factor])).all()  # a change is always towards the shortcut
+        assert (
+            follows | (strong[factor] == weak[factor])
+        ).all()  # a change is always towards the shortcut
 
 
 def test_every_animal_is_in_one_environment(silhouettes):
     table = sample_latents(silhouettes, "test", seed=3)
-    np.testing.assert_array_equal(np.sort(table["silhouette"]), np.flatnonzero(silhouettes.part == "test"))
+    np.testing.assert_array_equal(
+        np.sort(table["silhouette"]), np.flatnonzero(silhouettes.part == "test")
+    )
     np.testing.assert_array_equal(silhouettes.label[table["silhouette"]], table["label"])
     assert np.ptp(table["style"].value_counts()) <= 1
 
@@ -255,7 +280,9 @@ def test_styles_can_be_restricted(silhouettes):
 @few
 @given(seeds)
 def test_redrawing_keeps_the_animal(silhouettes, seed):
-    table = sample_latents(silhouettes, "source", coat_strength=1, scene_strength=1, n=60, seed=seed)
+    table = sample_latents(
+        silhouettes, "source", coat_strength=1, scene_strength=1, n=60, seed=seed
+    )
     redrawn = redraw_variant(table.set_index(np.arange(60)[::-1]), seed=seed)
     assert list(redrawn.columns) == list(table.columns)
     for kept in ("silhouette", "label"):
@@ -319,7 +346,9 @@ def test_images_have_the_documented_form(images):
 @given(st.lists(st.integers(0, 299), min_size=1, max_size=40))
 def test_pixels_depend_on_the_row_alone(silhouettes, latents, images, rows):
     """Neither the order of the rows, nor their number, nor the table's index matters."""
-    torch.testing.assert_close(render(latents.iloc[rows], silhouettes), images[rows], rtol=0, atol=0)
+    torch.testing.assert_close(
+        render(latents.iloc[rows], silhouettes), images[rows], rtol=0, atol=0
+    )
 
 
 def test_an_empty_table_renders_to_no_image(silhouettes, latents):
@@ -329,7 +358,15 @@ def test_an_empty_table_renders_to_no_image(silhouettes, latents):
 @pytest.mark.parametrize("factor", ["style", "coat", "scene", "light", "blur", "mirror", "texture"])
 def test_every_factor_shows(silhouettes, latents, images, factor):
     other = latents.copy()
-    values = {"style": 4, "coat": 10, "scene": 8, "light": 3, "blur": 2, "mirror": 2, "texture": 96}[factor]
+    values = {
+        "style": 4,
+        "coat": 10,
+        "scene": 8,
+        "light": 3,
+        "blur": 2,
+        "mirror": 2,
+        "texture": 96,
+    }[factor]
     other[factor] = (other[factor] + 1) % values
     changed = (render(other, silhouettes) != images).flatten(1).any(1)
     assert changed.float().mean() > 0.95
@@ -369,7 +406,9 @@ def test_an_unknown_style_is_refused(silhouettes, latents):
 @given(seeds, st.floats(0, 1))
 def test_captions_tell_the_truth(silhouettes, seed, left_out):
     table = sample_latents(silhouettes, "test", n=80, seed=seed)
-    for text, row in zip(captions(table, left_out=left_out, seed=seed), table.itertuples(), strict=True):
+    for text, row in zip(
+        captions(table, left_out=left_out, seed=seed), table.itertuples(), strict=True
+    ):
         words = text.split()
         assert [w for w in words if w in CLASSES] == [CLASSES[row.label]]
         assert not (row.style == STYLES.index("sketch") and set(words) & set(COATS))
@@ -401,7 +440,9 @@ def test_captions_depend_on_the_seed_only(silhouettes):
 
 
 def test_a_caption_reads_as_documented(silhouettes):
-    row = sample_latents(silhouettes, "test", n=1).assign(label=2, style=0, coat=1, scene=0, light=0, blur=1)
+    row = sample_latents(silhouettes, "test", n=1).assign(
+        label=2, style=0, coat=1, scene=0, light=0, blur=1
+    )
     assert captions(row, left_out=0.0) == ["a blurry photo of a red cat on grass in dim light"]
     assert captions(row, left_out=1.0) == ["a image of a cat"]
 

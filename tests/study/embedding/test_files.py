@@ -76,7 +76,9 @@ def folder(tmp_path_factory):
     for domain in ("photo", "sketch"):
         for label in ("cat", "dög"):
             for i in range(15):
-                make_image(rng, root / domain / label / f'{i}\'s "picture" é.{("jpg", "png")[i % 2]}')
+                make_image(
+                    rng, root / domain / label / f'{i}\'s "picture" é.{("jpg", "png")[i % 2]}'
+                )
     return root
 
 
@@ -100,7 +102,9 @@ SMALL = {"shard_size": 16, "batch_size": 6, "workers": 0}
 
 @pytest.fixture(scope="module")
 def whole(table, tmp_path_factory):
-    return embed_files(make_encoder(), table, EmbeddingStore(tmp_path_factory.mktemp("whole")), **SMALL)
+    return embed_files(
+        make_encoder(), table, EmbeddingStore(tmp_path_factory.mktemp("whole")), **SMALL
+    )
 
 
 # What comes out
@@ -117,8 +121,12 @@ def test_each_row_is_the_image_and_its_intervened_copy(encoder, table, store):
         pixels = torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)[None]
         original = encoder.resize(pixels)
         intervened = intervene_images(original, seed=5)
-        np.testing.assert_allclose(result["original"][row], encoder.encode_images(original)[0], atol=1e-5)
-        np.testing.assert_allclose(result["image"][row], encoder.encode_images(intervened)[0], atol=1e-5)
+        np.testing.assert_allclose(
+            result["original"][row], encoder.encode_images(original)[0], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            result["image"][row], encoder.encode_images(intervened)[0], atol=1e-5
+        )
 
 
 def test_only_the_interventions_asked_for(encoder, table, store, whole):
@@ -244,7 +252,9 @@ def test_renaming_recomputes_nothing(encoder, table, store, whole, tmp_path, fol
 @pytest.mark.parametrize("position", [0, 41, 80])
 def test_an_added_image_recomputes_the_shards_near_it(encoder, store, tmp_path, position):
     rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{i}.ppm" for i in range(81)]  # files whose bytes are the same with every Pillow
+    paths = [
+        tmp_path / f"{i}.ppm" for i in range(81)
+    ]  # files whose bytes are the same with every Pillow
     for path in paths:
         make_image(rng, path)
     longer = pd.DataFrame({"path": paths, "label": "cat", "domain": "photo"})
@@ -262,7 +272,9 @@ hashes = st.lists(st.integers(0, 2**256 - 1).map("{:064x}".format), max_size=60)
 @given(hashes=hashes, size=st.integers(1, 20))
 def test_shards_cut_a_table_into_runs(hashes, size):
     shards = _shards(hashes, size)
-    assert [row for shard in shards for row in range(shard.start, shard.stop)] == list(range(len(hashes)))
+    assert [row for shard in shards for row in range(shard.start, shard.stop)] == list(
+        range(len(hashes))
+    )
     assert all(0 < shard.stop - shard.start <= size for shard in shards)
 
 
@@ -313,7 +325,9 @@ def test_a_damaged_and_a_missing_shard_at_once(encoder, table, store, whole):
     truncate(damaged)
     missing.unlink()
     with pytest.warns(UserWarning, match="damaged"):
-        xr.testing.assert_identical(embed_files(encoder, table, store, **SMALL | {"workers": 1}), whole)
+        xr.testing.assert_identical(
+            embed_files(encoder, table, store, **SMALL | {"workers": 1}), whole
+        )
 
 
 def test_shards_that_another_process_stores_meanwhile(encoder, table, store, whole, monkeypatch):
@@ -381,7 +395,9 @@ def test_bad_arguments(encoder, table, store, options, error, message):
 
 def test_files_that_are_gone(encoder, table, store, tmp_path):
     gone = table.assign(path=[*table["path"][:-1], str(tmp_path / "gone.jpg")])
-    with pytest.raises(FileNotFoundError, match=r"gone\.jpg' cannot be read: No such file.*Index the folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gone\.jpg' cannot be read: No such file.*Index the folder"
+    ):
         embed_files(encoder, gone, store)
     folder = table.assign(path=[*table["path"][:-1], str(tmp_path)])
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):

@@ -76,9 +76,15 @@ def test_a_dataset_read_from_one_key_can_be_stored_under_another(tmp_path):
 
 
 json_values = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
 )
-keys = st.dictionaries(st.text(), json_values | st.lists(json_values, max_size=3), min_size=1, max_size=5)
+keys = st.dictionaries(
+    st.text(), json_values | st.lists(json_values, max_size=3), min_size=1, max_size=5
+)
 
 
 @given(key=keys, data=st.data())
@@ -91,7 +97,10 @@ def test_path_depends_on_the_entries_and_not_on_their_order(key, data):
     canonical = json.dumps(key, sort_keys=True, separators=(",", ":"))
     assert path.stem.endswith(hashlib.sha256(canonical.encode()).hexdigest())
     name = data.draw(st.sampled_from(sorted(key)))
-    assert store.path({**key, name: [key[name], "changed"] if not isinstance(key[name], list) else 0}) != path
+    assert (
+        store.path({**key, name: [key[name], "changed"] if not isinstance(key[name], list) else 0})
+        != path
+    )
 
 
 def test_file_name_starts_with_readable_parts():
@@ -115,7 +124,8 @@ def test_bad_keys(tmp_path, key, error, message):
         EmbeddingStore(tmp_path).get(key, example)
 
 
-# -------------------------------------------------------------------------------------------- damage
+# --------------------------------------------------------------------------------------------
+# damage
 
 
 def truncate(path):
@@ -191,7 +201,9 @@ def test_a_damaged_file_is_reported_and_rebuilt(tmp_path, damage):
     assert compute.calls == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5netcdf's, on broken files
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # h5netcdf's, on broken files
 def test_any_flipped_byte_is_harmless_or_noticed(tmp_path):
     store = EmbeddingStore(tmp_path)
     whole = store.get(KEY, example)
@@ -208,7 +220,8 @@ def test_any_flipped_byte_is_harmless_or_noticed(tmp_path):
     assert noticed > 0
 
 
-# ------------------------------------------------------------------------------------- refused results
+# -------------------------------------------------------------------------------------
+# refused results
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -219,7 +232,9 @@ def test_nan_embeddings_are_refused(tmp_path, bad):
         return labelled(values)
 
     store = EmbeddingStore(tmp_path)
-    with pytest.raises(ValueError, match=r"'embedding' has NaN or infinite values in 2 of 5 rows; nothing"):
+    with pytest.raises(
+        ValueError, match=r"'embedding' has NaN or infinite values in 2 of 5 rows; nothing"
+    ):
         store.get(KEY, compute)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +264,9 @@ def test_a_dataset_that_netcdf_would_change_is_refused(tmp_path):
 def test_unwritable_directory_is_reported_before_computing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     compute = Counted()
-    with pytest.raises(OSError, match=r"cache directory .*file.*(exists|directory).*EmbeddingStore\(root="):
+    with pytest.raises(
+        OSError, match=r"cache directory .*file.*(exists|directory).*EmbeddingStore\(root="
+    ):
         EmbeddingStore(tmp_path / "file").get(KEY, compute)
     assert compute.calls == 0
 
@@ -263,20 +280,26 @@ def test_read_only_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(OSError, match=r"Permission denied.*another directory"):
         store.get({**KEY, "seed": 4}, example)
-    xr.testing.assert_equal(store.get(KEY, Counted()), example())  # reading what is there still works
+    xr.testing.assert_equal(
+        store.get(KEY, Counted()), example()
+    )  # reading what is there still works
 
 
 def write_in_a_process(root, barrier):
     barrier.wait()
     for seed in range(4):
-        EmbeddingStore(root).get({"seed": seed}, lambda seed=seed: labelled(np.full((500, 50), float(seed))))
+        EmbeddingStore(root).get(
+            {"seed": seed}, lambda seed=seed: labelled(np.full((500, 50), float(seed)))
+        )
 
 
 @pytest.mark.slow
 def test_concurrent_writers_of_the_same_keys(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
-    writers = [context.Process(target=write_in_a_process, args=(tmp_path, barrier)) for _ in range(3)]
+    writers = [
+        context.Process(target=write_in_a_process, args=(tmp_path, barrier)) for _ in range(3)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -284,11 +307,14 @@ def test_concurrent_writers_of_the_same_keys(tmp_path):
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert len(list(tmp_path.iterdir())) == 4
     for seed in range(4):
-        stored = EmbeddingStore(tmp_path).get({"seed": seed}, Counted(lambda: pytest.fail("not stored")))
+        stored = EmbeddingStore(tmp_path).get(
+            {"seed": seed}, Counted(lambda: pytest.fail("not stored"))
+        )
         assert (stored["embedding"] == seed).all()
 
 
-# ------------------------------------------------------------------------------- fingerprint and embed
+# -------------------------------------------------------------------------------
+# fingerprint and embed
 
 
 def test_fingerprint_is_stable_and_sees_kind_shape_dtype_and_bytes():
@@ -318,7 +344,11 @@ def test_fingerprint_is_stable_and_sees_kind_shape_dtype_and_bytes():
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3), elements=st.floats(width=32)))
 def test_fingerprint_ignores_memory_layout(array):
-    assert fingerprint(np.asfortranarray(array)) == fingerprint(array) == fingerprint(torch.tensor(array))
+    assert (
+        fingerprint(np.asfortranarray(array))
+        == fingerprint(array)
+        == fingerprint(torch.tensor(array))
+    )
 
 
 @pytest.mark.parametrize("part", [np.array(["a", None], dtype=object), 3, {"a": 1}, None])
@@ -335,7 +365,9 @@ class MeanColour:
 
 
 def test_embed_runs_over_batches():
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10, 3, 4, 4), dtype=np.uint8))
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (10, 3, 4, 4), dtype=np.uint8)
+    )
     result = embed(MeanColour(), iter(images.split(4)), total=10)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, images.numpy().mean(axis=(2, 3)), rtol=1e-6)
@@ -343,7 +375,9 @@ def test_embed_runs_over_batches():
 
 def test_embed_shows_images_per_second_and_time_left(capsys, monkeypatch):
     monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
-    embed(MeanColour(), [torch.zeros(5, 3, 4, 4, dtype=torch.uint8)] * 2, total=10, description="PACS")
+    embed(
+        MeanColour(), [torch.zeros(5, 3, 4, 4, dtype=torch.uint8)] * 2, total=10, description="PACS"
+    )
     shown = capsys.readouterr().err
     assert "PACS: " in shown
     assert "/10 [" in shown

@@ -85,14 +85,18 @@ N, SEED, STRENGTHS = 24, 3, {"coat_strength": 0.9, "scene_strength": 0.5}
 
 
 def embed(encoder, silhouettes, store, **changes):
-    return animal_world(encoder, silhouettes, store, **{"seed": SEED, "n": N, **STRENGTHS} | changes)
+    return animal_world(
+        encoder, silhouettes, store, **{"seed": SEED, "n": N, **STRENGTHS} | changes
+    )
 
 
 @pytest.fixture(scope="module")
 def embedded(silhouettes, tmp_path_factory):
     """Give environments with the encoder and the store that they come from."""
     encoder, store = StandInEncoder(), EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return SimpleNamespace(encoder=encoder, store=store, environments=embed(encoder, silhouettes, store))
+    return SimpleNamespace(
+        encoder=encoder, store=store, environments=embed(encoder, silhouettes, store)
+    )
 
 
 def test_source_rows_are_aligned(embedded, silhouettes):
@@ -123,9 +127,15 @@ def test_test_rows_come_under_three_conditions(embedded, silhouettes):
     assert test.sizes == {"row": 3 * N, "feature": D}
     for shortcut in ("aligned", "none", "reversed"):
         rows = test.isel(row=(test["shortcut"] == shortcut).to_numpy())
-        latents = sample_latents(silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, **STRENGTHS)
-        np.testing.assert_array_equal(rows["original"], encoder.encode_images(render(latents, silhouettes)))
-        np.testing.assert_array_equal(rows["caption"], encoder.encode_text(captions(latents, left_out=0.0)))
+        latents = sample_latents(
+            silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, **STRENGTHS
+        )
+        np.testing.assert_array_equal(
+            rows["original"], encoder.encode_images(render(latents, silhouettes))
+        )
+        np.testing.assert_array_equal(
+            rows["caption"], encoder.encode_text(captions(latents, left_out=0.0))
+        )
         for name in ("silhouette", "label", "coat", "scene"):
             np.testing.assert_array_equal(rows[name], latents[name])
     trained_on = embedded.environments.source["silhouette"].to_numpy()
@@ -163,11 +173,15 @@ def test_nothing_is_embedded_twice(encoder, silhouettes, store, monkeypatch):
 
     # another strength: only images that look different are new, and the oracle's are all the same
     before = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
-    after = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS | {"coat_strength": 0.8})
+    after = sample_latents(
+        silhouettes, "source", seed=SEED, n=N, **STRENGTHS | {"coat_strength": 0.8}
+    )
     changed = int((before != after).any(axis=1).sum())
     embed(encoder, silhouettes, store, coat_strength=0.8)
     assert changed < N
-    assert encoder.seen - seen <= 2 * changed + 2 * N  # source with its intervention; two test conditions
+    assert (
+        encoder.seen - seen <= 2 * changed + 2 * N
+    )  # source with its intervention; two test conditions
 
 
 def test_an_embedding_has_the_same_bits_whatever_is_embedded_with_it(silhouettes, tmp_path):
@@ -181,7 +195,13 @@ def test_an_embedding_has_the_same_bits_whatever_is_embedded_with_it(silhouettes
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 4}, {"n": 25}, {"encoder": StandInEncoder(1)}, {"scene_strength": 0.6}, {"animals": True}],
+    [
+        {"seed": 4},
+        {"n": 25},
+        {"encoder": StandInEncoder(1)},
+        {"scene_strength": 0.6},
+        {"animals": True},
+    ],
 )
 def test_whatever_changes_the_embeddings_changes_the_key(embedded, silhouettes, change):
     before, store = embedded.environments, embedded.store
@@ -202,10 +222,14 @@ def test_whatever_changes_the_embeddings_changes_the_key(embedded, silhouettes, 
 def test_a_change_of_the_world_itself_changes_the_key(embedded, silhouettes, monkeypatch, what):
     before = embedded.environments.provenance["pixels"]
     if what == "images":
-        monkeypatch.setattr(world_module, "render", lambda latents, animals: render(latents, animals) // 2)
+        monkeypatch.setattr(
+            world_module, "render", lambda latents, animals: render(latents, animals) // 2
+        )
     else:
         monkeypatch.setattr(
-            world_module, "captions", lambda *a, **k: [f"{text} at last" for text in captions(*a, **k)]
+            world_module,
+            "captions",
+            lambda *a, **k: [f"{text} at last" for text in captions(*a, **k)],
         )
     assert world_module.pixel_fingerprint(silhouettes) != before
 
@@ -277,7 +301,11 @@ def synthetic(redraws, n=4000, noise=0.05):
     return Environments(source, test, xr.Dataset(), {})
 
 
-REDRAWS = {"image": {"coat", "light"}, "text": {"scene", "domain"}, "oracle": set(FACTORS) - {"label"}}
+REDRAWS = {
+    "image": {"coat", "light"},
+    "text": {"scene", "domain"},
+    "oracle": set(FACTORS) - {"label"},
+}
 
 
 def test_redrawn_share_is_one_for_what_is_redrawn_and_zero_for_the_rest():
@@ -292,8 +320,12 @@ def test_redrawn_share_is_one_for_what_is_redrawn_and_zero_for_the_rest():
 def test_what_the_embedding_does_not_hold_cannot_be_read():
     environments = synthetic(REDRAWS)
     n = environments.test.sizes["row"]
-    blind = environments.test.assign_coords(blur=("row", np.random.default_rng(1).integers(2, size=n)))
-    table = redrawn_share(dataclasses.replace(environments, test=blind)).set_index(["intervention", "factor"])
+    blind = environments.test.assign_coords(
+        blur=("row", np.random.default_rng(1).integers(2, size=n))
+    )
+    table = redrawn_share(dataclasses.replace(environments, test=blind)).set_index(
+        ["intervention", "factor"]
+    )
     assert abs(table.loc[("image", "blur"), "r2"]) < 0.05
     assert table.loc[("image", "coat"), "r2"] > 0.85
 
@@ -381,7 +413,9 @@ def test_the_grid_runs_every_world_seed_and_target(silhouettes, store, monkeypat
 def test_targets_are_chosen_by_name(silhouettes, store, monkeypatch):
     monkeypatch.setattr(experiments, "embed_world", lambda *_: Environments(None, None, None, {}))
     monkeypatch.setattr(
-        experiments, "leave_one_domain_out", lambda _, target, **__: pd.DataFrame({"number": [target]})
+        experiments,
+        "leave_one_domain_out",
+        lambda _, target, **__: pd.DataFrame({"number": [target]}),
     )
 
     def run(**options):
@@ -395,7 +429,9 @@ def test_targets_are_chosen_by_name(silhouettes, store, monkeypatch):
         name: STYLES.index(name) for name in ("sketch", "photo")
     }
     assert run(protocol="open class")["target"].tolist() == ["none"]
-    with pytest.raises(ValueError, match=r"targets=\['cubism'\] are no domains of the data; they are"):
+    with pytest.raises(
+        ValueError, match=r"targets=\['cubism'\] are no domains of the data; they are"
+    ):
         run(targets=["cubism"])
 
 
@@ -419,18 +455,27 @@ def test_single_interventions_join_the_source_table(embedded, silhouettes):
 def linear_world(n=1200):
     """Two classes in the first feature, four domains; the third feature is re-drawn by every intervention."""
     rng = np.random.default_rng(0)
-    label, domain, oracle_domain = rng.integers(2, size=n), rng.integers(4, size=n), rng.integers(4, size=n)
+    label, domain, oracle_domain = (
+        rng.integers(2, size=n),
+        rng.integers(4, size=n),
+        rng.integers(4, size=n),
+    )
     X = rng.normal(size=(n, 3)) + np.outer(2 * label - 1, [1.0, 0.0, 2.0])
     X_do = np.c_[X[:, :2], rng.normal(size=n)]
     rows = {"original": X, "image": X_do, "oracle": X_do, "caption": X, "edit": X_do}
     source = xr.Dataset(
         {k: (("row", "feature"), v) for k, v in rows.items()},
-        {"label": ("row", label), "domain": ("row", domain), "oracle_domain": ("row", oracle_domain)},
+        {
+            "label": ("row", label),
+            "domain": ("row", domain),
+            "oracle_domain": ("row", oracle_domain),
+        },
     )
     shortcut = np.array(["aligned", "none", "reversed"])[np.arange(n) % 3]
     test = source.drop_vars("oracle_domain").assign_coords(shortcut=("row", shortcut))
     prompts = xr.Dataset(
-        {"prompt": (("row", "feature"), np.array([[-1.0, 0, 0], [1, 0, 0]]))}, {"label": ("row", [0, 1])}
+        {"prompt": (("row", "feature"), np.array([[-1.0, 0, 0], [1, 0, 0]]))},
+        {"label": ("row", [0, 1])},
     )
     return Environments(source, test, prompts, {})
 
@@ -450,13 +495,17 @@ def test_the_ablation_grid_measures_every_target_and_set():
         data, "image", n_components=[2], consistency_weights=[10.0],
         evaluate_on={"intervened": validation_set(data, "intervened", "image")},
     )  # fmt: skip
-    same = grid[(grid["target"] == STYLES[1]) & (grid["K"] == 2) & (grid["consistency_weight"] == 10)]
+    same = grid[
+        (grid["target"] == STYLES[1]) & (grid["K"] == 2) & (grid["consistency_weight"] == 10)
+    ]
     np.testing.assert_allclose(same["intervened"], 100 * direct["intervened"])
 
 
 def test_selection_takes_the_best_row_of_each_run():
     parts = [
-        ablation_grid(linear_world(), "image", seed=s, n_components=[1, 2], consistency_weights=[0.0, 10.0])
+        ablation_grid(
+            linear_world(), "image", seed=s, n_components=[1, 2], consistency_weights=[0.0, 10.0]
+        )
         for s in (1, 2)
     ]
     grid = pd.concat(parts)  # row numbers occur twice
@@ -470,9 +519,13 @@ def test_selection_takes_the_best_row_of_each_run():
 
 
 def test_test_accuracies_become_rows():
-    grid = ablation_grid(linear_world(), "image", seed=1, n_components=[1], consistency_weights=[1.0])
+    grid = ablation_grid(
+        linear_world(), "image", seed=1, n_components=[1], consistency_weights=[1.0]
+    )
     tidy = to_conditions(grid)
     assert len(tidy) == 3 * len(grid)
     assert not {"intervened", "plain", *CONDITIONS} & set(tidy.columns)
     for condition in CONDITIONS:
-        np.testing.assert_array_equal(tidy.loc[tidy["condition"] == condition, "value"], grid[condition])
+        np.testing.assert_array_equal(
+            tidy.loc[tidy["condition"] == condition, "value"], grid[condition]
+        )

@@ -138,7 +138,8 @@ def test_shipped_encoders_load(name, images):
 def test_a_shipped_encoder_that_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(animal_clip, "WEIGHTS", tmp_path)
     with pytest.raises(
-        RuntimeError, match=r"'animal-world'.*not whole.*icm_study\.encoders\.animal_pretraining animal-world"
+        RuntimeError,
+        match=r"'animal-world'.*not whole.*icm_study\.encoders\.animal_pretraining animal-world",
     ):
         load_encoder("animal-world")
 
@@ -176,7 +177,8 @@ def test_a_local_checkpoint_has_its_own_weights_and_preprocessing(checkpoint, fi
         torch.manual_seed(seed)
         expected = open_clip.CLIP(**VIT).eval()
     assert all(
-        torch.equal(value, encoder.model.state_dict()[key]) for key, value in expected.state_dict().items()
+        torch.equal(value, encoder.model.state_dict()[key])
+        for key, value in expected.state_dict().items()
     )
     assert encoder.preprocess == {
         "size": [32, 32], "interpolation": "bilinear", "resize_mode": "squash",
@@ -199,14 +201,19 @@ def test_a_local_checkpoint_is_not_said_to_be_random(checkpoint, caplog):
 def test_what_a_tokenizer_reads_is_part_of_the_key(checkpoint):
     plain = load_encoder(str(checkpoint))
     config = json.loads((checkpoint / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"] = VIT["text_cfg"] | {"tokenizer_kwargs": {"clean": "canonicalize"}}
+    config["model_cfg"]["text_cfg"] = VIT["text_cfg"] | {
+        "tokenizer_kwargs": {"clean": "canonicalize"}
+    }
     (checkpoint / "open_clip_config.json").write_text(json.dumps(config))
     other = load_encoder(str(checkpoint))
     assert other.fingerprint == plain.fingerprint
     read_alike, read_otherwise = "a cat", "A cat, a dog."
     np.testing.assert_array_equal(plain.encode_text([read_alike]), other.encode_text([read_alike]))
     assert plain.text_key(read_alike) == other.text_key(read_alike)
-    assert np.abs(plain.encode_text([read_otherwise]) - other.encode_text([read_otherwise])).max() > 0.01
+    assert (
+        np.abs(plain.encode_text([read_otherwise]) - other.encode_text([read_otherwise])).max()
+        > 0.01
+    )
     assert plain.text_key(read_otherwise) != other.text_key(read_otherwise)
 
 
@@ -243,7 +250,9 @@ def test_a_local_checkpoint_without_weights_is_not_filled_at_random(checkpoint):
 
 def test_a_local_checkpoint_of_another_model(checkpoint):
     save_file({"logit_scale": torch.ones(())}, checkpoint / "epoch_2.safetensors")
-    with pytest.raises(RuntimeError, match=r"could not be loaded: RuntimeError.*Missing key.*'model_cfg'"):
+    with pytest.raises(
+        RuntimeError, match=r"could not be loaded: RuntimeError.*Missing key.*'model_cfg'"
+    ):
         load_encoder(str(checkpoint / "epoch_2.safetensors"))
 
 
@@ -273,7 +282,9 @@ def test_a_config_that_leaves_the_preprocessing_open(checkpoint, preprocess, mis
     path = checkpoint / "open_clip_config.json"
     config = json.loads(path.read_text())
     config.pop("preprocess_cfg")
-    path.write_text(json.dumps(config | ({} if preprocess is None else {"preprocess_cfg": preprocess})))
+    path.write_text(
+        json.dumps(config | ({} if preprocess is None else {"preprocess_cfg": preprocess}))
+    )
     for file in ("", "epoch_2.safetensors"):
         with pytest.raises(
             ValueError, match=rf"does not tell {missing}, and the preprocessing is not guessed"
@@ -330,12 +341,16 @@ def test_a_checkpoint_that_runs_code_is_refused(checkpoint):
         ("shortest", (90, 51), 40),
     ],
 )
-def test_preprocessing_of_a_batch_is_open_clips_own(images, interpolation, resize_mode, shape, size):
+def test_preprocessing_of_a_batch_is_open_clips_own(
+    images, interpolation, resize_mode, shape, size
+):
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
     options = {"interpolation": interpolation, "resize_mode": resize_mode, "mean": mean, "std": std}
     batch = torch.nn.functional.interpolate(images.float(), shape).to(torch.uint8)
     own = image_transform_v2(PreprocessCfg(size=size, **options), is_train=False)
-    one_by_one = torch.stack([own(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in batch])
+    one_by_one = torch.stack(
+        [own(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in batch]
+    )
     encoder = small_encoder(size=[size, size], **options)
     together = encoder.normalize(encoder.resize(batch))
     grey_levels = (together - one_by_one).abs() * 255 * torch.tensor(std).view(3, 1, 1)
@@ -347,7 +362,9 @@ def test_preprocessing_of_a_batch_is_open_clips_own(images, interpolation, resiz
     "change", [{"resize_mode": "longest"}, {"resize_mode": "shortest", "size": [32, 48]}]
 )
 def test_unsupported_preprocessing(change):
-    with pytest.raises(ValueError, match="only 'squash' and, to a square, 'shortest' are supported"):
+    with pytest.raises(
+        ValueError, match="only 'squash' and, to a square, 'shortest' are supported"
+    ):
         small_encoder(**change)
 
 
@@ -363,7 +380,9 @@ def test_photographs_embed_as_with_open_clips_own_preprocessing(resize_mode):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.CLIP(**config).eval()
-    encoder = Encoder("random", model, open_clip.get_tokenizer("ViT-B-32"), {"size": 224, **options})
+    encoder = Encoder(
+        "random", model, open_clip.get_tokenizer("ViT-B-32"), {"size": 224, **options}
+    )
     own = image_transform_v2(PreprocessCfg(size=224, **options), is_train=False)
     rng = np.random.default_rng(0)
     shapes = [(227, 227), (500, 375), (180, 240), (1200, 1600)]
@@ -372,16 +391,21 @@ def test_photographs_embed_as_with_open_clips_own_preprocessing(resize_mode):
         coarse = Image.fromarray(rng.integers(256, size=(9, 12, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=int)
         smooth[height // 3 : height // 2, width // 4 :] //= 3
-        photographs.append((smooth + rng.integers(-15, 16, smooth.shape)).clip(0, 255).astype(np.uint8))
+        photographs.append(
+            (smooth + rng.integers(-15, 16, smooth.shape)).clip(0, 255).astype(np.uint8)
+        )
     with torch.inference_mode():
         batch = torch.stack([own(Image.fromarray(photograph)) for photograph in photographs])
         theirs = model.encode_image(batch, normalize=True).numpy()
     resized = [encoder.resize(torch.from_numpy(p).permute(2, 0, 1)[None]) for p in photographs]
     ours = encoder.encode_images(torch.cat(resized))
     assert (ours * theirs).sum(1).min() > 0.999
-    # a model with random weights gives all photographs about the same embedding: compare the differences too
+    # a model with random weights gives all photographs about the same embedding:
+    # compare the differences too
     ours, theirs = ours - theirs.mean(0), theirs - theirs.mean(0)
-    cosine = ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+    cosine = (
+        ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+    )
     assert cosine.diagonal().min() > 0.99
     assert cosine[~np.eye(4, dtype=bool)].max() < 0.9
     assert torch.equal(encoder.resize(resized[0]), resized[0])  # resizing again changes nothing
@@ -421,7 +445,8 @@ def test_bad_images(encoder, bad):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((2, 32, 32, 3), np.uint8), Image.new("RGB", (32, 32)), [torch.zeros(3, 32, 32)]]
+    "bad",
+    [np.zeros((2, 32, 32, 3), np.uint8), Image.new("RGB", (32, 32)), [torch.zeros(3, 32, 32)]],
 )
 def test_images_that_are_no_tensor(encoder, bad):
     with pytest.raises(
@@ -434,7 +459,8 @@ def test_images_that_are_no_tensor(encoder, bad):
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+    ("capability", "precision"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
 )
 def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -455,7 +481,9 @@ def test_default_device(monkeypatch):
 
 def test_precision_changes_embeddings_a_little_and_the_fingerprint_not(images, monkeypatch):
     exact = small_encoder()
-    monkeypatch.setattr(encoder_module, "_compute_dtype", lambda device: torch.bfloat16)  # the CPU has it too
+    monkeypatch.setattr(
+        encoder_module, "_compute_dtype", lambda device: torch.bfloat16
+    )  # the CPU has it too
     half = small_encoder()
     assert (exact.precision, half.precision) == ("float32", "bfloat16")
     assert exact.fingerprint == half.fingerprint
@@ -515,9 +543,18 @@ def test_fingerprint_is_a_function_of_the_encoder(encoder):
 
 def test_fingerprint_sees_every_change(encoder):
     found = {encoder.fingerprint, small_encoder(seed=1).fingerprint}
-    for change in ({"mean": [0.5, 0.4, 0.31]}, {"interpolation": "bicubic"}, {"resize_mode": "shortest"}):
+    for change in (
+        {"mean": [0.5, 0.4, 0.31]},
+        {"interpolation": "bicubic"},
+        {"resize_mode": "shortest"},
+    ):
         found.add(small_encoder(**change).fingerprint)
-    for key in ("logit_scale", "visual.conv1.weight", "visual.bn1.running_mean", "token_embedding.weight"):
+    for key in (
+        "logit_scale",
+        "visual.conv1.weight",
+        "visual.bn1.running_mean",
+        "token_embedding.weight",
+    ):
         changed = small_encoder()
         value = changed.model.state_dict()[key]
         value[(0,) * value.ndim] += 1e-3
@@ -547,7 +584,9 @@ def test_learning_rate_rises_stays_and_falls():
 def tiny_training(monkeypatch):
     monkeypatch.setitem(pretraining.TRAINING, "batch_size", 16)
     monkeypatch.setattr(
-        pretraining, "MODEL_CONFIG", SMALL | {"text_cfg": SMALL["text_cfg"] | {"context_length": 24}}
+        pretraining,
+        "MODEL_CONFIG",
+        SMALL | {"text_cfg": SMALL["text_cfg"] | {"context_length": 24}},
     )
     monkeypatch.setattr(pretraining, "PREPROCESS_CONFIG", PREPROCESS)
     monkeypatch.setattr(pretraining, "tqdm", lambda *a, **k: pretraining_bar(*a, **k))
@@ -579,7 +618,9 @@ def test_an_interrupted_training_ends_at_the_same_weights(tiny_training, tmp_pat
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
     assert not whole.model.training
     untrained = build_clip(pretraining.MODEL_CONFIG, whole.tokenizer.vocab_size)
-    assert not torch.equal(ours["visual.conv1.weight"], untrained.state_dict()["visual.conv1.weight"])
+    assert not torch.equal(
+        ours["visual.conv1.weight"], untrained.state_dict()["visual.conv1.weight"]
+    )
 
 
 def test_measuring_the_accuracy_changes_nothing(encoder):
@@ -587,7 +628,9 @@ def test_measuring_the_accuracy_changes_nothing(encoder):
     accuracy = pretraining.zero_shot_accuracy(encoder, n=40)
     assert set(accuracy) == set(STYLES)
     assert all(0 <= value <= 1 for value in accuracy.values())
-    assert Encoder("again", encoder.model, encoder.tokenizer, encoder.preprocess).fingerprint == before
+    assert (
+        Encoder("again", encoder.model, encoder.tokenizer, encoder.preprocess).fingerprint == before
+    )
 
 
 def test_bad_trainings(tiny_training, tmp_path):
@@ -615,11 +658,17 @@ def test_comparison_with_the_shipped_encoder():
 def test_command_line_trains_saves_and_compares(tiny_training, tmp_path, monkeypatch, capsys):
     trained = []
     train = pretraining.train
-    monkeypatch.setattr(pretraining, "train", lambda *a, **k: trained.append(train(*a, **k)) or trained[-1])
-    monkeypatch.setattr(pretraining, "zero_shot_accuracy", lambda encoder, n: dict.fromkeys(STYLES, 0.5))
+    monkeypatch.setattr(
+        pretraining, "train", lambda *a, **k: trained.append(train(*a, **k)) or trained[-1]
+    )
+    monkeypatch.setattr(
+        pretraining, "zero_shot_accuracy", lambda encoder, n: dict.fromkeys(STYLES, 0.5)
+    )
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     monkeypatch.setattr(
-        sys, "argv", f"pretraining animal-world --folder {tmp_path} --samples 32 --images 32".split()
+        sys,
+        "argv",
+        f"pretraining animal-world --folder {tmp_path} --samples 32 --images 32".split(),
     )
     pretraining.main()
     assert capsys.readouterr().out.splitlines()[1].split() == ["photo", "50.0", "50.0", "+0.0"]

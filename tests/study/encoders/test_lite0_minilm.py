@@ -38,7 +38,12 @@ CARD = (lite0_minilm.HEAD.parent / "lite0-minilm.md").read_text()
 DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 #: The classes of PACS that are classes of ImageNet, by ImageNet's own numbers.
-IMAGENET = {"dog": range(151, 269), "elephant": (101, 385, 386), "guitar": (402, 546), "horse": (339,)}
+IMAGENET = {
+    "dog": range(151, 269),
+    "elephant": (101, 385, 386),
+    "guitar": (402, 546),
+    "horse": (339,),
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +79,12 @@ def test_an_altered_file_is_refused(name, monkeypatch, tmp_path):
     content[len(content) // 2] ^= 1
     altered = tmp_path / "altered"
     altered.write_bytes(content)
-    monkeypatch.setattr(lite0_minilm, "locate", lambda other: altered if other == file else locate(other))
+    monkeypatch.setattr(
+        lite0_minilm, "locate", lambda other: altered if other == file else locate(other)
+    )
     with pytest.raises(
-        RuntimeError, match=f"altered has the SHA-256 .* expected {file.sha256}.*{file.package}==0.1.0"
+        RuntimeError,
+        match=f"altered has the SHA-256 .* expected {file.sha256}.*{file.package}==0.1.0",
     ):
         lite0_minilm.load()
 
@@ -85,7 +93,8 @@ def test_an_altered_file_is_refused(name, monkeypatch, tmp_path):
 def test_a_file_that_is_gone_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(lite0_minilm, "locate", lambda file: tmp_path / Path(file.path).name)
     with pytest.raises(
-        RuntimeError, match=r"efficientnet-lite0-57934424\.pth is missing.*pip install --force-reinstall"
+        RuntimeError,
+        match=r"efficientnet-lite0-57934424\.pth is missing.*pip install --force-reinstall",
     ):
         lite0_minilm.load()
 
@@ -93,7 +102,9 @@ def test_a_file_that_is_gone_is_named(monkeypatch, tmp_path):
 @needs_packages
 def test_a_head_that_is_gone_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(lite0_minilm, "HEAD", tmp_path / "head.safetensors")
-    with pytest.raises(RuntimeError, match=r"head\.safetensors.*python -m icm_study\.encoders\.lite0_minilm"):
+    with pytest.raises(
+        RuntimeError, match=r"head\.safetensors.*python -m icm_study\.encoders\.lite0_minilm"
+    ):
         lite0_minilm.load()
 
 
@@ -111,7 +122,9 @@ def test_the_card_names_the_pinned_files():
 def test_embeddings_are_unit_rows_and_repeat_bit_for_bit(encoder):
     images, texts = noise(3), ["a photo of a dog", "", "a sketch of a house in the snow"]
     image_embeddings, text_embeddings = encoder.encode_images(images), encoder.encode_text(texts)
-    assert image_embeddings.shape == text_embeddings.shape == (3, encoder.embedding_dim) == (3, 1280)
+    assert (
+        image_embeddings.shape == text_embeddings.shape == (3, encoder.embedding_dim) == (3, 1280)
+    )
     for embeddings in (image_embeddings, text_embeddings):
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     other = load_encoder("lite0-minilm", "cpu")
@@ -149,7 +162,9 @@ def test_folding_the_batch_norms_changes_nothing_but_the_speed(encoder):
     pixels = encoder.normalize(noise(2, size=(224, 224)))
     with torch.inference_mode():
         expected = image.global_pool(image.forward_features(pixels))
-        torch.testing.assert_close(encoder.model.encode_image(pixels), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            encoder.model.encode_image(pixels), expected, atol=1e-4, rtol=1e-4
+        )
     norms = [isinstance(module, torch.nn.BatchNorm2d) for module in encoder.model.modules()]
     assert not any(norms)
 
@@ -171,7 +186,9 @@ def test_tokens_are_padded_with_zeros_and_cut_at_256(encoder):
 @needs_packages
 def test_the_sentence_encoder_is_bert(encoder):
     """transformers' own BERT and tokenizer give the same sentence embeddings."""
-    transformers = pytest.importorskip("transformers", reason="transformers, the oracle, is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers, the oracle, is not installed"
+    )
     bert = transformers.BertModel(
         transformers.BertConfig(
             hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, layer_norm_eps=1e-12
@@ -223,7 +240,9 @@ def test_the_head_is_kernel_ridge_regression():
     ridge = KernelRidge(kernel="rbf", alpha=0.3, gamma=0.2).fit(X, Y)
     weights = {"support": X, "coefficients": ridge.dual_coef_, "gamma": np.array(0.2)}
     head = KernelHead({name: torch.from_numpy(value) for name, value in weights.items()})
-    np.testing.assert_allclose(head(torch.from_numpy(new).float()).numpy(), ridge.predict(new), atol=1e-5)
+    np.testing.assert_allclose(
+        head(torch.from_numpy(new).float()).numpy(), ridge.predict(new), atol=1e-5
+    )
 
 
 def test_naming_accuracy_counts_the_nearest_predictions():
@@ -300,7 +319,9 @@ def pacs(encoder):
             paths += [files[i] for i in np.linspace(0, len(files) - 1, 60).astype(int)]
         batches = []
         for start in range(0, len(paths), 60):
-            images = [pil_to_tensor(Image.open(path).convert("RGB")) for path in paths[start : start + 60]]
+            images = [
+                pil_to_tensor(Image.open(path).convert("RGB")) for path in paths[start : start + 60]
+            ]
             pixels = torch.cat([encoder.resize(image[None]) for image in images])
             with torch.inference_mode():
                 batches.append(encoder.model.encode_image(encoder.normalize(pixels)))
@@ -321,7 +342,9 @@ def test_the_classifier_knows_what_imagenet_knows(encoder, pacs):
     for name, indices in IMAGENET.items():
         right = np.isin(logits[rows(name)].argmax(axis=1), list(indices)).mean()
         print(f"classifier, {name}: {100 * right:.0f}")
-        assert 100 * right == pytest.approx(float(re.search(rf"{name} (\d+) %", CARD).group(1)), abs=2)
+        assert 100 * right == pytest.approx(
+            float(re.search(rf"{name} (\d+) %", CARD).group(1)), abs=2
+        )
 
 
 @needs_packages

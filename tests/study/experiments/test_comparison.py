@@ -34,7 +34,9 @@ TARGET = 2
 def task(tmp_path_factory):
     store = EmbeddingStore(tmp_path_factory.mktemp("store"))
     world = ("coat+scene", 0.9)
-    return animal_task(load_encoder("animal-world"), load_silhouettes(), store, world, TARGET, n=400)
+    return animal_task(
+        load_encoder("animal-world"), load_silhouettes(), store, world, TARGET, n=400
+    )
 
 
 class Fake(Method):
@@ -62,7 +64,9 @@ class Fake(Method):
 def fake(monkeypatch, answer, *, sees=False, values=(0, 1), on_target=False):
     """Put a method into the catalog that is right where `answer(method, images)` says so."""
     kind = type("Fake", (Fake,), {"answer": answer, "sees": sees})
-    entry = Entry(kind, "probe", lambda n_features: [{"value": v} for v in values], on_target=on_target)
+    entry = Entry(
+        kind, "probe", lambda n_features: [{"value": v} for v in values], on_target=on_target
+    )
     monkeypatch.setitem(METHODS, "fake", entry)
 
 
@@ -72,7 +76,12 @@ def same(images, others):
 
 def test_the_pixels_of_every_part_are_those_that_were_embedded(task):
     encoder = task.sources.encoder
-    parts = [task.sources.images, task.sources.intervened, task.held_out.images, task.held_out.intervened]
+    parts = [
+        task.sources.images,
+        task.sources.intervened,
+        task.held_out.images,
+        task.held_out.intervened,
+    ]
     for images in [*parts, *task.tests.values()]:
         some = images.take(np.arange(0, len(images), 7))
         np.testing.assert_allclose(encoder.encode_images(some.pixels()), some.embedded, atol=2e-5)
@@ -91,7 +100,9 @@ def test_the_target_domain_is_in_no_source_and_in_every_test_of_it(task):
 
 
 @pytest.mark.parametrize("selection", ["held-out", "left-out", "intervened", "peeking"])
-def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(task, monkeypatch, selection):
+def test_each_selection_takes_the_setting_that_is_best_on_its_own_images(
+    task, monkeypatch, selection
+):
     parts = {
         "held-out": [task.held_out.images],
         "intervened": [task.held_out.intervened],
@@ -216,10 +227,14 @@ def test_a_setting_that_cannot_be_fitted_is_left_out_and_the_others_are_kept(fol
         UserWarning, match="3 of the 6 settings of 'Fukunaga-Koontz' are left out: .* no captions"
     ):
         table = compare(task, ["Fukunaga-Koontz"])
-    assert set(table["setting"].map(json.loads).map(lambda setting: setting["intervention"])) == {"image"}
+    assert set(table["setting"].map(json.loads).map(lambda setting: setting["intervention"])) == {
+        "image"
+    }
 
 
-@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.family != "fine-tuning"])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in METHODS.items() if entry.family != "fine-tuning"]
+)
 def test_methods_say_whether_they_see_image_interventions(task, name):
     """On them depends what a setting may be judged on: with the intervened images spoilt, only the others can be fitted."""
 
@@ -227,7 +242,9 @@ def test_methods_say_whether_they_see_image_interventions(task, name):
         raise ValueError("the pixels of intervened images were asked for")
 
     intervened = replace(
-        task.sources.intervened, embedded=np.full_like(task.sources.intervened.embedded, np.nan), load=spoilt
+        task.sources.intervened,
+        embedded=np.full_like(task.sources.intervened.embedded, np.nan),
+        load=spoilt,
     )
     sources = replace(task.sources.take(np.arange(len(task.sources.images))), intervened=intervened)
     method = METHODS[name].make(**METHODS[name].settings(64)[-1])
@@ -268,7 +285,10 @@ def test_settings_are_every_combination_and_sizes_suit_the_embedding():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root, store = tmp_path_factory.mktemp("animals"), EmbeddingStore(tmp_path_factory.mktemp("store"))
+    root, store = (
+        tmp_path_factory.mktemp("animals"),
+        EmbeddingStore(tmp_path_factory.mktemp("store")),
+    )
     images = load_folder(write_folder(root, load_silhouettes(), per_class=4))
     encoder = load_encoder("animal-world")
     return encoder, store, image_folder(encoder, images, store, name="animals")
@@ -281,7 +301,10 @@ def test_a_folder_is_a_task_too_and_its_pixels_are_those_that_were_embedded(fold
         some = images.take(np.arange(0, len(images), 5))
         np.testing.assert_allclose(encoder.encode_images(some.pixels()), some.embedded, atol=2e-5)
     assert len(task.sources.captions) == 0
-    assert task.sources.without("invert").moments("image").n_pairs == (task.sources.drawn != "invert").sum()
+    assert (
+        task.sources.without("invert").moments("image").n_pairs
+        == (task.sources.drawn != "invert").sum()
+    )
 
 
 def test_a_folder_is_compared_over_its_targets_and_seeds(folder):
@@ -308,7 +331,9 @@ def test_nothing_to_compare_is_an_error(folder):
     for seeds in ([], [1, 1]):
         with pytest.raises(ValueError, match="expected at least one seed, and each once"):
             run_comparison("animals", encoder, store, seeds=seeds, **given)
-    with pytest.raises(ValueError, match="expected a sequence of 10 strings, one for each of the classes"):
+    with pytest.raises(
+        ValueError, match="expected a sequence of 10 strings, one for each of the classes"
+    ):
         run_comparison("animals", encoder, store, seeds=[0], folder=environments)
     with pytest.raises(ValueError, match="Give a folder, or silhouettes and a world"):
         run_comparison("animal-world", encoder, store, seeds=[0], targets=STYLES[:1])
@@ -350,7 +375,8 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     probe = "linear probe"
     table = made_up(
         {
-            ("plain", probe, "none"): 60, ("plain", "zero-shot", "none"): 80, ("ICM auto image+text", probe, "none"): 80,
+            ("plain", probe, "none"): 60, ("plain", "zero-shot", "none"): 80, ("ICM auto "
+                                                                               "image+text", probe, "none"): 80,
             ("tuned penalty", probe, "intervened"): 85, ("tuned penalty", probe, "peeking"): 70,
             ("tuned penalty", probe, "held-out"): 50, ("CoOp", "zero-shot", "intervened"): 75,
             ("ICM image+text", probe, "intervened"): 72, ("ICM image+text", probe, "held-out"): 74,
@@ -364,7 +390,10 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
         )
         for row in verdicts[verdicts["claim"].str.startswith("Rivals")].itertuples()
     }  # fmt: skip
-    auto, chosen = "λ fixed at 1, K = positive eigenvalues", "K and λ chosen as the rival's settings are"
+    auto, chosen = (
+        "λ fixed at 1, K = positive eigenvalues",
+        "K and λ chosen as the rival's settings are",
+    )
     assert found == {
         (auto, "beats the plain probe"): ("+20.0", "supported"),
         (auto, "beats plain zero-shot"): ("+0.0", "refuted"),
@@ -375,7 +404,11 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     }  # fmt: skip
     selection = verdicts[verdicts["claim"].str.startswith("Selection")]
     assert [row.measured.split()[0] for row in selection.itertuples()] == ["-2.0", "+8.0"]
-    assert selection["statement"].str.startswith(f"ICM probe, image and text interventions, {WHERE}").all()
+    assert (
+        selection["statement"]
+        .str.startswith(f"ICM probe, image and text interventions, {WHERE}")
+        .all()
+    )
     only_chosen = comparison_claims(table[table["method"] != "ICM auto image+text"])
     assert only_chosen.empty  # nothing says which interventions CLIP-ICM learnt from
     assert comparison_claims(table[table["method"] == "plain"]).empty
@@ -384,7 +417,9 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
 def test_zero_shot_behind_the_projection_is_judged_too():
     zero_shot = {("plain", "zero-shot", "none"): 80, ("ICM auto image", "zero-shot", "none"): 83}
     verdicts = comparison_claims(made_up(zero_shot))
-    assert verdicts["statement"].str.contains("ICM zero-shot, image interventions").tolist() == [True]
+    assert verdicts["statement"].str.contains("ICM zero-shot, image interventions").tolist() == [
+        True
+    ]
     assert verdicts["verdict"].tolist() == ["supported"]
 
 
@@ -421,7 +456,9 @@ def test_the_same_task_gives_the_same_table(task):
     def small():
         return replace(task, sources=task.sources.take(np.arange(0, len(task.sources.images), 3)))
 
-    names = [name for name, entry in METHODS.items() if entry.family != "fine-tuning"]  # tested on their own
+    names = [
+        name for name, entry in METHODS.items() if entry.family != "fine-tuning"
+    ]  # tested on their own
     first, second = (compare(small(), names).drop(columns="fit_seconds") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert set(first["method"]) == set(names)

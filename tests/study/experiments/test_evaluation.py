@@ -12,7 +12,12 @@ from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_study.embedding.tables import INTERVENTIONS, Environments, pair_moments
-from icm_study.experiments.evaluation import VALIDATIONS, grid_accuracy, leave_one_domain_out, validation_set
+from icm_study.experiments.evaluation import (
+    VALIDATIONS,
+    grid_accuracy,
+    leave_one_domain_out,
+    validation_set,
+)
 from icm_study.experiments.intervals import bootstrap_interval
 from icm_study.testbeds.splits import CONDITIONS as ALL_CONDITIONS
 from icm_study.testbeds.splits import split
@@ -28,10 +33,12 @@ SMALL = {"n_components": (2, 6), "consistency_weights": (0.3, 30.0)}
 def linear_environments(seed=0, n=600, n_test=900):
     """Environments of a linear SCM: z_var follows the label in the sources, and the oracle re-draws it.
 
-    The image intervention re-draws one half of z_var only, and moves z_inv a little: it covers less than the
-    oracle, and leaks. The domains are copies of each other, told apart by name.
-    """
-    scm = LinearGaussianSCM(2, 4, condition_number=3, environments=STRENGTH, label_noise=0.1, seed=seed)
+    The image intervention re-draws one half of z_var only, and moves z_inv a little: it
+    covers less than the oracle, and leaks. The domains are copies of each other, told
+    apart by name."""
+    scm = LinearGaussianSCM(
+        2, 4, condition_number=3, environments=STRENGTH, label_noise=0.1, seed=seed
+    )
     rng = np.random.default_rng(seed)
 
     def table(coordinates, **variables):
@@ -56,9 +63,15 @@ def linear_environments(seed=0, n=600, n_test=900):
         X, y, _ = scm.sample(shortcut, n_test, rng)
         domain = rng.integers(DOMAINS, size=n_test)
         tests.append(
-            table({"label": y, "domain": domain, "shortcut": [shortcut] * n_test}, original=X, caption=X)
+            table(
+                {"label": y, "domain": domain, "shortcut": [shortcut] * n_test},
+                original=X,
+                caption=X,
+            )
         )
-    prompt = np.outer([-1, 1], scm.invariant_subspace_ @ scm.invariant_subspace_.T @ (X.T @ (y - y.mean())))
+    prompt = np.outer(
+        [-1, 1], scm.invariant_subspace_ @ scm.invariant_subspace_.T @ (X.T @ (y - y.mean()))
+    )
     prompts = table({"label": [0, 1]}, prompt=prompt)
     return Environments(source, xr.concat(tests, "row"), prompts, {})
 
@@ -140,9 +153,13 @@ def test_only_validation_on_the_target_looks_at_its_labels(environments, validat
     permuted = change(environments, "test", "label", shuffled(target_rows))
     options = {"validations": (validation,), "interventions": ["image", "oracle"]}
     grid = {"n_components": (1, 2, 3, 4, 5, 6), "consistency_weights": (0.1, 1.0, 10.0, 100.0)}
-    before, after = (leave_one_domain_out(e, TARGET, **options, **grid) for e in (environments, permuted))
+    before, after = (
+        leave_one_domain_out(e, TARGET, **options, **grid) for e in (environments, permuted)
+    )
     in_distribution = before["condition"] == "in_distribution"
-    same = before[in_distribution].equals(after[in_distribution]) and choices(before).equals(choices(after))
+    same = before[in_distribution].equals(after[in_distribution]) and choices(before).equals(
+        choices(after)
+    )
     assert same == (validation != "target")
 
 
@@ -151,16 +168,22 @@ def test_source_rows_of_the_target_are_never_used(environments, validation):
     """Rows that show the target, before or after the oracle intervention, may hold anything."""
 
     def shows_target(source):
-        return ((source["domain"] == TARGET) | (source["oracle_domain"] == TARGET)).to_numpy()[:, None]
+        return ((source["domain"] == TARGET) | (source["oracle_domain"] == TARGET)).to_numpy()[
+            :, None
+        ]
 
     altered = environments
     for variable in ("original", "image", "oracle", "caption", "edit"):
         altered = change(
-            altered, "source", variable, lambda v, s: np.where(shows_target(s), v[::-1] * 100 + 7, v)
+            altered,
+            "source",
+            variable,
+            lambda v, s: np.where(shows_target(s), v[::-1] * 100 + 7, v),
         )
     altered = change(altered, "source", "label", shuffled(lambda s: shows_target(s)[:, 0]))
     before, after = (
-        leave_one_domain_out(e, TARGET, validations=(validation,), **SMALL) for e in (environments, altered)
+        leave_one_domain_out(e, TARGET, validations=(validation,), **SMALL)
+        for e in (environments, altered)
     )
     pd.testing.assert_frame_equal(before, after)
 
@@ -203,19 +226,25 @@ def test_test_images_are_never_fitted_on(environments):
 def test_icm_repairs_a_reversed_shortcut_where_theory_holds():
     """Clean and complete interventions on a linear SCM: the probe behind ICM keeps its accuracy, the plain one falls."""
     tables = [leave_one_domain_out(linear_environments(seed), TARGET, **SMALL) for seed in range(4)]
-    value = pd.concat(tables).pivot_table("value", ["method", "intervention"], ["predictor", "condition"])
+    value = pd.concat(tables).pivot_table(
+        "value", ["method", "intervention"], ["predictor", "condition"]
+    )
     probe = value["linear probe"]
     plain, oracle = probe.loc[("plain", "none")], probe.loc[("ICM", "oracle")]
     assert plain["in_distribution"] > oracle["in_distribution"]  # the shortcut pays where it holds
     assert oracle["reversed"] > plain["reversed"] + 10
     assert oracle["unseen"] > plain["unseen"] + 5
     assert abs(oracle["reversed"] - oracle["in_distribution"]) < 5  # invariant: the same everywhere
-    assert oracle["reversed"] > probe.loc[("ICM", "image"), "reversed"] - 3  # which covers and leaks
+    assert (
+        oracle["reversed"] > probe.loc[("ICM", "image"), "reversed"] - 3
+    )  # which covers and leaks
 
 
 def test_oracle_differences_are_significant_where_theory_holds(environments):
     table = leave_one_domain_out(environments, TARGET, interventions=["oracle"], **SMALL)
-    rows = table[(table["method"] == "ICM") & (table["predictor"] == "linear probe")].set_index("condition")
+    rows = table[(table["method"] == "ICM") & (table["predictor"] == "linear probe")].set_index(
+        "condition"
+    )
     assert rows.loc["reversed", "difference_low"] > 0
 
 
@@ -224,7 +253,9 @@ def test_the_table_against_a_second_computation(environments):
     table = leave_one_domain_out(environments, TARGET, interventions=["image+text"], **SMALL)
     data = split(environments, TARGET)
     moments = pair_moments(data.train, "image+text")
-    row = table[(table["method"] == "ICM") & (table["condition"] == "reversed")].set_index("predictor")
+    row = table[(table["method"] == "ICM") & (table["condition"] == "reversed")].set_index(
+        "predictor"
+    )
     for name in ("zero-shot", "linear probe"):
         weight, K = row.loc[name, "consistency_weight"], int(row.loc[name, "K"])
         A = InvariantProjection(K, consistency_weight=weight).fit_moments(moments).components_
@@ -234,7 +265,9 @@ def test_the_table_against_a_second_computation(environments):
             X, y = data.train["original"].to_numpy(), data.train["label"].to_numpy()
         fit = (ZeroShotClassifier() if name == "zero-shot" else LinearProbe()).fit
         test = data.tests["reversed"]
-        correct = fit(X @ A.T, y).predict(test["original"].to_numpy() @ A.T) == test["label"].to_numpy()
+        correct = (
+            fit(X @ A.T, y).predict(test["original"].to_numpy() @ A.T) == test["label"].to_numpy()
+        )
         plain = fit(X, y).predict(test["original"].to_numpy()) == test["label"].to_numpy()
         assert row.loc[name, "value"] == pytest.approx(100 * correct.mean())
         assert row.loc[name, "difference"] == pytest.approx(100 * (correct.mean() - plain.mean()))
@@ -248,12 +281,17 @@ def test_the_best_of_the_grid_is_chosen(environments):
     table = leave_one_domain_out(environments, TARGET, interventions=["oracle"], **SMALL)
     data = split(environments, TARGET)
     grid = grid_accuracy(
-        data, "oracle", **SMALL, evaluate_on={"validation": validation_set(data, "intervened", "oracle")}
+        data,
+        "oracle",
+        **SMALL,
+        evaluate_on={"validation": validation_set(data, "intervened", "oracle")},
     )
     assert len(grid) == 2 * 2 * 2
     for predictor, rows in grid.groupby("predictor"):
         best = rows[rows["validation"] == rows["validation"].max()]
-        smallest_change = best.sort_values(["consistency_weight", "K"], ascending=[True, False]).iloc[0]
+        smallest_change = best.sort_values(
+            ["consistency_weight", "K"], ascending=[True, False]
+        ).iloc[0]
         chosen = table[(table["method"] == "ICM") & (table["predictor"] == predictor)]
         assert set(chosen["K"]) == {smallest_change["K"]}
         assert set(chosen["consistency_weight"]) == {smallest_change["consistency_weight"]}
@@ -263,7 +301,11 @@ def test_at_full_dimension_the_grid_is_the_plain_probe(environments):
     data = split(environments, TARGET)
     test = data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy()
     grid = grid_accuracy(
-        data, "text", n_components=[6, 99], consistency_weights=[0.0, 5.0], evaluate_on={"test": test}
+        data,
+        "text",
+        n_components=[6, 99],
+        consistency_weights=[0.0, 5.0],
+        evaluate_on={"test": test},
     )
     assert set(grid["K"]) == {6}  # 99 is more than there are
     plain = LinearProbe().fit(data.train["original"].to_numpy(), data.train["label"].to_numpy())
@@ -280,7 +322,9 @@ def test_the_automatic_dimension_joins_the_grid(environments, objective):
     expected = InvariantProjection(objective=objective, consistency_weight=10.0).fit_moments(
         pair_moments(data.train, "oracle")
     )
-    assert set(grid.loc[grid["auto"], "K"]) == {expected.n_components_} == {2}  # the invariant factors
+    assert (
+        set(grid.loc[grid["auto"], "K"]) == {expected.n_components_} == {2}
+    )  # the invariant factors
     assert grid["K"].tolist() == [6, 2, 6, 2]
     alone = grid_accuracy(data, "oracle", n_components=["auto"], **options)
     pd.testing.assert_frame_equal(alone, grid[grid["auto"]].reset_index(drop=True))
@@ -300,7 +344,9 @@ def test_a_grid_with_the_least_squares_probe(environments):
     for row in quick[~zero_shot].itertuples():
         projection = InvariantProjection(row.K, consistency_weight=row.consistency_weight)
         projection.fit_moments(pair_moments(data.train, "oracle"))
-        ridge = RidgeClassifier(alpha=np.mean(X.astype(float) ** 2) / 0.316).fit(projection.transform(X), y)
+        ridge = RidgeClassifier(alpha=np.mean(X.astype(float) ** 2) / 0.316).fit(
+            projection.transform(X), y
+        )
         for name, (rows, labels) in sets.items():
             expected = ridge.score(projection.transform(rows), labels)
             assert getattr(row, name) == pytest.approx(expected, abs=1e-3)
@@ -310,10 +356,16 @@ def test_a_grid_with_the_least_squares_probe(environments):
 
 def test_the_number_of_pairs(environments):
     data = split(environments, TARGET)
-    test = {"test": (data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy())}
+    test = {
+        "test": (
+            data.tests["unseen"]["original"].to_numpy(),
+            data.tests["unseen"]["label"].to_numpy(),
+        )
+    }
     n = data.train.sizes["row"]
     full, everything, few, again = (
-        grid_accuracy(data, "image", n_components=[2], evaluate_on=test, n_pairs=k) for k in (None, n, 8, 8)
+        grid_accuracy(data, "image", n_components=[2], evaluate_on=test, n_pairs=k)
+        for k in (None, n, 8, 8)
     )
     pd.testing.assert_frame_equal(full, everything)
     pd.testing.assert_frame_equal(few, again)
@@ -325,11 +377,18 @@ def test_the_number_of_pairs(environments):
 
 def test_the_projection_is_estimated_from_the_pairs_that_a_split_names(environments):
     data = split(environments, TARGET)
-    test = {"test": (data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy())}
+    test = {
+        "test": (
+            data.tests["unseen"]["original"].to_numpy(),
+            data.tests["unseen"]["label"].to_numpy(),
+        )
+    }
     options = {"n_components": [2], "evaluate_on": test}
     rows = np.random.default_rng(0).permutation(data.train.sizes["row"])[:8]
     others = data.train.isel(row=rows)
-    named = dataclasses.replace(data, pairs=others.drop_vars("label"))  # no label of theirs is needed
+    named = dataclasses.replace(
+        data, pairs=others.drop_vars("label")
+    )  # no label of theirs is needed
     expected = grid_accuracy(data, "image", n_pairs=8, **options)
     pd.testing.assert_frame_equal(grid_accuracy(named, "image", **options), expected)
     with pytest.raises(ValueError, match="expected 1 to 8, the rows of pairs"):
@@ -339,7 +398,8 @@ def test_the_projection_is_estimated_from_the_pairs_that_a_split_names(environme
 def test_methods_and_columns(environments):
     table = leave_one_domain_out(environments, TARGET, seed=5, **SMALL)
     expected = (
-        "target method predictor intervention K consistency_weight validation seed metric condition value low high n "
+        "target method predictor intervention K consistency_weight validation seed metric "
+        "condition value low high n "
         "difference difference_low difference_high correct protocol"
     )
     assert set(table.columns) == set(expected.split())
@@ -390,19 +450,27 @@ def test_embeddings_that_are_not_finite(environments, table, variable, bad):
         values[5, 1] = bad
         return values
 
-    with pytest.raises(ValueError, match=rf"The {table} table has NaN or infinite values in '{variable}'"):
+    with pytest.raises(
+        ValueError, match=rf"The {table} table has NaN or infinite values in '{variable}'"
+    ):
         leave_one_domain_out(change(environments, table, variable, break_one), TARGET)
 
 
 @pytest.mark.parametrize("table", ["source", "test"])
 def test_a_class_absent_from_a_domain(environments, table):
-    lacking = change(environments, table, "label", lambda v, t: np.where((t["domain"] == 1) & (v == 1), 0, v))
-    with pytest.raises(ValueError, match=rf"The {table} table has no image of class \[1\] in domain 1"):
+    lacking = change(
+        environments, table, "label", lambda v, t: np.where((t["domain"] == 1) & (v == 1), 0, v)
+    )
+    with pytest.raises(
+        ValueError, match=rf"The {table} table has no image of class \[1\] in domain 1"
+    ):
         leave_one_domain_out(lacking, TARGET)
 
 
 def test_a_class_of_the_test_that_the_sources_or_prompts_lack(environments):
-    more = change(environments, "test", "label", lambda v, t: np.where(np.arange(len(v)) % 3 == 0, 2, v))
+    more = change(
+        environments, "test", "label", lambda v, t: np.where(np.arange(len(v)) % 3 == 0, 2, v)
+    )
     with pytest.raises(ValueError, match=r"The sources have fewer than 2 rows of class \[2\]"):
         leave_one_domain_out(more, TARGET)
     unnamed = change(environments, "prompts", "label", lambda v, t: np.array([0, 5]))

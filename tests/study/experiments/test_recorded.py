@@ -66,10 +66,14 @@ def test_every_setting_of_the_run_is_recorded(table):
     if table.attrs["name"] not in METHODS:
         settings["dataset"] = f"../data/{settings['dataset']}"
     if "variants" in settings:
-        settings["variants"] = {name: f"../data/{folder}" for name, folder in settings["variants"].items()}
+        settings["variants"] = {
+            name: f"../data/{folder}" for name, folder in settings["variants"].items()
+        }
     for key, value in settings.items():
         assert record["parameters"][key] == value
-    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), "a path of one machine"
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), (
+        "a path of one machine"
+    )
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")

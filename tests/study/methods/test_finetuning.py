@@ -44,7 +44,9 @@ class Convolutions(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.visual = nn.Sequential(nn.Conv2d(3, D, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.visual = nn.Sequential(
+            nn.Conv2d(3, D, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.unused = nn.Linear(D, D)
 
     def encode_image(self, image, normalize=False):
@@ -54,7 +56,9 @@ class Convolutions(nn.Module):
 @pytest.fixture
 def plain_sources(sources):
     torch.manual_seed(0)
-    return afresh(sources, encoder=Encoder("convolutions", Convolutions(), None, PREPROCESS_CONFIG, "cpu"))
+    return afresh(
+        sources, encoder=Encoder("convolutions", Convolutions(), None, PREPROCESS_CONFIG, "cpu")
+    )
 
 
 def afresh(sources, **changes):
@@ -93,12 +97,17 @@ def test_fine_tuning_is_plain_training_of_a_copy(sources, encoder, batch_size):
             optimizer.zero_grad()
             cross_entropy(logits, torch.from_numpy(sources.images.label)[rows]).backward()
             optimizer.step()
-    assert method.weights_.keys() == {f"visual.{name}" for name, _ in model.visual.named_parameters()}
+    assert method.weights_.keys() == {
+        f"visual.{name}" for name, _ in model.visual.named_parameters()
+    }
     own, expected = weights_of(encoder), model.state_dict()
     for name, weight in method.weights_.items():
-        # at 48 pixels the pool sees one place: whom it attends to has no effect, and a gradient of rounding alone
+        # at 48 pixels the pool sees one place: whom it attends to has no effect, and a
+        # gradient of rounding alone
         if not name.startswith(("visual.attnpool.q_proj", "visual.attnpool.k_proj")):
-            assert (weight - expected[name]).norm() < 0.02 * (expected[name] - own[name]).norm(), name
+            assert (weight - expected[name]).norm() < 0.02 * (expected[name] - own[name]).norm(), (
+                name
+            )
 
 
 @pytest.mark.parametrize("make", [FineTuning, LoRA])
@@ -157,7 +166,9 @@ def test_predictors_stand_on_the_tuned_embedding(sources, task, encoder):
 def test_last_block_of_a_resnet(sources, encoder):
     own, method = weights_of(encoder), FineTuning("last block", **FAST)
     method.fit(sources)
-    assert method.weights_.keys() == {n for n in own if n.startswith(("visual.layer4.", "visual.attnpool."))}
+    assert method.weights_.keys() == {
+        n for n in own if n.startswith(("visual.layer4.", "visual.attnpool."))
+    }
     assert all((weight != own[name]).any() for name, weight in method.weights_.items())
 
 
@@ -176,7 +187,9 @@ def test_wise_ft_is_linear_between_its_ends(sources, task, encoder):
     for alpha in (0.0, 0.25, 0.75, 1.0):
         method = WiSEFT(alpha, **FAST).fit(sources)
         for name, weight in method.weights_.items():
-            np.testing.assert_allclose(weight, (1 - alpha) * own[name] + alpha * tuned[name], atol=1e-6)
+            np.testing.assert_allclose(
+                weight, (1 - alpha) * own[name] + alpha * tuned[name], atol=1e-6
+            )
         if alpha == 0:
             assert all(torch.equal(weight, own[name]) for name, weight in method.weights_.items())
             np.testing.assert_allclose(method.map_images(images), images.embedded, atol=1e-5)
@@ -196,7 +209,9 @@ def test_a_tower_is_tuned_once_for_all_that_share_its_setting(sources):
     (some, *_) = np.unique(sources.drawn)
     assert LoRAThenICM(**FAST).fit(sources.without(some)).factors_ is low.factors_
     assert LoRA(**FAST, rank=2).fit(sources).factors_ is not low.factors_
-    assert LoRA(**FAST).fit(sources.take(np.arange(len(sources.images)))).factors_ is not low.factors_
+    assert (
+        LoRA(**FAST).fit(sources.take(np.arange(len(sources.images)))).factors_ is not low.factors_
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +233,9 @@ def test_lora_adds_updates_of_low_rank_to_attention(kind, names, request):
     for name, update in updates.items():
         assert update.shape == own[name].shape
         assert 1 <= np.linalg.matrix_rank(update.numpy()) <= 3
-    merged = with_weights(sources.encoder, {name: own[name] + update for name, update in updates.items()})
+    merged = with_weights(
+        sources.encoder, {name: own[name] + update for name, update in updates.items()}
+    )
     some = sources.images.take(slice(0, 30))
     embedded = merged.encode_images(some.pixels())
     np.testing.assert_allclose(method.map_images(some), embedded, atol=1e-5)
@@ -235,11 +252,15 @@ def test_lora_then_icm_by_hand(sources, task, encoder, texts):
         sources = replace(sources, captions=np.empty((0, D)), edits=np.empty((0, D)))
     method = LoRAThenICM(k, weight, **FAST).fit(sources)
     own = weights_of(encoder)
-    tuned = with_weights(encoder, {name: own[name] + B @ A for name, (B, A) in method.factors_.items()})
+    tuned = with_weights(
+        encoder, {name: own[name] + B @ A for name, (B, A) in method.factors_.items()}
+    )
 
     usable = (sources.drawn != "") & (sources.drawn != "invert")
     assert usable.sum() < len(usable)
-    kinds = [[tuned.encode_images(x.take(usable).pixels()) for x in (sources.images, sources.intervened)]]
+    kinds = [
+        [tuned.encode_images(x.take(usable).pixels()) for x in (sources.images, sources.intervened)]
+    ]
     if texts:
         edited = (sources.captions != sources.edits).any(axis=1)
         kinds.append([sources.captions[edited], sources.edits[edited]])
@@ -256,7 +277,9 @@ def test_lora_then_icm_by_hand(sources, task, encoder, texts):
     projected = tuned.encode_images(images.pixels()) @ A.T
     np.testing.assert_allclose(method.map_images(images), projected, atol=1e-5)
     np.testing.assert_allclose(method.map_text(sources.prompts), sources.prompts @ A.T, atol=1e-6)
-    probe = LinearProbe().fit(tuned.encode_images(sources.images.pixels()) @ A.T, sources.images.label)
+    probe = LinearProbe().fit(
+        tuned.encode_images(sources.images.pixels()) @ A.T, sources.images.label
+    )
     scores = method.scores(images)["linear probe"]
     np.testing.assert_allclose(scores, probe.predict_proba(projected), atol=1e-3)
     rank = sum(B.numel() + A.numel() for B, A in method.factors_.values())

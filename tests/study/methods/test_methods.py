@@ -17,7 +17,15 @@ from sklearn.linear_model import LogisticRegression
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_study.methods.adapters import CLIPAdapter, TipAdapter
-from icm_study.methods.maps import ICM, LEACE, PCA, BiasedPrompts, FukunagaKoontz, Plain, RandomProjection
+from icm_study.methods.maps import (
+    ICM,
+    LEACE,
+    PCA,
+    BiasedPrompts,
+    FukunagaKoontz,
+    Plain,
+    RandomProjection,
+)
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
 from icm_study.methods.sources import Images, Sources
 
@@ -34,7 +42,9 @@ def images_of(rng, n, shift=0.0):
     label, domain = np.arange(n) % CLASSES, np.arange(n) // 2 % DOMAINS
     centres = np.eye(CLASSES, D)[label] + 0.4 * np.eye(DOMAINS, D, k=3)[domain]
     embedded = unit(centres + shift + 0.3 * rng.normal(size=(n, D)))
-    return Images(embedded, label, domain, np.arange(n), load=lambda rows: pytest.fail("no pixels here"))
+    return Images(
+        embedded, label, domain, np.arange(n), load=lambda rows: pytest.fail("no pixels here")
+    )
 
 
 def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
@@ -46,7 +56,9 @@ def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
     edits[:10] = captions[:10]
     prompt_label = np.repeat(np.arange(CLASSES), 2)
     encoder = SimpleNamespace(
-        encode_text=lambda texts: unit(np.array([[len(t), *map(ord, t[:3]), 5, 7] for t in texts], float)),
+        encode_text=lambda texts: unit(
+            np.array([[len(t), *map(ord, t[:3]), 5, 7] for t in texts], float)
+        ),
         model=SimpleNamespace(logit_scale=torch.tensor(3.0)),
     )
     return Sources(
@@ -107,7 +119,9 @@ def test_pca_spans_the_leading_singular_vectors(seed, k):
 
 
 def test_a_random_projection_is_orthonormal_and_repeats():
-    first, second = (RandomProjection(4, random_state=r).fit(toy_sources()).components_ for r in (0, 1))
+    first, second = (
+        RandomProjection(4, random_state=r).fit(toy_sources()).components_ for r in (0, 1)
+    )
     np.testing.assert_allclose(first @ first.T, np.eye(4), atol=1e-12)
     np.testing.assert_array_equal(first, RandomProjection(4).fit(toy_sources(seed=5)).components_)
     assert np.abs(first - second).max() > 0.1
@@ -169,7 +183,9 @@ def test_leace_leaves_no_linear_information_on_the_domain():
     after = LogisticRegression().fit(erased, sources.images.domain)
     assert before.score(sources.images.embedded, sources.images.domain) > 0.6
     chance = np.bincount(sources.images.domain) / len(erased)
-    np.testing.assert_allclose(after.predict_proba(erased), np.tile(chance, (len(erased), 1)), atol=1e-3)
+    np.testing.assert_allclose(
+        after.predict_proba(erased), np.tile(chance, (len(erased), 1)), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("calibration", [0.0, 7.0])
@@ -194,7 +210,9 @@ def test_biased_prompts_minimise_the_paper_s_calibrated_objective(calibration):
 def test_augmentation_trains_on_both_and_forgets_what_is_left_out():
     sources, images = toy_sources(), new_images()
     both = np.concatenate([sources.images.embedded, sources.intervened.embedded])
-    expected = LinearProbe().fit(both, np.tile(sources.images.label, 2)).predict_proba(images.embedded)
+    expected = (
+        LinearProbe().fit(both, np.tile(sources.images.label, 2)).predict_proba(images.embedded)
+    )
     np.testing.assert_allclose(
         Augmentation().fit(sources).scores(images)["linear probe"], expected, atol=1e-6
     )
@@ -202,7 +220,9 @@ def test_augmentation_trains_on_both_and_forgets_what_is_left_out():
     for name in ("invert", "grayscale", "equalize"):
         fewer = fewer.without(name)
     plain = Plain().fit(sources).scores(images)["linear probe"]
-    np.testing.assert_allclose(Augmentation().fit(fewer).scores(images)["linear probe"], plain, atol=1e-6)
+    np.testing.assert_allclose(
+        Augmentation().fit(fewer).scores(images)["linear probe"], plain, atol=1e-6
+    )
 
 
 def test_lda_finds_the_bayes_direction():
@@ -223,7 +243,9 @@ def test_coral_gives_every_domain_the_pooled_moments():
     for domain in range(DOMAINS):
         rows = aligned[images.domain == domain]
         np.testing.assert_allclose(rows.mean(0), images.embedded.mean(0), atol=1e-6)
-        np.testing.assert_allclose(np.cov(rows.T, bias=True), np.cov(images.embedded.T, bias=True), atol=1e-6)
+        np.testing.assert_allclose(
+            np.cov(rows.T, bias=True), np.cov(images.embedded.T, bias=True), atol=1e-6
+        )
 
 
 @some
@@ -271,14 +293,22 @@ def test_group_dro_reaches_the_smallest_worst_risk():
         return flat[-1] + (weights[:, :-1] ** 2).sum() / (2 * 0.316 * len(images))
 
     above = [
-        {"type": "ineq", "fun": lambda flat, p=p: flat[-1] - risk(flat[:-1].reshape(CLASSES, D + 1), *p)}
+        {
+            "type": "ineq",
+            "fun": lambda flat, p=p: flat[-1] - risk(flat[:-1].reshape(CLASSES, D + 1), *p),
+        }
         for p in parts
     ]
     start = np.append(np.zeros(CLASSES * (D + 1)), 2.0)
-    best = scipy_minimize(epigraph, start, constraints=above, method="SLSQP", options={"maxiter": 300})
+    best = scipy_minimize(
+        epigraph, start, constraints=above, method="SLSQP", options={"maxiter": 300}
+    )
     assert best.success
     assert objective(fitted.weights_) == pytest.approx(best.fun, abs=2e-3)
-    assert objective(fitted.weights_) < objective(GroupDRO(sharpness=1e-3).fit(sources).weights_) - 1e-4
+    assert (
+        objective(fitted.weights_)
+        < objective(GroupDRO(sharpness=1e-3).fit(sources).weights_) - 1e-4
+    )
 
 
 # --- adapters
@@ -299,7 +329,9 @@ def test_clip_adapter_learns_and_repeats():
     sources = toy_sources()
 
     def loss(steps):
-        scores = CLIPAdapter(ratio=0.5, steps=steps).fit(sources).scores(sources.images)["zero-shot"]
+        scores = (
+            CLIPAdapter(ratio=0.5, steps=steps).fit(sources).scores(sources.images)["zero-shot"]
+        )
         return risk(np.eye(CLASSES), np.exp(3.0) * scores, sources.images.label)
 
     assert loss(200) < 0.9 * loss(0)

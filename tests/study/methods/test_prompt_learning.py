@@ -28,7 +28,9 @@ def custom_text_encoder(**text):
     torch.manual_seed(0)
     tokenizer = AnimalTokenizer.from_lexicon(24)
     text = MODEL_CONFIG["text_cfg"] | {"vocab_size": tokenizer.vocab_size} | text
-    model = open_clip.CustomTextCLIP(MODEL_CONFIG["embed_dim"], MODEL_CONFIG["vision_cfg"], text).eval()
+    model = open_clip.CustomTextCLIP(
+        MODEL_CONFIG["embed_dim"], MODEL_CONFIG["vision_cfg"], text
+    ).eval()
     return Encoder("custom", model, tokenizer, PREPROCESS_CONFIG, "cpu")
 
 
@@ -46,7 +48,9 @@ def mean_loss(method, images):
 @pytest.mark.parametrize("make", METHODS)
 def test_untrained_prompts_are_zero_shot(make, task, encoder, images):
     scores = make(epochs=0).fit(task.sources).scores(images)["zero-shot"]
-    np.testing.assert_allclose(scores, zero_shot(encoder, images), atol=2e-4)  # of logits up to about 50
+    np.testing.assert_allclose(
+        scores, zero_shot(encoder, images), atol=2e-4
+    )  # of logits up to about 50
     np.testing.assert_array_equal(
         scores.argmax(1),
         ZeroShotClassifier()
@@ -56,7 +60,9 @@ def test_untrained_prompts_are_zero_shot(make, task, encoder, images):
 
 
 @pytest.mark.parametrize(
-    "text", [{}, {"no_causal_mask": True}, {"pool_type": "last"}], ids=["causal", "both ways", "last token"]
+    "text",
+    [{}, {"no_causal_mask": True}, {"pool_type": "last"}],
+    ids=["causal", "both ways", "last token"],
 )
 def test_every_layout_of_the_text_tower_is_called_as_it_is(text):
     encoder = custom_text_encoder(**text)
@@ -113,7 +119,9 @@ def test_the_gradient_is_the_slope_of_the_loss(task):
     """The hook and the cut of the padding against finite differences."""
     method = CoOp(epochs=0).fit(task.sources)
     images, vectors = task.sources.images, method.context_.vectors
-    loss = cross_entropy(method._logits(torch.from_numpy(images.embedded)), torch.from_numpy(images.label))
+    loss = cross_entropy(
+        method._logits(torch.from_numpy(images.embedded)), torch.from_numpy(images.label)
+    )
     (gradient,) = torch.autograd.grad(loss, vectors)
     direction, step = gradient / gradient.norm(), 1e-2
     sides = []
@@ -153,7 +161,9 @@ def test_dpl_scores_an_image_by_the_mean_of_its_domain(task, images):
     first, *others = np.unique(images.domain)
     assert others
     own = images.domain == first
-    np.testing.assert_allclose(method.scores(images.take(own))["zero-shot"], together[own], atol=2e-4)
+    np.testing.assert_allclose(
+        method.scores(images.take(own))["zero-shot"], together[own], atol=2e-4
+    )
     single = method.scores(images.take(slice(0, 1)))["zero-shot"]
     assert single.shape == (1, 10)
     assert not np.allclose(single[0], together[0], atol=1e-3)

@@ -23,7 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_study.photographs.conversion import archive_to_folder, camera_traps_to_folder, parquet_to_folder
+from icm_study.photographs.conversion import (
+    archive_to_folder,
+    camera_traps_to_folder,
+    parquet_to_folder,
+)
 from icm_study.photographs.download import download, fetch, main
 from icm_study.photographs.known import CATALOG, Hub, KnownDataset, WebFile
 
@@ -54,7 +58,9 @@ def write_shard(path, rows, domain_names=None, label_names=CLASSES, metadata=Tru
 
     def feature(names):
         return (
-            {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "string", "_type": "Value"}
+            {"names": list(names), "_type": "ClassLabel"}
+            if names
+            else {"dtype": "string", "_type": "Value"}
         )
 
     kinds = {"domain": domain_names, "label": label_names}
@@ -71,14 +77,17 @@ def shards(tmp_path):
     """Three Parquet files with 30 rows in all, and these rows."""
     rows = rows_of(30)
     parts = [rows[:10], rows[10:17], rows[17:]]
-    return [write_shard(tmp_path / f"train-{i}.parquet", part) for i, part in enumerate(parts)], rows
+    return [
+        write_shard(tmp_path / f"train-{i}.parquet", part) for i, part in enumerate(parts)
+    ], rows
 
 
 def files_in(root):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-# ------------------------------------------------------------------------------------------------- Parquet
+# -------------------------------------------------------------------------------------------------
+# Parquet
 
 
 def test_parquet_becomes_folders_with_the_bytes_unchanged(shards, tmp_path):
@@ -97,11 +106,16 @@ def test_parquet_becomes_folders_with_the_bytes_unchanged(shards, tmp_path):
 def test_an_interrupted_conversion_goes_on(tmp_path_factory, stop, lost):
     folder = tmp_path_factory.mktemp("conversion")
     rows = rows_of(30)
-    files = [write_shard(folder / "0.parquet", rows[:13]), write_shard(folder / "1.parquet", rows[13:])]
+    files = [
+        write_shard(folder / "0.parquet", rows[:13]),
+        write_shard(folder / "1.parquet", rows[13:]),
+    ]
     parquet_to_folder(files, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
         move, moves = os.replace, iter(range(stop))
-        patch.setattr(os, "replace", lambda *names: move(*names) if next(moves, None) is not None else 1 / 0)
+        patch.setattr(
+            os, "replace", lambda *names: move(*names) if next(moves, None) is not None else 1 / 0
+        )
         with nullcontext() if stop == 30 else pytest.raises(ZeroDivisionError):
             parquet_to_folder(files, folder / "resumed")
     names = files_in(folder / "whole")
@@ -109,16 +123,24 @@ def test_an_interrupted_conversion_goes_on(tmp_path_factory, stop, lost):
     assert len(there) == stop
     for name in there & {names[i] for i in lost}:
         (folder / "resumed" / name).unlink()
-    kept = {name: os.stat(folder / "resumed" / name).st_ino for name in there - {names[i] for i in lost}}
+    kept = {
+        name: os.stat(folder / "resumed" / name).st_ino for name in there - {names[i] for i in lost}
+    }
     assert parquet_to_folder(files, folder / "resumed") == 30
     assert files_in(folder / "resumed") == names
-    assert all((folder / "resumed" / n).read_bytes() == (folder / "whole" / n).read_bytes() for n in names)
-    assert {name: os.stat(folder / "resumed" / name).st_ino for name in kept} == kept  # not written again
+    assert all(
+        (folder / "resumed" / n).read_bytes() == (folder / "whole" / n).read_bytes() for n in names
+    )
+    assert {
+        name: os.stat(folder / "resumed" / name).st_ino for name in kept
+    } == kept  # not written again
 
 
 def test_domains_as_numbers_and_labels_as_strings(tmp_path):
     rows = [{"image": {"bytes": picture(0), "path": None}, "domain": 1, "label": "Bed"}]
-    file = write_shard(tmp_path / "a.parquet", rows, domain_names=("art", "real_world"), label_names=None)
+    file = write_shard(
+        tmp_path / "a.parquet", rows, domain_names=("art", "real_world"), label_names=None
+    )
     parquet_to_folder([file], tmp_path / "out", "office_home")
     assert files_in(tmp_path / "out") == ["Real World/Bed/000000.jpg"]
     parquet_to_folder([file], tmp_path / "own")
@@ -184,7 +206,8 @@ def test_parquet_files_of_another_schema(tmp_path):
         parquet_to_folder([nameless], tmp_path / "out")
 
 
-# ------------------------------------------------------------------------------------------------- archives
+# -------------------------------------------------------------------------------------------------
+# archives
 
 
 def write_tar(path, files, mode="w"):
@@ -248,7 +271,9 @@ def test_links_in_archives_are_not_followed(tmp_path):
 
 @pytest.mark.parametrize("kind", ["cut", "text"])
 def test_damaged_archives(tmp_path, kind):
-    path = write_tar(tmp_path / "a.tar.gz", {f"t/n01/{i}.jpg": os.urandom(9999) for i in range(9)}, "w:gz")
+    path = write_tar(
+        tmp_path / "a.tar.gz", {f"t/n01/{i}.jpg": os.urandom(9999) for i in range(9)}, "w:gz"
+    )
     if kind == "cut":
         os.truncate(path, path.stat().st_size // 2)
     else:
@@ -276,16 +301,23 @@ def test_camera_traps(tmp_path):
         {"x/train.json": json.dumps(content).encode(), "x/README": b""},
         "w:gz",
     )
-    pictures = write_tar(tmp_path / "i.tar.gz", {f"x/{name}.jpg": name.encode() for name in "abcde"}, "w:gz")
+    pictures = write_tar(
+        tmp_path / "i.tar.gz", {f"x/{name}.jpg": name.encode() for name in "abcde"}, "w:gz"
+    )
     domains = CATALOG["terra_incognita"].domains
     for _ in range(2):
         assert camera_traps_to_folder(pictures, annotations, tmp_path / "out", domains) == 3
-    written = {"location_38/dog/a.jpg": b"a", "location_43/dog/b.jpg": b"b", "location_43/empty/b.jpg": b"b"}
+    written = {
+        "location_38/dog/a.jpg": b"a",
+        "location_43/dog/b.jpg": b"b",
+        "location_43/empty/b.jpg": b"b",
+    }
     assert files_in(tmp_path / "out") == sorted(written)
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in written.items())
 
 
-# ---------------------------------------------------------------------------------------------------- HTTP
+# ----------------------------------------------------------------------------------------------------
+# HTTP
 
 
 class Server:
@@ -309,7 +341,11 @@ class Server:
                 data = outer.files.get(self.path.partition("?")[0])
                 if data is None:
                     return self.send_error(404)
-                start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and outer.ranges else 0
+                start = (
+                    int(wanted.removeprefix("bytes=").split("-")[0])
+                    if wanted and outer.ranges
+                    else 0
+                )
                 if start and start >= len(data):
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -351,7 +387,9 @@ MD5 = hashlib.md5(DATA).hexdigest()
 def test_fetch(server, tmp_path):
     server.files["/a.tar"] = DATA
     for _ in range(2):
-        assert fetch(WebFile(f"{server.url}/a.tar", md5=MD5), tmp_path / "a.tar").read_bytes() == DATA
+        assert (
+            fetch(WebFile(f"{server.url}/a.tar", md5=MD5), tmp_path / "a.tar").read_bytes() == DATA
+        )
     assert len(server.requests) == 1
     assert files_in(tmp_path) == ["a.tar"]
 
@@ -373,13 +411,18 @@ def test_fetch_goes_on_where_it_stopped(tmp_path_factory, there, ranges):
 def test_fetch_tries_again_while_there_is_progress(server, tmp_path):
     server.files["/a.tar"], server.break_after = DATA, 30_000
     assert fetch(WebFile(f"{server.url}/a.tar", md5=MD5), tmp_path / "a.tar").read_bytes() == DATA
-    assert [wanted for *_, wanted in server.requests] == [None, *(f"bytes={i}0000-" for i in (3, 6, 9))]
+    assert [wanted for *_, wanted in server.requests] == [
+        None,
+        *(f"bytes={i}0000-" for i in (3, 6, 9)),
+    ]
 
 
 def test_fetch_gives_up_without_progress_and_keeps_what_it_has(server, tmp_path):
     server.files["/a.tar"], server.break_after = DATA, 0
     (tmp_path / "a.tar.part").write_bytes(DATA[:500])
-    with pytest.raises(RuntimeError, match=r"cannot download .*a\.tar: the connection broke off.* is kept"):
+    with pytest.raises(
+        RuntimeError, match=r"cannot download .*a\.tar: the connection broke off.* is kept"
+    ):
         fetch(WebFile(f"{server.url}/a.tar"), tmp_path / "a.tar")
     assert (tmp_path / "a.tar.part").read_bytes() == DATA[:500]
 
@@ -399,11 +442,14 @@ def test_fetch_without_a_file_or_a_server(server, tmp_path):
     with pytest.raises(RuntimeError, match=r"nothing\.tar: the server says 404 Not Found"):
         fetch(WebFile(f"{server.url}/nothing.tar"), tmp_path / "a.tar")
     server.stop()
-    with pytest.raises(RuntimeError, match=r"(?s)refused.*no network here.*HTTPS_PROXY.*HF_ENDPOINT"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)refused.*no network here.*HTTPS_PROXY.*HF_ENDPOINT"
+    ):
         fetch(WebFile(f"{server.url}/a.tar"), tmp_path / "a.tar")
 
 
-# ------------------------------------------------------------------------------------------------ downloads
+# ------------------------------------------------------------------------------------------------
+# downloads
 
 
 @pytest.fixture
@@ -441,7 +487,9 @@ def flat(server, known, tmp_path):
 def test_download_of_an_archive(flat, tmp_path, capsys):
     root = download("toy", tmp_path / "data")
     assert files_in(tmp_path / "data") == ["toy/SOURCE.json", "toy/n01/a.jpg", "toy/n02/a.jpg"]
-    assert json.loads((root / "SOURCE.json").read_text())["files"][0]["url"] == f"{flat.url}/toy.tar"
+    assert (
+        json.loads((root / "SOURCE.json").read_text())["files"][0]["url"] == f"{flat.url}/toy.tar"
+    )
     assert "toy: 2 images, 30 kB to download. Licence: None." in capsys.readouterr().out
     assert download("toy", tmp_path / "data") == root
     assert len(flat.requests) == 1
@@ -542,7 +590,11 @@ def on_hub(server, shards, commit=COMMIT):
         )
         url = f"/datasets/lab/toy/resolve/{commit}/{name}"
         server.files[url] = data
-        server.extra_headers[url] = {"X-Repo-Commit": commit, "ETag": f'"{sha}"', "Accept-Ranges": "bytes"}
+        server.extra_headers[url] = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{sha}"',
+            "Accept-Ranges": "bytes",
+        }
     listing = {"id": "lab/toy", "sha": commit, "siblings": siblings, "tags": [], "private": False}
     for revision in (commit, "main"):
         server.files[f"/api/datasets/lab/toy/revision/{revision}"] = json.dumps(listing).encode()
@@ -574,7 +626,11 @@ def test_download_from_the_hub(hub, shards, tmp_path, monkeypatch, capsys):
     root = tmp_path / "data" / "toy"
     assert len(list(root.rglob("*.jpg"))) == 30
     record = json.loads((root / "SOURCE.json").read_text())
-    assert (record["repository"], record["revision"], record["complete"]) == ("lab/toy", COMMIT, True)
+    assert (record["repository"], record["revision"], record["complete"]) == (
+        "lab/toy",
+        COMMIT,
+        True,
+    )
     assert [file["name"] for file in record["files"]] == [f"data/{path.name}" for path in shards[0]]
     assert record["files"][0]["sha256"] == hashlib.sha256(shards[0][0].read_bytes()).hexdigest()
     assert not (tmp_path / "data/.toy.download").exists()

@@ -30,7 +30,8 @@ def pixels(path):
     return np.asarray(read_image(path))
 
 
-# -------------------------------------------------------------------------------------------- read_image
+# --------------------------------------------------------------------------------------------
+# read_image
 
 
 def test_rgb_is_read_exactly(tmp_path):
@@ -74,7 +75,9 @@ def test_palette(tmp_path):
 def test_transparent_parts_become_white(tmp_path):
     values = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 51]]], dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "alpha.png")
-    assert pixels(tmp_path / "alpha.png").tolist() == [[[255, 255, 255], [0, 0, 0], [255, 204, 204]]]
+    assert pixels(tmp_path / "alpha.png").tolist() == [
+        [[255, 255, 255], [0, 0, 0], [255, 204, 204]]
+    ]
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -161,7 +164,8 @@ def test_a_single_pixel(tmp_path):
     assert pixels(tmp_path / "pixel.png").tolist() == [[[1, 2, 3]]]
 
 
-# ------------------------------------------------------------------------------------------ index_folder
+# ------------------------------------------------------------------------------------------
+# index_folder
 
 
 def make_tree(root, files):
@@ -194,8 +198,16 @@ def test_lists_images_sorted_with_label_and_domain(tmp_path):
 def test_other_files_and_hidden_ones_are_ignored(tmp_path):
     make_tree(tmp_path, TREE)
     plain = index_folder(tmp_path)
-    extra = ("README.txt", ".git/x/y.jpg", "photo/notes.jpg", "photo/.cache/z.jpg", "photo/dog/.b.jpg")
-    make_tree(tmp_path, [*extra, "photo/dog/labels.csv", "photo/dog/deeper/c.jpg", "photo/dog/Thumbs.db"])
+    extra = (
+        "README.txt",
+        ".git/x/y.jpg",
+        "photo/notes.jpg",
+        "photo/.cache/z.jpg",
+        "photo/dog/.b.jpg",
+    )
+    make_tree(
+        tmp_path, [*extra, "photo/dog/labels.csv", "photo/dog/deeper/c.jpg", "photo/dog/Thumbs.db"]
+    )
     pd.testing.assert_frame_equal(index_folder(tmp_path), plain)
 
 
@@ -228,14 +240,18 @@ def test_an_absent_class_is_listed_with_its_domain(tmp_path):
 
 def test_an_empty_class_folder(tmp_path):
     make_tree(tmp_path, [*TREE, "photo/emu/readme.txt", "art/emu/1.jpg"])
-    with pytest.raises(ValueError, match=r"no images in the class folder.*photo/emu.*\.jpg.*allow_missing"):
+    with pytest.raises(
+        ValueError, match=r"no images in the class folder.*photo/emu.*\.jpg.*allow_missing"
+    ):
         index_folder(tmp_path)
     assert len(index_folder(tmp_path, allow_missing=True)) == 6
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_folders_that_are_no_data_set(tmp_path, allow_missing):
-    with pytest.raises(FileNotFoundError, match="nowhere' does not exist; expected root/domain/class/image"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere' does not exist; expected root/domain/class/image"
+    ):
         index_folder(tmp_path / "nowhere", allow_missing)
     make_tree(tmp_path, ["file.jpg"])
     with pytest.raises(ValueError, match="is a file"):
@@ -288,7 +304,8 @@ def test_pacs(pacs_root):
         assert (image.mode, image.size) == ("RGB", (227, 227))
 
 
-# ----------------------------------------------------------------------------------------- index_classes
+# -----------------------------------------------------------------------------------------
+# index_classes
 
 
 def test_classes_without_domains(tmp_path):
@@ -296,7 +313,9 @@ def test_classes_without_domains(tmp_path):
         tmp_path / "imagenet-a", ["n02/b.JPEG", "n01/c.jpg", "n02/a.jpg", "README.txt", "n01/x.txt"]
     )
     table = index_classes(root)
-    assert table["path"].tolist() == [str(root / name) for name in ("n01/c.jpg", "n02/a.jpg", "n02/b.JPEG")]
+    assert table["path"].tolist() == [
+        str(root / name) for name in ("n01/c.jpg", "n02/a.jpg", "n02/b.JPEG")
+    ]
     assert table["label"].tolist() == ["n01", "n02", "n02"]
     assert set(table["domain"]) == {"imagenet-a"}
 
@@ -314,7 +333,9 @@ def test_classes_without_images(tmp_path):
 
 
 def test_folders_that_are_no_classes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere' does not exist; expected root/class/image"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere' does not exist; expected root/class/image"
+    ):
         index_classes(tmp_path / "nowhere")
     make_tree(tmp_path, ["file.jpg"])
     with pytest.raises(ValueError, match="is a file"):
@@ -326,13 +347,18 @@ def test_folders_that_are_no_classes(tmp_path):
         index_classes(tmp_path, allow_missing=True)
 
 
-# ------------------------------------------------------------------------------------------ index_images
+# ------------------------------------------------------------------------------------------
+# index_images
 
 
 def test_images_of_any_layout(tmp_path):
-    root = make_tree(tmp_path / "mine", ["b.jpg", "dog/a.png", "photo/cat/1.jpg", "x/y/z/2.jpg", "dog/a.txt"])
+    root = make_tree(
+        tmp_path / "mine", ["b.jpg", "dog/a.png", "photo/cat/1.jpg", "x/y/z/2.jpg", "dog/a.txt"]
+    )
     (root / "photo" / "again").symlink_to(root / "dog", target_is_directory=True)
-    (root / "dog" / "again").symlink_to(root / "photo", target_is_directory=True)  # a loop of two links
+    (root / "dog" / "again").symlink_to(
+        root / "photo", target_is_directory=True
+    )  # a loop of two links
     table = index_images(root).set_index("path")
     expected = {
         "b.jpg": ("", "mine"),
@@ -341,7 +367,8 @@ def test_images_of_any_layout(tmp_path):
         "x/y/z/2.jpg": ("z", "y"),
     }
     assert {str(root / name): pair for name, pair in expected.items()} == {
-        path: tuple(row) for path, row in zip(table.index, table[["label", "domain"]].to_numpy(), strict=True)
+        path: tuple(row)
+        for path, row in zip(table.index, table[["label", "domain"]].to_numpy(), strict=True)
     }
 
 
@@ -353,7 +380,8 @@ def test_folders_without_any_image(tmp_path):
         index_images(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------ check_folder
+# ------------------------------------------------------------------------------------------
+# check_folder
 
 
 def save(path, seed=0, size=(40, 30), **options):
@@ -368,7 +396,9 @@ def save(path, seed=0, size=(40, 30), **options):
 def sound(tmp_path):
     """Two domains with two classes of two images each."""
     root = tmp_path / "pets"
-    for seed, (domain, class_, image) in enumerate(product(("art", "photo"), ("cat", "dog"), ("1", "2"))):
+    for seed, (domain, class_, image) in enumerate(
+        product(("art", "photo"), ("cat", "dog"), ("1", "2"))
+    ):
         save(root / domain / class_ / f"{image}.jpg", seed)
     return root
 
@@ -377,7 +407,9 @@ def write_bomb(path, side):
     """Write a PNG whose header promises side x side pixels."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     path.write_bytes(
@@ -515,7 +547,9 @@ def test_a_flat_folder_is_checked_by_its_name(tmp_path):
 
 def test_it_goes_on_only_if_told_to(sound):
     (sound / "art" / "cat" / "zero.jpg").touch()
-    with pytest.raises(ValueError, match=r"(?s)zero bytes.*Nothing was computed.*accept_problems=True"):
+    with pytest.raises(
+        ValueError, match=r"(?s)zero bytes.*Nothing was computed.*accept_problems=True"
+    ):
         load_folder(sound)
     with pytest.warns(UserWarning, match=r"(?s)in spite of problems.*zero\.jpg"):
         images = load_folder(sound, accept_problems=True)

@@ -8,15 +8,29 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_study.photographs.imagenet import VARIANTS, imagenet_classes, imagenet_index, imagenet_templates
-from icm_study.photographs.known import CATALOG, Hub, class_word, class_words, guess_dataset, known_dataset
+from icm_study.photographs.imagenet import (
+    VARIANTS,
+    imagenet_classes,
+    imagenet_index,
+    imagenet_templates,
+)
+from icm_study.photographs.known import (
+    CATALOG,
+    Hub,
+    class_word,
+    class_words,
+    guess_dataset,
+    known_dataset,
+)
 
-# ---------------------------------------------------------------------------------------------- the catalog
+# ----------------------------------------------------------------------------------------------
+# the catalog
 
 
 def test_counts_are_those_of_the_papers():
     assert {
-        name: (known.n_images, known.n_classes, len(known.domains)) for name, known in CATALOG.items()
+        name: (known.n_images, known.n_classes, len(known.domains))
+        for name, known in CATALOG.items()
     } == {
         "PACS": (9991, 7, 4),
         "VLCS": (10729, 5, 4),
@@ -81,16 +95,22 @@ def test_differences():
 @pytest.mark.parametrize("version", CATALOG["terra_incognita"].versions)
 def test_both_versions_of_terra_incognita_are_known(version):
     rows = [(f"c{i % 10}", domain) for domain, number in version.items() for i in range(number)]
-    assert CATALOG["terra_incognita"].differences(pd.DataFrame(rows, columns=["label", "domain"])) == ()
+    assert (
+        CATALOG["terra_incognita"].differences(pd.DataFrame(rows, columns=["label", "domain"]))
+        == ()
+    )
 
 
 def test_a_flat_data_set_may_lie_in_any_folder():
     rows = pd.DataFrame({"label": [f"c{i % 200}" for i in range(7500)], "domain": "my-imagenet-a"})
     assert CATALOG["imagenet-a"].differences(rows) == ()
-    assert CATALOG["imagenet-a"].differences(rows[2:]) == ("imagenet-a: 7,498 images; imagenet-a has 7,500",)
+    assert CATALOG["imagenet-a"].differences(rows[2:]) == (
+        "imagenet-a: 7,498 images; imagenet-a has 7,500",
+    )
 
 
-# ------------------------------------------------------------------------------------------------ class words
+# ------------------------------------------------------------------------------------------------
+# class words
 
 
 @pytest.mark.parametrize(
@@ -115,7 +135,10 @@ def test_overrides():
     assert class_words("office_home", names) == ["toothbrush", "desk lamp", "TV"]
     assert class_words(None, names) == ["toothbrush", "desk lamp", "TV"]
     assert class_words("terra_incognita", ["bobcat", "empty"]) == ["bobcat", "empty scene"]
-    assert class_words("domain_net", ["The_Eiffel_Tower", "teddy-bear"]) == ["Eiffel Tower", "teddy bear"]
+    assert class_words("domain_net", ["The_Eiffel_Tower", "teddy-bear"]) == [
+        "Eiffel Tower",
+        "teddy bear",
+    ]
 
 
 @given(st.lists(st.from_regex(r"[a-z]{2,6}", fullmatch=True), min_size=1, max_size=4))
@@ -135,7 +158,8 @@ def test_two_classes_of_one_word():
     assert class_words(None, ["dog", "cat", "dog"]) == ["dog", "cat", "dog"]
 
 
-# --------------------------------------------------------------------------------------------------- ImageNet
+# ---------------------------------------------------------------------------------------------------
+# ImageNet
 
 
 def test_imagenet_order_is_that_of_the_sorted_ids():
@@ -168,7 +192,9 @@ def test_classes_of_the_variants(variant):
 
 
 def test_the_subsets_are_the_right_ones():
-    renditions, adversarial = (set(imagenet_classes(name)["word"]) for name in ("imagenet-r", "imagenet-a"))
+    renditions, adversarial = (
+        set(imagenet_classes(name)["word"]) for name in ("imagenet-r", "imagenet-a")
+    )
     assert {"goldfish", "joystick", "pizza"} <= renditions
     assert "tench" not in renditions | adversarial
     assert len(renditions & adversarial) < 200
@@ -180,11 +206,15 @@ def test_v2_folders_are_numbers():
 
 
 def test_labels_that_are_no_imagenet_class():
-    with pytest.raises(ValueError, match="no ImageNet classes: '007', '1000', 'dog'; expected WordNet ids"):
+    with pytest.raises(
+        ValueError, match="no ImageNet classes: '007', '1000', 'dog'; expected WordNet ids"
+    ):
         imagenet_index(["n01440764", "dog", "1000", "007"])
     with pytest.raises(ValueError, match="no ImageNet classes: 'dog'"):
         class_words("imagenet-r", ["dog"])
-    with pytest.raises(ValueError, match="unknown ImageNet variant 'imagenet-c'; expected one of imagenet, "):
+    with pytest.raises(
+        ValueError, match="unknown ImageNet variant 'imagenet-c'; expected one of imagenet, "
+    ):
         imagenet_classes("imagenet-c")
 
 
@@ -196,14 +226,17 @@ def test_templates():
     assert templates[0].format("dog") == "a bad photo of a dog."
 
 
-# ------------------------------------------------------------------------------------------ the documentation
+# ------------------------------------------------------------------------------------------
+# the documentation
 
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_page_on_data_says_what_the_catalog_says(name):
     page = (ROOT / "reports" / "data.qmd").read_text()
     known = CATALOG[name]
-    row = next(line for line in page.splitlines() if line.startswith(f"| [`{name}`]({known.page}) |"))
+    row = next(
+        line for line in page.splitlines() if line.startswith(f"| [`{name}`]({known.page}) |")
+    )
     for fact in (f"{known.n_classes:,}", f"{known.n_images:,}", known.size, known.licence):
         assert f"| {fact} |" in row
     assert known.citation in page

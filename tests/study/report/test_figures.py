@@ -43,7 +43,9 @@ def test_accuracy_figure_draws_each_value_at_its_method_with_its_interval():
              for x, y in zip(*line.get_data(), strict=True)}  # fmt: skip
     assert drawn == {(v, 0) for v in (50, 51, 52)} | {(v, 1) for v in (53, 54, 55)}
     assert [label.get_text() for label in axis.get_yticklabels()] == ["plain", "ICM, text"]
-    bars = [segment[:, 0].tolist() for group in axis.collections for segment in group.get_segments()]
+    bars = [
+        segment[:, 0].tolist() for group in axis.collections for segment in group.get_segments()
+    ]
     assert sorted(bars) == [[v - 2, v + 1] for v in range(50, 56)]
     assert axis.get_xlabel() == "accuracy (%)"
 
@@ -61,7 +63,9 @@ def test_no_interval_is_cut_off_by_the_axis():
 def test_accuracy_figure_without_intervals_has_no_bars_of_nan():
     table = means().assign(low=np.nan, high=np.nan)
     axis = accuracy_figure(table, {"all": table["value"] > 0}, "title").axes[0]
-    assert all(np.isfinite(segment).all() for group in axis.collections for segment in group.get_segments())
+    assert all(
+        np.isfinite(segment).all() for group in axis.collections for segment in group.get_segments()
+    )
 
 
 def test_accuracy_figure_refuses_a_panel_of_two_worlds():
@@ -80,7 +84,9 @@ def test_sweep_figure_labels_each_line_and_ticks_each_value():
             "high": 5.0,
         }
     )
-    axis = sweep_figure(table, "rho", {"p": table["value"] > 0}, xlabel="ρ", title="t", xscale="log").axes[0]
+    axis = sweep_figure(
+        table, "rho", {"p": table["value"] > 0}, xlabel="ρ", title="t", xscale="log"
+    ).axes[0]
     assert {text.get_text() for text in axis.texts} == {"a", "b"}
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0.1", "1"]
     assert [line.get_ydata().tolist() for line in axis.lines] == [[1, 2], [3, 4]]

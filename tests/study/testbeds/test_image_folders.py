@@ -59,14 +59,19 @@ def test_the_example_folder_has_every_class_in_every_style(images):
 
 
 def test_environments_of_a_folder_are_its_images(images, store, encoder):
-    texts = [f"a red {label}" for label in images["label"]], [f"a blue {label}" for label in images["label"]]
+    texts = (
+        [f"a red {label}" for label in images["label"]],
+        [f"a blue {label}" for label in images["label"]],
+    )
     environments = image_folder(encoder, images, store, name="animals", texts=texts)
     source = environments.source
     assert environments.test is None
     assert environments.tested is source
     assert environments.domains == tuple(sorted(STYLES))
     assert environments.classes == tuple(sorted(CLASSES))
-    assert [environments.domains[i] for i in source["domain"].to_numpy()] == images["domain"].tolist()
+    assert [environments.domains[i] for i in source["domain"].to_numpy()] == images[
+        "domain"
+    ].tolist()
     assert [environments.classes[i] for i in source["label"].to_numpy()] == images["label"].tolist()
     direct = embed_files(encoder, images, store)
     for name in ("original", "image"):
@@ -74,7 +79,9 @@ def test_environments_of_a_folder_are_its_images(images, store, encoder):
     np.testing.assert_allclose(source["caption"][:3], encoder.encode_text(texts[0][:3]), atol=1e-5)
     np.testing.assert_allclose(source["edit"][:3], encoder.encode_text(texts[1][:3]), atol=1e-5)
     prompts = [f"a photo of a {name}" for name in environments.classes]
-    np.testing.assert_allclose(environments.prompts["prompt"], encoder.encode_text(prompts), atol=1e-5)
+    np.testing.assert_allclose(
+        environments.prompts["prompt"], encoder.encode_text(prompts), atol=1e-5
+    )
 
 
 def test_one_caption_for_each_image(images, store, encoder):
@@ -83,7 +90,9 @@ def test_one_caption_for_each_image(images, store, encoder):
 
 
 def test_written_pairs_keep_the_class_and_start_from_the_domain():
-    images = pd.DataFrame({"label": ["dog", "guitar"] * 50, "domain": ["sketch", "art_painting"] * 50})
+    images = pd.DataFrame(
+        {"label": ["dog", "guitar"] * 50, "domain": ["sketch", "art_painting"] * 50}
+    )
     captions, edits = text_pairs(images, name="PACS", seed=0)
     for label, medium, caption, edit in zip(
         images["label"], ["sketch", "painting"] * 50, captions, edits, strict=True
@@ -102,11 +111,19 @@ def test_a_captioner_and_an_editor_are_plugged_by_name(monkeypatch, tmp_path):
     )
 
     def caption(name, paths, cache):
-        assert (name, paths, cache) == ("some/coca", ["a.jpg", "b.jpg"], tmp_path / "captions.jsonl")
+        assert (name, paths, cache) == (
+            "some/coca",
+            ["a.jpg", "b.jpg"],
+            tmp_path / "captions.jsonl",
+        )
         return ["a dog in a dark field", "a red building"]
 
     def editor(name, words, **options):
-        assert (name, words, options) == ("llm", ["dog", "house"], {"cache": tmp_path / "edits.jsonl"})
+        assert (name, words, options) == (
+            "llm",
+            ["dog", "house"],
+            {"cache": tmp_path / "edits.jsonl"},
+        )
         return lambda captions, words, seed: [
             f"{text} {word} {seed}" for text, word in zip(captions, words, strict=True)
         ]
@@ -124,7 +141,10 @@ def test_the_table_has_every_domain_as_the_target(table):
     assert set(table["target"]) == set(STYLES)
     assert set(table["seed"]) == {0, 1}
     assert set(table["condition"]) == {"in_distribution", "unseen"}
-    assert set(table["intervention"]) == {"none", "image"}  # this encoder knows too few words for captions
+    assert set(table["intervention"]) == {
+        "none",
+        "image",
+    }  # this encoder knows too few words for captions
     assert (table["world"] == "animals").all()
     runs = table.groupby(["target", "seed", "condition"]).size()
     assert (runs == 2 + 1 + 2 * 3).all()
@@ -157,10 +177,14 @@ def test_open_classes_on_a_folder(folder, store, encoder, protocol):
 
 
 def test_intervals_over_images_are_those_of_the_pooled_images(table):
-    part = table[(table["method"] == "plain") & (table["predictor"] == "linear probe") & (table["seed"] == 0)]
+    part = table[
+        (table["method"] == "plain") & (table["predictor"] == "linear probe") & (table["seed"] == 0)
+    ]
     part = part[part["condition"] == "unseen"]
     row = aggregate(part, ["condition"], over="images").iloc[0]
-    correct = np.concatenate([unpack(one) for _, one in part.iterrows()])  # targets have equally many images
+    correct = np.concatenate(
+        [unpack(one) for _, one in part.iterrows()]
+    )  # targets have equally many images
     assert row["value"] == pytest.approx(100 * correct.mean())
     within = [unpack(one).var() / 120 for _, one in part.iterrows()]
     half = 100 * 1.959964 * np.sqrt(np.sum(within)) / 4
@@ -180,16 +204,21 @@ def test_verdicts_of_a_folder(table):
 def test_gains_over_plain_are_paired_under_the_last_shift(table):
     gains = gains_over_plain(table, "images").set_index(["predictor", "way"])
     assert set(gains["condition"]) == {"unseen"}
-    unseen = table[table["condition"] == "unseen"].set_index(["predictor", "method", "intervention"])["value"]
+    unseen = table[table["condition"] == "unseen"].set_index(
+        ["predictor", "method", "intervention"]
+    )["value"]
     for predictor in ("zero-shot", "linear probe"):
         for method, way in CHOICES.items():
-            expected = unseen[predictor, method, "image"].mean() - unseen[predictor, "plain", "none"].mean()
+            expected = (
+                unseen[predictor, method, "image"].mean()
+                - unseen[predictor, "plain", "none"].mean()
+            )
             row = gains.loc[(predictor, way)]
             assert row["value"] == pytest.approx(expected)
             part = table[(table["predictor"] == predictor) & (table["condition"] == "unseen")]
-            paired = contrast(part, (method, "image"), ("plain", "none"), ["condition"], over="images").iloc[
-                0
-            ]
+            paired = contrast(
+                part, (method, "image"), ("plain", "none"), ["condition"], over="images"
+            ).iloc[0]
             assert (row["low"], row["high"]) == (paired["low"], paired["high"])
     assert gains_over_plain(table[table["condition"] == "in_distribution"]).empty
     with pytest.raises(ValueError, match="several encoders or worlds"):
@@ -199,14 +228,22 @@ def test_gains_over_plain_are_paired_under_the_last_shift(table):
 def test_a_protocol_that_leaves_no_domain_out_has_no_targets(folder, store, encoder):
     with pytest.raises(ValueError, match="'open class' leaves no domain out"):
         run_domain_generalization(
-            "animals", encoder, store, seeds=[0], folder=folder, targets=["sketch"], protocol="open class"
+            "animals",
+            encoder,
+            store,
+            seeds=[0],
+            folder=folder,
+            targets=["sketch"],
+            protocol="open class",
         )
 
 
 def test_too_few_images_are_named_before_anything_is_embedded(images):
     check_counts(images)
     few = images[(images["label"] != "cow") | (images.groupby(["domain", "label"]).cumcount() < 3)]
-    with pytest.raises(ValueError, match=r"outside the target 'cartoon', .*: 'cow' has 9\. Add images"):
+    with pytest.raises(
+        ValueError, match=r"outside the target 'cartoon', .*: 'cow' has 9\. Add images"
+    ):
         check_counts(few)
     check_counts(few, "open class")  # 12 of the cow in all
     alone = images[images["domain"] == "sketch"]
@@ -243,7 +280,9 @@ def test_diagnosis_of_a_folder_knows_class_and_domain(images, store, encoder):
 def test_runs_that_differ_in_seeds_are_gathered(table, tmp_path):
     paths = []
     for seed, part in table.groupby("seed"):
-        record = run_record("02_domain_generalization", {"seeds": [int(seed)], "dataset": "animals"})
+        record = run_record(
+            "02_domain_generalization", {"seeds": [int(seed)], "dataset": "animals"}
+        )
         part = part.reset_index(drop=True)
         part.attrs = record | {"diagnosis": {"quantity": ["dimension"], "value": [float(seed)]}}
         paths.append(tmp_path / f"{seed}.parquet")
@@ -264,7 +303,11 @@ def outcomes(plain, icm, n=400):
     """A table of two probes, right on a given share of the images of one target; ICM is right wherever plain is."""
     order = np.arange(n)
     rows = [
-        {"method": method, "intervention": kind, "correct": np.packbits(order < share * n).tobytes()}
+        {
+            "method": method,
+            "intervention": kind,
+            "correct": np.packbits(order < share * n).tobytes(),
+        }
         for method, kind, share in (
             ("plain", "none", plain),
             ("ICM", "image", icm),
@@ -272,7 +315,13 @@ def outcomes(plain, icm, n=400):
         )
     ]
     return pd.DataFrame(rows).assign(
-        predictor="linear probe", condition="unseen", target="a", seed=0, n=n, K=8, consistency_weight=1.0
+        predictor="linear probe",
+        condition="unseen",
+        target="a",
+        seed=0,
+        n=n,
+        K=8,
+        consistency_weight=1.0,
     )
 
 

@@ -24,7 +24,8 @@ def folder(n=600, seed=0):
         {"label": ("row", label), "domain": ("row", domain), "number": ("row", np.arange(n))},
     )
     prompts = xr.Dataset(
-        {"prompt": (("row", "feature"), np.eye(8)[:CLASSES])}, {"label": ("row", np.arange(CLASSES))}
+        {"prompt": (("row", "feature"), np.eye(8)[:CLASSES])},
+        {"label": ("row", np.arange(CLASSES))},
     )
     return Environments(source, None, prompts, {}, ("a", "b", "c"), tuple("vwxyz"))
 
@@ -103,11 +104,15 @@ def test_new_classes_are_for_zero_shot_alone(protocol):
 
 def test_a_folder_without_captions_has_image_interventions_only():
     assert available(folder().source) == ("image",)
-    table = leave_one_domain_out(folder(), 0, n_components=[4, 6], validations=("intervened", "target"))
+    table = leave_one_domain_out(
+        folder(), 0, n_components=[4, 6], validations=("intervened", "target")
+    )
     assert set(table["intervention"]) == {"none", "image"}
     methods = {"plain", "augmentation", "ICM", "ICM auto", "ICM, tuned on the target"}
     assert set(table["method"]) == methods
-    tuned = table[(table["condition"] == "unseen") & (table["predictor"] == "zero-shot")].set_index("method")
+    tuned = table[(table["condition"] == "unseen") & (table["predictor"] == "zero-shot")].set_index(
+        "method"
+    )
     assert tuned.loc["ICM, tuned on the target", "value"] >= tuned.loc["ICM", "value"]
 
 
@@ -120,7 +125,9 @@ def test_choosing_among_the_classes_of_a_condition():
 
     unseen = data.tests["unseen"]
     few = unseen.isel(row=np.isin(unseen["label"], [1, 3]))
-    noisy = few.assign(original=few["original"] + 2 * np.eye(8)[0])  # looks like class 0, which it cannot be
+    noisy = few.assign(
+        original=few["original"] + 2 * np.eye(8)[0]
+    )  # looks like class 0, which it cannot be
     for candidates, chance in (({}, 20), ({"unseen": np.array([1, 3])}, 90)):
         narrowed = dataclasses.replace(data, tests={"unseen": noisy}, candidates=candidates)
         table = evaluate(narrowed, interventions=(), n_components=[4])

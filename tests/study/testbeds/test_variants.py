@@ -64,7 +64,9 @@ class StandInEncoder:
         return self._unit((1 + small) @ self._pixels)  # 1: an image may be black all over
 
     def encode_text(self, texts):
-        counts = np.array([np.bincount(list(text.encode("ascii")), minlength=128) for text in texts])
+        counts = np.array(
+            [np.bincount(list(text.encode("ascii")), minlength=128) for text in texts]
+        )
         return self._unit(counts @ self._letters)
 
     @staticmethod
@@ -91,7 +93,8 @@ def store(tmp_path):
     return EmbeddingStore(tmp_path / "store")
 
 
-# ---- ImageNet -------------------------------------------------------------------------------------------------
+# ---- ImageNet
+# -------------------------------------------------------------------------------------------------
 
 PLACES = (0, 1, 7, 30)  # of the classes, among ImageNet's 1,000
 NAMES = [imagenet_classes()["wnid"].iloc[place] for place in PLACES]
@@ -142,7 +145,9 @@ def test_variants_are_numbered_as_the_training_images(imagenet):
         for row in range(table.sizes["row"]):
             path = Path(str(table["path"].to_numpy()[row]))
             wnid = (
-                NAMES[PLACES.index(int(path.parent.name))] if path.parent.name.isdigit() else path.parent.name
+                NAMES[PLACES.index(int(path.parent.name))]
+                if path.parent.name.isdigit()
+                else path.parent.name
             )
             assert imagenet.classes[table["label"].to_numpy()[row]] == wnid
             pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None]
@@ -164,7 +169,9 @@ def test_a_photo_is_called_so_whatever_the_training_folder_is_called(folders, st
     """The captions of two trees that differ in the folder's name alone are the same."""
     given = tables(folders)
     renamed = given | {"train": given["train"].assign(domain="ILSVRC2012")}
-    first, second = (imagenet_variants(StandInEncoder(), store=store, **each) for each in (given, renamed))
+    first, second = (
+        imagenet_variants(StandInEncoder(), store=store, **each) for each in (given, renamed)
+    )
     assert first.provenance["texts"] == second.provenance["texts"]
 
 
@@ -189,10 +196,15 @@ def test_a_classifier_chooses_among_the_classes_of_the_variant(imagenet):
     """Zero-shot accuracy against a nearest-prototype classifier written here."""
     data = variant_split(imagenet, seed=0)
     table = evaluate(data, **SMALL)
-    plain = table[(table["method"] == "plain") & (table["predictor"] == "zero-shot")].set_index("condition")
+    plain = table[(table["method"] == "plain") & (table["predictor"] == "zero-shot")].set_index(
+        "condition"
+    )
     prompts, labels = data.prompts["prompt"].to_numpy(), data.prompts["label"].to_numpy()
     means = np.array([prompts[labels == label].mean(axis=0) for label in range(4)])
-    cosine = data.tests["R"]["original"].to_numpy() @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    cosine = (
+        data.tests["R"]["original"].to_numpy()
+        @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    )
     y, among = data.tests["R"]["label"].to_numpy(), data.candidates["R"]
     restricted = 100 * np.mean(among[cosine[:, among].argmax(axis=1)] == y)
     assert plain.loc["R", "value"] == pytest.approx(restricted)
@@ -205,7 +217,10 @@ def test_nothing_of_a_variant_is_used_to_fit_or_to_choose(imagenet):
     is_r = (imagenet.test["domain"] == 1).to_numpy()
     labels, originals = imagenet.test["label"].to_numpy(), imagenet.test["original"].to_numpy()
     altered = imagenet.test.assign_coords(
-        label=("row", np.where(is_r, labels[is_r][rng.integers(is_r.sum(), size=len(labels))], labels))
+        label=(
+            "row",
+            np.where(is_r, labels[is_r][rng.integers(is_r.sum(), size=len(labels))], labels),
+        )
     ).assign(original=(("row", "feature"), np.where(is_r[:, None], -originals, originals)))
     before, after = (
         evaluate(variant_split(e, seed=0), **SMALL)
@@ -235,10 +250,12 @@ def test_runs_are_repeatable_and_differ_by_seed(folders, tmp_path):
     )
     pd.testing.assert_frame_equal(first, again)
     assert list(first["condition"].unique()) == ["in_distribution", "V2", "R"]
-    assert first[["dataset", "world", "shortcut", "target"]].drop_duplicates().to_numpy().tolist() == [
-        ["imagenet", "imagenet", "unknown", "none"]
-    ]
-    zero, one = (first[first["seed"] == seed].drop(columns="seed").reset_index(drop=True) for seed in (0, 1))
+    assert first[
+        ["dataset", "world", "shortcut", "target"]
+    ].drop_duplicates().to_numpy().tolist() == [["imagenet", "imagenet", "unknown", "none"]]
+    zero, one = (
+        first[first["seed"] == seed].drop(columns="seed").reset_index(drop=True) for seed in (0, 1)
+    )
     assert not zero.equals(one)
     # the interval over images pools both seeds
     pooled = aggregate(first, ["predictor", "method", "intervention", "condition"], over="images")
@@ -273,7 +290,10 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, image
     table = evaluate(data, **SMALL)
 
     pairs = embed_files(encoder, elsewhere.images, store)
-    original, image = pairs["original"].to_numpy().astype(float), pairs["image"].to_numpy().astype(float)
+    original, image = (
+        pairs["original"].to_numpy().astype(float),
+        pairs["image"].to_numpy().astype(float),
+    )
     moved = original - image
     values, vectors = np.linalg.eigh((original.T @ original - moved.T @ moved) / len(moved))
     kept = vectors[:, values > 0]
@@ -281,7 +301,11 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, image
     prompts /= np.linalg.norm(prompts, axis=1, keepdims=True)
     means = np.array([prompts[labels == label].mean(axis=0) for label in range(4)])
     test, among = data.tests["V2"], data.candidates["V2"]
-    cosine = test["original"].to_numpy() @ kept @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    cosine = (
+        test["original"].to_numpy()
+        @ kept
+        @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    )
     rows = table.set_index(["method", "predictor", "intervention", "condition"])
     row = rows.loc[("ICM auto", "zero-shot", "image", "V2")]
     assert row["K"] == kept.shape[1]
@@ -299,7 +323,9 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, image
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_captioner_and_editor_get_the_images_of_the_projection(folders, store, tmp_path, monkeypatch, named):
+def test_captioner_and_editor_get_the_images_of_the_projection(
+    folders, store, tmp_path, monkeypatch, named
+):
     asked = []
 
     def write(images, **options):
@@ -321,20 +347,33 @@ def test_captioner_and_editor_get_the_images_of_the_projection(folders, store, t
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (lambda folders: index_classes(folders / "R"), "The variant 'R' has images in .*R.*projection are"),
+        (
+            lambda folders: index_classes(folders / "R"),
+            "The variant 'R' has images in .*R.*projection are",
+        ),
         (lambda folders: index_images(folders / "R" / NAMES[0]), "The variant 'R' has images in"),
-        (lambda folders: index_images(folders), "The variant 'V2' has images in"),  # all of them are below it
+        (
+            lambda folders: index_images(folders),
+            "The variant 'V2' has images in",
+        ),  # all of them are below it
         (
             lambda folders: index_classes(folders / "train"),
             "for the projection has .*where the training images",
         ),
     ],
 )
-def test_the_projection_is_never_estimated_on_what_is_tested(folders, store, monkeypatch, images, message):
-    monkeypatch.setattr(StandInEncoder, "encode_images", None)  # it is said before anything is embedded
+def test_the_projection_is_never_estimated_on_what_is_tested(
+    folders, store, monkeypatch, images, message
+):
+    monkeypatch.setattr(
+        StandInEncoder, "encode_images", None
+    )  # it is said before anything is embedded
     with pytest.raises(ValueError, match=message):
         imagenet_variants(
-            StandInEncoder(), store=store, projection_images=("other", images(folders)), **tables(folders)
+            StandInEncoder(),
+            store=store,
+            projection_images=("other", images(folders)),
+            **tables(folders),
         )
 
 
@@ -347,7 +386,10 @@ def bad(folders, what):
         "no variant": (train, {}),
         "no ImageNet class": (train, {"R": r.assign(label="cat")}),
         "number out of range": (train, {"V2": others["V2"].replace({"label": {"30": "1000"}})}),
-        "training labels of no ImageNet class": (train.replace({"label": {NAMES[0]: "cat"}}), others),
+        "training labels of no ImageNet class": (
+            train.replace({"label": {NAMES[0]: "cat"}}),
+            others,
+        ),
         "absent class": (train[train["label"] != NAMES[0]], others),
         "one class": (train, {"R": r[r["label"] == NAMES[0]]}),
         "the training folder": (train, {"R": train}),
@@ -362,7 +404,10 @@ def bad(folders, what):
         ("no ImageNet class", "no ImageNet classes: 'cat'"),
         ("number out of range", "no ImageNet classes: '1000'"),
         ("training labels of no ImageNet class", "no ImageNet classes: 'cat'"),
-        ("absent class", "The variant 'V2' has 1 classes that the source has not, such as number 0"),
+        (
+            "absent class",
+            "The variant 'V2' has 1 classes that the source has not, such as number 0",
+        ),
         ("one class", "The variant 'R' has images of 1 class"),
         ("the training folder", "where the training images are"),
         ("some training images", "where the training images are"),
@@ -378,20 +423,29 @@ def test_a_link_to_the_training_folder_is_refused(folders, store, tmp_path):
     (tmp_path / "link").symlink_to(folders / "train", target_is_directory=True)
     train = index_classes(folders / "train")
     linked = train.assign(
-        path=[path.replace(str(folders / "train"), str(tmp_path / "link")) for path in train["path"]]
+        path=[
+            path.replace(str(folders / "train"), str(tmp_path / "link")) for path in train["path"]
+        ]
     )
     with pytest.raises(ValueError, match="where the training images are"):
         imagenet_variants(StandInEncoder(), train, {"R": linked}, store)
 
 
-# ---- animal world ---------------------------------------------------------------------------------------------
+# ---- animal world
+# ---------------------------------------------------------------------------------------------
 
 N, SEED = 250, 3
 STRENGTHS = {"coat_strength": 0.9, "scene_strength": 0.9}
 
 
 def embed(silhouettes, store, **changes):
-    given = {"encoder": StandInEncoder(), "reference": StandInEncoder(1), "seed": SEED, "n": N, **STRENGTHS}
+    given = {
+        "encoder": StandInEncoder(),
+        "reference": StandInEncoder(1),
+        "seed": SEED,
+        "n": N,
+        **STRENGTHS,
+    }
     return animal_variants(silhouettes=silhouettes, store=store, **given | changes)
 
 
@@ -416,8 +470,12 @@ def test_the_source_is_photos_and_so_are_its_oracle_pairs(animals, silhouettes):
     latents = drawn(silhouettes, "source", styles=["photo"])
     assert set(source["style"].to_numpy()) == {STYLES.index("photo")}
     redrawn = redraw_variant(latents, styles=["photo"], seed=SEED)
-    np.testing.assert_array_equal(source["original"], encoder.encode_images(render(latents, silhouettes)))
-    np.testing.assert_array_equal(source["oracle"], encoder.encode_images(render(redrawn, silhouettes)))
+    np.testing.assert_array_equal(
+        source["original"], encoder.encode_images(render(latents, silhouettes))
+    )
+    np.testing.assert_array_equal(
+        source["oracle"], encoder.encode_images(render(redrawn, silhouettes))
+    )
     assert set(source.data_vars) == {"original", "image", "oracle", "caption", "edit"}
     assert "domain" not in source.coords
 
@@ -476,7 +534,9 @@ def test_animals_are_embedded_once(animals, silhouettes, monkeypatch):
     assert again.source.identical(animals.environments.source)
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"coat_strength": 0.5}, {"reference": StandInEncoder(2)}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"coat_strength": 0.5}, {"reference": StandInEncoder(2)}]
+)
 def test_what_matters_changes_the_variants(animals, silhouettes, change):
     other = embed(silhouettes, animals.store, **change)
     assert not variant(other, "A").identical(variant(animals.environments, "A"))
@@ -490,7 +550,10 @@ def test_the_reference_is_not_the_encoder(silhouettes, store):
 def test_by_default_the_biased_encoder_is_the_reference(silhouettes, store):
     environments = animal_variants(StandInEncoder(), silhouettes, store, n=60)
     assert environments.provenance["reference"] == "animal-world-biased"
-    assert environments.provenance["reference_weights"] == load_encoder("animal-world-biased").fingerprint
+    assert (
+        environments.provenance["reference_weights"]
+        == load_encoder("animal-world-biased").fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -519,7 +582,8 @@ def test_too_few_rows_to_split_are_refused(imagenet):
         variant_split(few, seed=0)
 
 
-# ---- runs, verdicts, figures ----------------------------------------------------------------------------------
+# ---- runs, verdicts, figures
+# ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -535,8 +599,12 @@ def test_runs_of_the_animal_world_are_tidy(runs, animals):
     assert list(runs["condition"].unique()) == ["in_distribution", "V2", "R", "Sketch", "A"]
     assert runs[
         ["world", "shortcut", "strength", "encoder", "target"]
-    ].drop_duplicates().to_numpy().tolist() == [["coat+scene 0.9", "coat+scene", 0.9, "stand-in 0", "none"]]
-    one = evaluate(variant_split(animals.environments, SEED), interventions=["image", "image+text"], **SMALL)
+    ].drop_duplicates().to_numpy().tolist() == [
+        ["coat+scene 0.9", "coat+scene", 0.9, "stand-in 0", "none"]
+    ]
+    one = evaluate(
+        variant_split(animals.environments, SEED), interventions=["image", "image+text"], **SMALL
+    )
     pd.testing.assert_frame_equal(runs[runs["seed"] == SEED][one.columns], one)
 
 
@@ -585,7 +653,9 @@ def test_the_figure_has_a_panel_for_each_variant(runs):
         "in distribution", "V2", "R", "Sketch", "A",
     ]  # fmt: skip
     drawn_values = sorted(
-        x for box in figure.axes[2].containers for x in np.asarray(box.lines[0].get_xdata(), dtype=float)
+        x
+        for box in figure.axes[2].containers
+        for x in np.asarray(box.lines[0].get_xdata(), dtype=float)
     )
     expected = sorted(means.loc[means["condition"] == "R", "value"])
     np.testing.assert_allclose(drawn_values, expected)
@@ -596,9 +666,13 @@ def test_examples_of_the_animal_world_are_its_images(animals, silhouettes):
     shown = example_images(animals.environments, silhouettes, n=4)
     assert list(shown) == ["source", "V2", "R", "Sketch", "A"]
     for name, images in shown.items():
-        table = animals.environments.source if name == "source" else variant(animals.environments, name)
+        table = (
+            animals.environments.source if name == "source" else variant(animals.environments, name)
+        )
         embedded = StandInEncoder().encode_images(torch.from_numpy(images))
-        distance = np.abs(embedded[:, None] - table["original"].to_numpy()[None]).max(axis=2).min(axis=1)
+        distance = (
+            np.abs(embedded[:, None] - table["original"].to_numpy()[None]).max(axis=2).min(axis=1)
+        )
         assert distance.max() < 1e-6
 
 

@@ -63,7 +63,9 @@ def test_only_the_line_end_is_missing(tmp_path):
     assert [JsonlCache(path).get({"k": k}) for k in (1, 2)] == ["one", "two"]
 
 
-@pytest.mark.parametrize("line", ["[1]", "3", '{"key": 1, "text": "x"}', '{"key": {"k": 1}}', "\udcff"])
+@pytest.mark.parametrize(
+    "line", ["[1]", "3", '{"key": 1, "text": "x"}', '{"key": {"k": 1}}', "\udcff"]
+)
 def test_a_line_that_is_no_entry_is_reported(tmp_path, line):
     path = tmp_path / "c.jsonl"
     path.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")

@@ -30,7 +30,12 @@ CONFIG = {
     },
     "custom_text": True,
 }  # fmt: skip
-PREPROCESS = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+PREPROCESS = {
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 
 
 def _save(folder, seed=0, end_seed=0):
@@ -42,7 +47,8 @@ def _save(folder, seed=0, end_seed=0):
     end = torch.randn(16, generator=torch.Generator().manual_seed(end_seed))
     weights["text_decoder.text_projection"][:, captioner.END] = 5 * end
     weights = {
-        k: v.clone() if "attn_mask" not in k else model.state_dict()[k].clone() for k, v in weights.items()
+        k: v.clone() if "attn_mask" not in k else model.state_dict()[k].clone()
+        for k, v in weights.items()
     }
     save_file(weights, folder / "open_clip_model.safetensors")
     config = {"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}
@@ -84,7 +90,9 @@ def test_captions_are_texts_that_depend_on_the_image_and_not_on_the_batch(coca, 
     assert len(set(captions)) > 1
     assert all(captions)
     assert not any("start_of_text" in c or "end_of_text" in c or c != c.strip() for c in captions)
-    assert captions == caption_images(coca, images, tmp_path / "b.jsonl", batch_size=1, progress=False)
+    assert captions == caption_images(
+        coca, images, tmp_path / "b.jsonl", batch_size=1, progress=False
+    )
     backwards = caption_images(coca, images[::-1], tmp_path / "c.jsonl", progress=False)
     assert captions == backwards[::-1]
 
@@ -92,17 +100,26 @@ def test_captions_are_texts_that_depend_on_the_image_and_not_on_the_batch(coca, 
 @pytest.mark.parametrize(("end_seed", "shortest"), [(0, 20), (34, 7)])
 def test_the_caption_is_what_open_clip_generates(end_seed, shortest, images, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    for name in ("LogitsProcessorList", "RepetitionPenaltyLogitsProcessor", "MinLengthLogitsProcessor"):
+    for name in (
+        "LogitsProcessorList",
+        "RepetitionPenaltyLogitsProcessor",
+        "MinLengthLogitsProcessor",
+    ):
         monkeypatch.setattr(coca_model, name, getattr(transformers, name), raising=False)
     for name in ("MaxLengthCriteria", "StoppingCriteriaList"):
         monkeypatch.setattr(coca_model, name, getattr(transformers, name), raising=False)
     monkeypatch.setattr(coca_model, "_has_transformers", True)
     monkeypatch.setitem(coca_model.GENERATION_TYPES, "top_k", transformers.TopKLogitsWarper)
     encoder = load_encoder(_save(tmp_path / "coca", end_seed=end_seed))
-    pixels = torch.cat([encoder.resize(captioner.pil_to_tensor(Image.open(path))[None]) for path in images])
+    pixels = torch.cat(
+        [encoder.resize(captioner.pil_to_tensor(Image.open(path))[None]) for path in images]
+    )
     with torch.no_grad():
         theirs = encoder.model.generate(encoder.normalize(pixels), generation_type="top_k", top_k=1)
-    texts = [open_clip.decode(row).split("<end_of_text>")[0].replace("<start_of_text>", "") for row in theirs]
+    texts = [
+        open_clip.decode(row).split("<end_of_text>")[0].replace("<start_of_text>", "")
+        for row in theirs
+    ]
     lengths = {(row == captioner.END).nonzero()[0, 0].item() + 1 for row in theirs}
     assert (min(lengths), max(lengths)) == (
         shortest,
@@ -142,7 +159,9 @@ def test_another_content_or_other_weights_are_another_caption(coca, images, tmp_
     assert described == ["0.png", "moved.png", "0.png"]
 
 
-def test_a_named_model_is_not_needed_where_all_captions_are_there(coca, images, tmp_path, monkeypatch):
+def test_a_named_model_is_not_needed_where_all_captions_are_there(
+    coca, images, tmp_path, monkeypatch
+):
     name = "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
     monkeypatch.setattr(captioner, "load_encoder", lambda _: load_encoder(coca))
     captions = caption_images(name, images, tmp_path / "c.jsonl", progress=False)
@@ -160,13 +179,21 @@ def test_without_network_the_message_tells_the_ways_out(images, tmp_path, monkey
 
 def test_what_is_no_captioner(images, tmp_path):
     cache = tmp_path / "c.jsonl"
-    with pytest.raises(ValueError, match=r"Unknown captioner 'ViT-B-16/openai'.*coca_ViT-L-14/mscoco"):
+    with pytest.raises(
+        ValueError, match=r"Unknown captioner 'ViT-B-16/openai'.*coca_ViT-L-14/mscoco"
+    ):
         caption_images("ViT-B-16/openai", images, cache)
     clip = tmp_path / "clip"
     clip.mkdir()
     config = {k: v for k, v in CONFIG.items() if k in ("embed_dim", "vision_cfg", "text_cfg")}
     config["vision_cfg"] = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
-    config["text_cfg"] = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config["text_cfg"] = {
+        "context_length": 8,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+    }
     model = open_clip.CLIP(**config)
     save_file(model.state_dict(), clip / "open_clip_model.safetensors")
     (clip / "open_clip_config.json").write_text(
@@ -190,7 +217,9 @@ def test_bad_arguments(coca, images, tmp_path):
 
 def test_it_describes_real_photographs(coca, tmp_path):
     root = PACS
-    paths = [next((root / domain / "dog").iterdir()) for domain in ("photo", "sketch") if root.is_dir()]
+    paths = [
+        next((root / domain / "dog").iterdir()) for domain in ("photo", "sketch") if root.is_dir()
+    ]
     if not paths:
         pytest.skip("PACS is not here")
     assert all(caption_images(coca, paths, tmp_path / "c.jsonl", progress=False))

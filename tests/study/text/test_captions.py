@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 
 from icm_core.interventions import intervene_captions
 from icm_study.photographs.known import CATALOG
-from icm_study.text.captions import LEXICON, attribute_captions, has_word, lexicon_for, with_class_word
+from icm_study.text.captions import (
+    LEXICON,
+    attribute_captions,
+    has_word,
+    lexicon_for,
+    with_class_word,
+)
 
 PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 VALUES = sorted(value for values in LEXICON.values() for value in values)
-WORDS = st.one_of(st.sampled_from(VALUES), st.sampled_from(PACS), st.text("abc -", min_size=1).map(str.strip))
+WORDS = st.one_of(
+    st.sampled_from(VALUES), st.sampled_from(PACS), st.text("abc -", min_size=1).map(str.strip)
+)
 CLASS_WORDS = st.lists(WORDS.filter(bool), min_size=1, max_size=6)
 
 
@@ -63,7 +71,9 @@ def _contains(value, word):
 def test_a_plural_is_a_class_too():
     assert "city" not in lexicon_for(["city"])["place"]
     assert lexicon_for(["shoe"], {"on": ("shoes", "boots", "socks")}) == {"on": ("boots", "socks")}
-    assert lexicon_for(["glass"], {"on": ("glasses", "boots", "socks")}) == {"on": ("boots", "socks")}
+    assert lexicon_for(["glass"], {"on": ("glasses", "boots", "socks")}) == {
+        "on": ("boots", "socks")
+    }
 
 
 def test_a_factor_with_one_value_left_is_left_out():
@@ -85,7 +95,9 @@ def test_bad_class_words(words, error, match):
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(PACS), st.sampled_from([None, *LEXICON["medium"]])), max_size=20),
+    st.lists(
+        st.tuples(st.sampled_from(PACS), st.sampled_from([None, *LEXICON["medium"]])), max_size=20
+    ),
     st.integers(0, 2**32),
 )
 def test_a_caption_has_its_class_its_medium_and_nothing_else_of_its_own(rows, seed):

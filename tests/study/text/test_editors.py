@@ -74,7 +74,9 @@ def test_a_written_caption_always_changes(words, seed):
 
 def test_every_mentioned_factor_changes():
     (after,) = RuleEditor()(["a dark sketch of a small red dog on grass at night"], ["dog"])
-    assert not any(has_word(after, word) for word in ("dark", "sketch", "small", "red", "grass", "at night"))
+    assert not any(
+        has_word(after, word) for word in ("dark", "sketch", "small", "red", "grass", "at night")
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,10 @@ def test_every_mentioned_factor_changes():
         ("A red dog", "An orange dog"),
         ("A RED DOG", "AN ORANGE DOG"),
         ("AN ORANGE DOG", "A RED DOG"),
-        ("a unicorn and a red dog", "a unicorn and an orange dog"),  # what was not edited is not corrected
+        (
+            "a unicorn and a red dog",
+            "a unicorn and an orange dog",
+        ),  # what was not edited is not corrected
         ("an x-ray of a red dog", "an x-ray of an orange dog"),
         ("a elephant on a red dog", "a elephant on an orange dog"),
         ("vitamin-a red dog, plan a: red dog", "vitamin-a orange dog, plan a: orange dog"),
@@ -138,7 +143,12 @@ def test_the_factory(tmp_path):
         ([1], ["dog"], TypeError, "captions is"),
         (["a dog"], ["dog", "cat"], ValueError, "1 captions and 2 class words"),
         (["a dog"], [" "], ValueError, "blank"),
-        (["a dog", "a hotdog"], ["dog", "dog"], ValueError, r"1 of 2 .*'a hotdog'.*with_class_word"),
+        (
+            ["a dog", "a hotdog"],
+            ["dog", "dog"],
+            ValueError,
+            r"1 of 2 .*'a hotdog'.*with_class_word",
+        ),
     ],
 )
 def test_what_every_editor_refuses(captions, words, error, match, tmp_path):

@@ -24,8 +24,8 @@ def chat(text):
 class Server:
     """Answers each request with the next item of `script`, and then with a good edit, for ever.
 
-    An item is (status, headers, body), or a function of the handler that writes to the connection itself.
-    """
+    An item is (status, headers, body), or a function of the handler that writes to the
+    connection itself."""
 
     def __init__(self):
         self.script, self.asked, self.headers = [], [], []
@@ -52,11 +52,15 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
     @staticmethod
     def good(body):
-        return re.search("Caption: (.*)", body["messages"][1]["content"])[1].replace("photo", "sketch")
+        return re.search("Caption: (.*)", body["messages"][1]["content"])[1].replace(
+            "photo", "sketch"
+        )
 
     def captions_asked(self):
         return [re.search("Caption: (.*)", b["messages"][1]["content"])[1] for b in self.asked]
@@ -157,7 +161,9 @@ def test_429_waits_as_long_as_the_server_asks(server, make, clock, header, pause
 
 
 def test_429_with_a_date(server, make, clock):
-    server.script = [(429, {"Retry-After": email.utils.formatdate(time.time() + 100, usegmt=True)}, "{}")]
+    server.script = [
+        (429, {"Retry-After": email.utils.formatdate(time.time() + 100, usegmt=True)}, "{}")
+    ]
     make()([CAPTION], ["dog"])
     assert 50 < clock.naps[0] <= 100
 
@@ -275,10 +281,16 @@ def test_a_kept_answer_is_asked_again_if_it_brings_in_a_class_now_known(server, 
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 422])
-def test_a_refusal_ends_the_run_with_the_servers_message_and_without_the_key(server, make, clock, status):
+def test_a_refusal_ends_the_run_with_the_servers_message_and_without_the_key(
+    server, make, clock, status
+):
     message = f"Incorrect API key provided: {KEY}"
-    server.script = [(status, {"Location": server.url}, json.dumps({"error": {"message": message}}))]
-    with pytest.raises(RuntimeError, match=rf"status {status}: Incorrect API key provided: \*\*\*") as error:
+    server.script = [
+        (status, {"Location": server.url}, json.dumps({"error": {"message": message}}))
+    ]
+    with pytest.raises(
+        RuntimeError, match=rf"status {status}: Incorrect API key provided: \*\*\*"
+    ) as error:
         make()([CAPTION, "a red dog"], ["dog", "dog"])
     assert KEY not in str(error.value)
     assert (len(server.asked), clock.naps) == (1, [])

@@ -43,9 +43,15 @@ def test_mixing_and_invariant_subspace(seed, n_invariant, n_variant, spare, cond
     assert np.linalg.cond(A) == pytest.approx(condition_number)
     assert basis.shape == (n + spare, n_invariant)
     np.testing.assert_allclose(basis.T @ basis, np.eye(n_invariant), atol=1e-10)
-    np.testing.assert_allclose(basis.T @ A[:, n_invariant:], 0, atol=1e-9)  # no variant factor enters
-    np.testing.assert_allclose(A @ np.linalg.pinv(A) @ basis, basis, atol=1e-8)  # nothing outside the data
-    assert np.linalg.matrix_rank(basis.T @ A[:, :n_invariant]) == n_invariant  # every invariant one does
+    np.testing.assert_allclose(
+        basis.T @ A[:, n_invariant:], 0, atol=1e-9
+    )  # no variant factor enters
+    np.testing.assert_allclose(
+        A @ np.linalg.pinv(A) @ basis, basis, atol=1e-8
+    )  # nothing outside the data
+    assert (
+        np.linalg.matrix_rank(basis.T @ A[:, :n_invariant]) == n_invariant
+    )  # every invariant one does
 
 
 @pytest.mark.parametrize("strength", [-0.9, 0.0, 0.5, 1.0])
@@ -80,7 +86,8 @@ def test_pairs_keep_the_invariant_factors_up_to_the_leak(leak):
 @settings(deadline=None, max_examples=20)
 def test_samples_depend_on_their_seed_only(seed):
     first, second = (
-        LinearGaussianSCM(2, 2, seed=seed).sample("target", 20, np.random.default_rng(seed)) for _ in range(2)
+        LinearGaussianSCM(2, 2, seed=seed).sample("target", 20, np.random.default_rng(seed))
+        for _ in range(2)
     )
     for left, right in zip(first, second, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -92,10 +99,16 @@ def test_samples_depend_on_their_seed_only(seed):
         ({"n_invariant": 0}, "Got n_invariant=0"),
         ({"n_variant": 0}, "Got n_invariant=4, n_variant=0"),
         ({"n_features": 5}, "n_features=5; expected .* at least as many features as factors"),
-        ({"condition_number": 0.5}, r"condition_number is 0\.5; expected a finite number, at least 1"),
+        (
+            {"condition_number": 0.5},
+            r"condition_number is 0\.5; expected a finite number, at least 1",
+        ),
         ({"condition_number": np.inf}, "condition_number is inf"),
         ({"environments": {}}, "environments are {}; expected at least one"),
-        ({"environments": {"a": 1.5}}, "expected at least one name with a shortcut strength from -1 to 1"),
+        (
+            {"environments": {"a": 1.5}},
+            "expected at least one name with a shortcut strength from -1 to 1",
+        ),
         ({"environments": {"a": np.nan}}, "shortcut strength from -1 to 1"),
         ({"label_noise": -1.0}, r"label_noise is -1\.0"),
     ],
@@ -150,7 +163,9 @@ def test_gradient_and_closed_form_agree_on_the_model(seed, condition_number):
     scm = LinearGaussianSCM(condition_number=condition_number, seed=seed)
     pairs = scm.sample_pairs("source", 3_000, np.random.default_rng(seed))
     exact = InvariantProjection(4, consistency_weight=10).fit(*pairs)
-    descent = InvariantProjection(4, consistency_weight=10, solver="gradient", random_state=seed).fit(*pairs)
+    descent = InvariantProjection(
+        4, consistency_weight=10, solver="gradient", random_state=seed
+    ).fit(*pairs)
     assert np.sin(subspace_angles(exact.components_.T, descent.components_.T).max()) < 1e-3
 
 
@@ -230,14 +245,22 @@ def test_enumeration_equals_pgmpy(query):
     for name, (parents, table) in scm.tables.items():
         sizes = [scm.n_states(parent) for parent in parents]
         values = table.reshape(-1, table.shape[-1]).T
-        network.add_cpds(TabularCPD(name, table.shape[-1], values, list(parents) or None, sizes or None))
+        network.add_cpds(
+            TabularCPD(name, table.shape[-1], values, list(parents) or None, sizes or None)
+        )
     assert network.check_model()
-    mutilated = network.do(list(do))  # pgmpy's do-operator: the edges into the intervened variables are cut
+    mutilated = network.do(
+        list(do)
+    )  # pgmpy's do-operator: the edges into the intervened variables are cut
     evidence = {**observed, **do}
-    factor = VariableElimination(mutilated).query(list(variables), evidence=evidence, show_progress=False)
+    factor = VariableElimination(mutilated).query(
+        list(variables), evidence=evidence, show_progress=False
+    )
     order = [factor.variables.index(name) for name in variables]
     np.testing.assert_allclose(
-        scm.probability(*variables, given=observed, do=do), factor.values.transpose(order), atol=1e-10
+        scm.probability(*variables, given=observed, do=do),
+        factor.values.transpose(order),
+        atol=1e-10,
     )
 
 
@@ -247,7 +270,9 @@ def test_an_intervention_does_not_reach_causes(seed):
     scm = random_model(seed)
     for state in range(3):
         np.testing.assert_allclose(
-            scm.probability("label", "u", do={"v": state}), scm.probability("label", "u"), atol=1e-12
+            scm.probability("label", "u", do={"v": state}),
+            scm.probability("label", "u"),
+            atol=1e-12,
         )
 
 
@@ -261,7 +286,9 @@ def test_mutual_information_is_symmetric_and_bounded_by_the_entropies(seed):
         return -np.sum(p * np.log2(p, where=p > 0, out=np.zeros_like(p)))
 
     information = scm.mutual_information("label", "v", given={"e": 0})
-    assert information == pytest.approx(scm.mutual_information("v", "label", given={"e": 0}), abs=1e-10)
+    assert information == pytest.approx(
+        scm.mutual_information("v", "label", given={"e": 0}), abs=1e-10
+    )
     assert -1e-10 <= information <= min(entropy("label"), entropy("v")) + 1e-10
     assert scm.mutual_information("e", "u") == pytest.approx(0, abs=1e-10)
 
@@ -277,7 +304,9 @@ def test_no_predictor_beats_the_bayes_risk_in_its_own_environment(seed, features
     scm = random_model(seed)
     cells = scm.probability(*features, "label", given={"e": 0}).reshape(-1, 2)
     rules = itertools.product(range(2), repeat=len(cells))  # every predictor there is
-    best = 1 - max(sum(cell[choice] for cell, choice in zip(cells, rule, strict=True)) for rule in rules)
+    best = 1 - max(
+        sum(cell[choice] for cell, choice in zip(cells, rule, strict=True)) for rule in rules
+    )
     own = scm.bayes_risk("label", features, source={"e": 0}, target={"e": 0})
     assert own == pytest.approx(best, abs=1e-12)
     assert scm.bayes_risk("label", features, source={"e": 1}, target={"e": 0}) >= own - 1e-12

@@ -16,7 +16,13 @@ from icm_study.theory.discrete import (
     random_ood_risk,
     random_world,
 )
-from icm_study.theory.linear import consistency, largest_angle, recovery, size_recovery, solver_agreement
+from icm_study.theory.linear import (
+    consistency,
+    largest_angle,
+    recovery,
+    size_recovery,
+    solver_agreement,
+)
 
 METHODS = {
     "trace": {"consistency_weight": 100},
@@ -48,7 +54,9 @@ def test_recovery_runs_every_combination_and_finds_the_subspace():
 
 def test_a_leak_lets_empty_directions_in():
     methods = {str(weight): {"consistency_weight": weight} for weight in (5, 20)}
-    table = recovery(methods, seeds=range(3), leaks=(0.3,), n_features=16).groupby("method")["angle"]
+    table = recovery(methods, seeds=range(3), leaks=(0.3,), n_features=16).groupby("method")[
+        "angle"
+    ]
     assert table.max()["5"] < 5  # λδ² = 0.45
     assert table.min()["20"] > 80  # λδ² = 1.8
 
@@ -107,10 +115,16 @@ def test_contrastive_optimum_reproduces_the_log_odds():
 @given(st.integers(0, 2**32 - 1))
 def test_what_each_world_keeps(seed):
     rng = np.random.default_rng(seed)
-    shortcut, cause, concept = (random_world(name, rng) for name in ("shortcut", "cause", "concept shift"))
+    shortcut, cause, concept = (
+        random_world(name, rng) for name in ("shortcut", "cause", "concept shift")
+    )
     both = ["z_inv", "z_var"]
-    assert change_between_environments(shortcut, ["z_inv"], intervene=True) == pytest.approx(0, abs=1e-12)
-    assert change_between_environments(shortcut, both, intervene=True) == pytest.approx(0, abs=1e-12)
+    assert change_between_environments(shortcut, ["z_inv"], intervene=True) == pytest.approx(
+        0, abs=1e-12
+    )
+    assert change_between_environments(shortcut, both, intervene=True) == pytest.approx(
+        0, abs=1e-12
+    )
     assert change_between_environments(cause, both, intervene=False) == pytest.approx(0, abs=1e-12)
     assert change_between_environments(shortcut, both, intervene=False) > 1e-6
     assert change_between_environments(cause, ["z_inv"], intervene=True) > 1e-9
@@ -151,7 +165,9 @@ def test_risks_and_threshold_of_a_reversed_shortcut():
     by_target = {target: rows for target, rows in risks.groupby("target")}
     full = by_target[-0.9].iloc[-1]
     assert full["invariant"] == pytest.approx(0.1)
-    assert full["standard"] == pytest.approx(0.95)  # follows the shortcut, which is right 5 times in 100
+    assert full["standard"] == pytest.approx(
+        0.95
+    )  # follows the shortcut, which is right 5 times in 100
     assert information_threshold(by_target[-0.9]) == 0
     assert 0 < information_threshold(by_target[0.5]) < 2
     assert information_threshold(by_target[0.9]) == np.inf
