@@ -13,7 +13,8 @@ Two kinds of intervention are used (arXiv 2405.15289, section on collecting inte
 Both are pure functions of content and seed. The same image (or caption) and seed give
 the same intervention in any batch, order or worker process, so that stored embeddings
 stay valid. It also means that two identical images get the same intervention; ask for
-another seed to have another draw."""
+another seed to have another draw.
+"""
 
 import difflib
 import hashlib
@@ -84,7 +85,8 @@ def intervene_images(
     -----
     torchvision draws parameters from torch's global CPU generator. It is re-seeded for
     each image, and its state is put back afterwards; do not call this function from
-    several threads of one process at once."""
+    several threads of one process at once.
+    """
     draws = _draw(images, names, seed)
     intervened = torch.empty_like(images, memory_format=torch.contiguous_format)
     # One fork for the batch, and the generator's own `manual_seed`: `torch.manual_seed`
@@ -165,7 +167,8 @@ def intervene_captions(
     Notes
     -----
     The text-based interventions of arXiv 2405.15289. A hyphen joins words: "red" is not
-    in "red-haired"."""
+    in "red-haired".
+    """
     _check_strings("captions", captions)
     _check_phrases("keep", keep)
     factor_of = _factor_of_values(lexicon)

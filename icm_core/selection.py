@@ -1,22 +1,33 @@
-"""Predictions at every K from one projection: the subspace of a smaller K is the first part of that of a larger.
+"""Predictions at every K and λ from one spectrum, and the grids that settings are chosen from.
+
+The subspace of a smaller K is the first part of that of a larger, so one projection serves
+every K.
 
 Each path gives the labels of the same rows for every size. A logistic probe is fitted
 and applied for each size in turn. A zero-shot classifier and a least-squares probe are
 linear maps that cost little to make, the probe's by one factorisation for all sizes,
 and those of all sizes are applied to the rows in one product. A grid of hundreds of
-cells then takes little more than its eigendecompositions."""
+cells then takes little more than its eigendecompositions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
+from sklearn.base import clone
+from sklearn.utils import check_array
 
+from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, unit_rows
 from icm_core.projection import InvariantProjection
+from icm_core.spectrum import auto_n_components
 
+#: Values of λ to choose among.
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 
 
@@ -150,3 +161,88 @@ def _largest(
         for start in range(0, len(X), n_rows)
     ]
     return np.concatenate(chosen).T
+
+
+def grid_accuracy(
+    moments: PairMoments,
+    predictors: Mapping[str, Path],
+    evaluate_on: Mapping[str, tuple[NDArray, NDArray]],
+    *,
+    n_components: Sequence[int | str] | None = None,
+    consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS,
+    projection: InvariantProjection | None = None,
+) -> pd.DataFrame:
+    """Accuracy of predictors at every K and λ.
+
+    One eigendecomposition for each λ serves every K.
+
+    Parameters
+    ----------
+    moments : PairMoments
+        Of the pairs that the projections are estimated from.
+    predictors : mapping of str to callable
+        Named predictors, such as :func:`zero_shot_path` gives.
+    evaluate_on : mapping of str to (X, y)
+        Named sets to measure accuracy on: X of shape (n, D), y of shape (n,).
+    n_components : sequence of int or "auto", optional
+        Values of K; those above the dimension of the embedding are left out. "auto" adds,
+        for each λ, what :func:`~icm_core.spectrum.auto_n_components` says. By default
+        :func:`default_n_components`.
+    consistency_weights : sequence of float
+        Values of λ. An objective without λ is fitted once.
+    projection : InvariantProjection, optional
+        Unfitted; its objective is that of the grid.
+
+    Returns
+    -------
+    DataFrame
+        Columns predictor, K, consistency_weight (NaN for an objective without λ), auto (K is
+        the automatic one), and one for each named set, in [0, 1]. For each predictor rows
+        go from the smallest change of the embedding to the largest: λ up, and K down.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to try, a λ is negative or no finite number, or as
+        :class:`~icm_core.projection.InvariantProjection`.
+    """
+    X = check_array(
+        np.concatenate([rows for rows, _ in evaluate_on.values()]), dtype=[np.float64, np.float32]
+    )
+    y = np.concatenate([labels for _, labels in evaluate_on.values()])
+    ends = np.cumsum([len(labels) for _, labels in evaluate_on.values()])[:-1]
+    n_components = default_n_components(X.shape[1]) if n_components is None else n_components
+    given = {int(k) for k in n_components if k != "auto" and int(k) <= X.shape[1]}
+    if not (given or "auto" in n_components) or not len(consistency_weights):
+        raise ValueError(
+            f"Nothing to try: n_components={tuple(n_components)} for {X.shape[1]} features, "
+            f"consistency_weights={tuple(consistency_weights)}."
+        )
+    unfitted = InvariantProjection() if projection is None else projection
+    without_weight = unfitted.objective == "generalized"
+    rows: list[dict[str, Any]] = []
+    for weight in [1.0] if without_weight else sorted(consistency_weights):
+        whole = clone(unfitted).set_params(n_components=X.shape[1], consistency_weight=weight)
+        whole.fit_moments(moments)
+        auto = None
+        if "auto" in n_components:
+            auto = auto_n_components(whole.eigenvalues_, whole.objective)
+        sizes = sorted(given | ({auto} if auto else set()))
+        for name, path in predictors.items():
+            block = []
+            for k, labels in zip(sizes, path(whole, X, sizes), strict=True):
+                hits = np.split(labels == y, ends)
+                block.append(
+                    {
+                        "predictor": name,
+                        "K": k,
+                        "consistency_weight": np.nan if without_weight else weight,
+                        "auto": k == auto,
+                        **{
+                            key: float(part.mean())
+                            for key, part in zip(evaluate_on, hits, strict=True)
+                        },
+                    }
+                )
+            rows += reversed(block)
+    return pd.DataFrame(rows)

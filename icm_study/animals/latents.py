@@ -11,7 +11,8 @@ follow the class with a given probability; in a *reversed* one they point to ano
 class.
 
 The silhouettes come from the package ``animal-mnist`` (MIT licence): 10,000 images of
-28 × 28, ten classes."""
+28 × 28, ten classes.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ table. A shard is addressed by the content of its image files and by all else th
 embeddings depend on, never by where the files are. A shard ends where the content of an
 image says so (about two images in `shard_size` do), or when it is full. So an image
 that is added or removed moves the borders near it only, and the other shards are still
-valid. A run that was killed goes on with the shard it was at."""
+valid. A run that was killed goes on with the shard it was at.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ mixed up with the old one.
 
 A file appears under its name only when it is complete, so a run may be killed at any
 moment and several processes may share a directory. Every file carries a checksum; one
-that was truncated or altered is reported and computed again."""
+that was truncated or altered is reported and computed again.
+"""
 
 import hashlib
 import json

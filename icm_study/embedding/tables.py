@@ -1,102 +1,32 @@
-"""The environments of a study, embedded: sources with their interventional pairs, tests, and prompts.
+"""Embedded data: all that an experiment needs of a data set and an encoder, as labelled tables.
 
-This is where data set, interventions and encoder meet. What comes out is all that
-evaluation needs, as labelled arrays, and is kept in an
-:class:`~icm_study.embedding.store.EmbeddingStore`, so it is computed once.
-
-The parts of the *source* table are aligned row by row: an image, the image after an
-image intervention, the image rendered anew (the oracle intervention, in the animal
-world only), its caption and the edited caption. In the animal world a *test* table
-holds other animals under three conditions: the shortcut as in the sources ("aligned"),
-absent ("none"), and pointing to another class ("reversed"). A folder of images has no
-such table: there the protocol decides which images train and which test."""
+The parts of the *source* table are aligned row by row: an image, the image after an image
+intervention, its caption and the edited caption, and where a simulator can render the
+image anew, that too (the *oracle* intervention).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import class_prompts
-from icm_study.animals.latents import STYLES
-from icm_study.animals.silhouettes import CLASSES
 from icm_study.embedding.files import embed_files
-from icm_study.embedding.store import (
-    EmbeddingStore,
-)
-from icm_study.encoders.encoder import Encoder
+from icm_study.embedding.store import EmbeddingStore
 
 if TYPE_CHECKING:
     import torch
 
-
-class ImageEncoder(Protocol):
-    """What `embed` needs of an encoder."""
-
-    @property
-    def embedding_dim(self) -> int:
-        """Dimension of the embeddings."""
-
-    def encode_images(self, images: torch.Tensor) -> np.ndarray:
-        """Embed uint8 images (n, 3, H, W) as (n, embedding_dim)."""
-
-
-def embed(
-    encoder: ImageEncoder,
-    batches: Iterable[torch.Tensor],
-    total: int | None = None,
-    description: str = "embedding",
-) -> np.ndarray:
-    """Embed batches of images, with a progress bar.
-
-    Parameters
-    ----------
-    encoder : ImageEncoder
-        Its `encode_images` takes a batch to an array of shape (n, `embedding_dim`).
-    batches : iterable of Tensor of shape (n, 3, H, W), uint8
-        The images; only one batch is held at a time.
-    total : int, optional
-        The number of images in all, for the time left.
-    description : str
-        Stands before the bar; the environment variable ``TQDM_DISABLE=1`` hides all bars.
-
-    Returns
-    -------
-    ndarray of shape (n, embedding_dim), float32
-        One embedding for each image, in order.
-
-    Raises
-    ------
-    ValueError
-        If there are no images, or the encoder returns another shape than it should.
-    """
-    parts = []
-    with tqdm(total=total, desc=description, unit="image") as bar:
-        for batch in batches:
-            part = np.asarray(encoder.encode_images(batch), dtype=np.float32)
-            expected = (len(batch), encoder.embedding_dim)
-            if part.shape != expected:
-                raise ValueError(
-                    f"the encoder returned shape {part.shape}; expected {expected} for its batch."
-                )
-            parts.append(part)
-            bar.update(len(batch))
-    if not parts:
-        raise ValueError(
-            "no images to embed: batches is empty. An iterator can be used up only once."
-        )
-    return np.concatenate(parts)
-
+    from icm_study.encoders.encoder import Encoder
 
 #: Pairs of the source table: kind of intervention -> (original, intervened) variables.
 PAIRS = {
@@ -104,27 +34,24 @@ PAIRS = {
     "oracle": ("original", "oracle"),
     "text": ("caption", "edit"),
 }
-
-_BATCH = 128
-
-_EMBEDDED: WeakKeyDictionary[Encoder, dict[str, np.ndarray]] = WeakKeyDictionary()
+INTERVENTIONS = ("image", "text", "image+text", "oracle")
+TEXTS_IN_A_SHARD = 4096  # that are lost, at most, when a run is killed
 
 
 @dataclass(frozen=True)
-class Environments:
-    """Embedded environments of one data set and one encoder.
+class EmbeddedData:
+    """A data set as one encoder embeds it.
 
     Attributes
     ----------
     source : Dataset
-        Dimensions ``row`` and ``feature``. Variables ``original``, ``image``,
-        ``caption``, ``edit``, and in the animal world ``oracle``; coordinates
-        ``label``, ``domain``, and in the animal world ``oracle_domain`` and the latent
-        factors, of a folder ``path``.
+        Dimensions ``row`` and ``feature``. Variables ``original`` and ``image``, with text
+        pairs also ``caption`` and ``edit``, of a simulator ``oracle``; coordinates
+        ``label`` and ``domain``, of a simulator ``oracle_domain`` and the latent factors,
+        of image files ``path``.
     test : Dataset or None
-        Variables ``original`` and ``caption``; coordinates ``label``, ``domain``,
-        ``shortcut`` and the latent factors. None for a folder: every image of `source`
-        can be tested.
+        Variable ``original``; coordinates like those of `source`, and of a simulator
+        ``shortcut``. None: every image of `source` can be tested.
     prompts : Dataset
         Variable ``prompt`` of shape (n_prompts, feature), coordinate ``label``.
     provenance : dict
@@ -132,16 +59,16 @@ class Environments:
     domains, classes : tuple of str
         The names that the numbers in ``domain`` and ``label`` stand for.
     pairs : Dataset or None
-        Interventional pairs of other images, as variables like those of `source`, which
-        the projection is estimated from. None: from those of `source`.
+        Interventional pairs of other images, as variables like those of `source`, which the
+        projection is estimated from. None: from those of `source`.
     """
 
     source: xr.Dataset
     test: xr.Dataset | None
     prompts: xr.Dataset
     provenance: dict[str, Any]
-    domains: tuple[str, ...] = STYLES
-    classes: tuple[str, ...] = CLASSES
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
     pairs: xr.Dataset | None = None
 
     @property
@@ -150,107 +77,157 @@ class Environments:
         return self.source if self.test is None else self.test
 
 
-def embed_pairs(
-    encoder: Encoder,
-    images: pd.DataFrame,
-    store: EmbeddingStore,
-    *,
-    texts: tuple[Sequence[str], Sequence[str]] | None = None,
-    seed: int = 0,
-) -> xr.Dataset:
-    """Embed image files, each after an image intervention too, and their captions and edits if they are given.
+class Embedder:
+    """An encoder, the store of its embeddings, and the rows that it has embedded so far.
 
-    Parameters and errors are those of :func:`image_folder`.
-
-    Returns
-    -------
-    Dataset
-        As :func:`~icm_study.embedding.files.embed_files`; with texts, also the
-        variables ``caption`` and ``edit``.
+    Parameters
+    ----------
+    encoder : Encoder
+    store : EmbeddingStore
+    batch_size : int
+        Rows that are embedded at a time. Batches are always full (the last one repeats
+        rows): an embedding then has the same bits whatever else is embedded with it.
     """
-    if texts is None:
-        return embed_files(encoder, images, store, seed=seed)
-    captions, edits = texts
-    if {len(captions), len(edits)} != {len(images)}:
-        raise ValueError(
-            f"{len(captions)} captions and {len(edits)} edits for {len(images)} images; give "
-            f"one of each for every image."
-        )
-    embedded = store.get(
-        encoder.text_key(*captions, *edits),
-        lambda: xr.Dataset(
-            {
-                name: (("row", "feature"), _embed_texts(encoder, part))
-                for name, part in (("caption", captions), ("edit", edits))
-            }
-        ),
-    )
-    return embed_files(encoder, images, store, seed=seed).assign(embedded.data_vars)
 
+    def __init__(self, encoder: Encoder, store: EmbeddingStore, batch_size: int = 128) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.batch_size = batch_size
+        self._known: dict[str, NDArray[np.float32]] = {}
 
-def embed_prompts(
-    encoder: Encoder, store: EmbeddingStore, words: Sequence[str], templates: Sequence[str]
-) -> xr.Dataset:
-    """Embed the prompts of classes numbered 0, 1, 2 and so on, or open what is stored."""
-    prompts, _ = class_prompts(words, templates)
-    labels = np.repeat(np.arange(len(words)), len(templates))
-    return store.get(
-        encoder.text_key(*prompts) | {"n": len(words)},
-        lambda: xr.Dataset(
-            {"prompt": (("row", "feature"), encoder.encode_text(prompts))},
-            {"label": ("row", labels)},
-        ),
-    )
+    def images(
+        self, keys: Sequence[str], load: Callable[[NDArray[np.intp]], torch.Tensor]
+    ) -> NDArray[np.float32]:
+        """Embed images in memory, each distinct one once in the life of this object.
 
+        Parameters
+        ----------
+        keys : sequence of n str
+            What tells the images apart.
+        load : callable
+            From rows to k images each: uint8 (k × rows, 3, H, W), all first ones first.
 
-def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Embed texts, (n, D)."""
+        Returns
+        -------
+        ndarray of shape (n, k, D)
+        """
 
-    def compute(rows: np.ndarray) -> np.ndarray:
-        batches = rows.reshape(-1, _BATCH)
-        return np.concatenate(
-            [encoder.encode_text([texts[row] for row in batch]) for batch in batches]
+        def embed(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+            embedded = self.encoder.encode_images(load(rows))
+            return embedded.reshape(-1, len(rows), embedded.shape[1]).swapaxes(0, 1)
+
+        return self._once(keys, embed)
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts, each distinct one once in the life of this object: (n, D)."""
+        return self._once(
+            texts, lambda rows: self.encoder.encode_text([texts[row] for row in rows])
         )
 
-    return _once(encoder, list(texts), compute)
+    def prompts(self, words: Sequence[str], templates: Sequence[str]) -> xr.Dataset:
+        """Embed the prompts of classes numbered 0, 1, 2 and so on, or open what is stored."""
+        prompts, _ = class_prompts(words, templates)
+        labels = np.repeat(np.arange(len(words)), len(templates))
+        return self.store.get(
+            self.encoder.text_key(*prompts) | {"n": len(words)},
+            lambda: xr.Dataset(
+                {"prompt": (("row", "feature"), self.encoder.encode_text(prompts))},
+                {"label": ("row", labels)},
+            ),
+        )
 
+    def pairs(
+        self,
+        images: pd.DataFrame,
+        texts: tuple[Sequence[str], Sequence[str]] | None = None,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Embed image files, each after an image intervention too, and texts if they are given.
 
-def _once(
-    encoder: Encoder, keys: list[str], compute: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Compute the rows whose key is new, and take the others from memory.
+        Parameters
+        ----------
+        images : DataFrame
+            Columns path, label and domain.
+        texts : (captions, edits), optional
+            For each image its caption, and the caption after an intervention on its variant
+            words, for example from :func:`~icm_study.text.pairs.text_pairs`.
+        seed : int
+            Seed of the image interventions.
 
-    Worlds of different strength share most of their images and captions, so each
-    distinct one is embedded once in the life of the encoder. Batches are always full
-    (the last one repeats rows): an embedding then has the same bits whatever else is
-    embedded with it."""
-    known = _EMBEDDED.setdefault(encoder, {})
-    new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
-    if new:
-        rows = np.resize(new, -(-len(new) // _BATCH) * _BATCH)
-        known.update(zip([keys[row] for row in new], compute(rows), strict=False))
-    return np.stack([known[key] for key in keys])
+        Returns
+        -------
+        Dataset
+            As :func:`~icm_study.embedding.files.embed_files`; with texts, also the variables
+            ``caption`` and ``edit``.
 
+        Raises
+        ------
+        ValueError
+            If captions and edits are not one for each image, an image cannot be read, or an
+            embedding is not finite.
+        OSError
+            If the store's directory cannot be written.
+        """
+        if texts is not None and {len(part) for part in texts} != {len(images)}:
+            raise ValueError(
+                f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; give "
+                "one of each for every image."
+            )
+        embedded = {
+            name: (("row", "feature"), self._stored_texts(part))
+            for name, part in zip(("caption", "edit"), texts or (), strict=False)
+        }
+        return embed_files(self.encoder, images, self.store, seed=seed).assign(embedded)
 
-INTERVENTIONS = ("image", "text", "image+text", "oracle")
+    def _stored_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts, or open what is stored, shard by shard."""
+
+        def embed(shard: Sequence[str]) -> xr.Dataset:
+            return xr.Dataset({"text": (("row", "feature"), self.texts(shard))})
+
+        parts = []
+        starts = range(0, len(texts), TEXTS_IN_A_SHARD)
+        for start in tqdm(starts, desc="texts", unit="shard", leave=False):
+            shard = texts[start : start + TEXTS_IN_A_SHARD]
+            stored = self.store.get(self.encoder.text_key(*shard), partial(embed, shard))
+            parts.append(stored["text"].to_numpy())
+        return np.concatenate(parts)
+
+    def _once(
+        self, keys: Sequence[str], compute: Callable[[NDArray[np.intp]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Compute the rows whose key is new, a full batch at a time; take the others from memory."""
+        new = list({key: row for row, key in enumerate(keys) if key not in self._known}.values())
+        with tqdm(total=len(new), desc=f"embedding by {self.encoder.name}", leave=False) as bar:
+            for batch in self._batches(new):
+                values = compute(batch)
+                self._known.update(
+                    {keys[row]: value for row, value in zip(batch, values, strict=True)}
+                )
+                bar.update(min(len(batch), len(new) - bar.n))
+        return np.stack([self._known[key] for key in keys])
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[NDArray[np.intp]]:
+        n_batches = -(-len(rows) // self.batch_size)
+        return iter(np.resize(np.array(rows, np.intp), (n_batches, self.batch_size)))
 
 
 def available(table: xr.Dataset) -> tuple[str, ...]:
-    """Tell which kinds of interventions (see :data:`INTERVENTIONS`) a source table has pairs of."""
+    """Tell which kinds of interventions (see :data:`INTERVENTIONS`) a table has pairs of."""
     has = {kind for kind, pair in PAIRS.items() if all(name in table for name in pair)}
     return tuple(name for name in INTERVENTIONS if set(name.split("+")) <= has)
 
 
 def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
-    """Moments of the pairs in a table, see :func:`~icm_study.embedding.tables.moments_of`.
+    """Moments of the pairs in a table.
 
     Parameters
     ----------
     table : Dataset
-        A source table, see :mod:`icm_study.embedding.tables`.
+        Like the source table of :class:`EmbeddedData`.
     intervention : str
-        ``"image"``, ``"text"``, ``"oracle"``, the name of a single image intervention
-        that the table has, or for example ``"image+text"``.
+        ``"image"``, ``"text"``, ``"oracle"``, the name of a single image intervention that
+        the table has, or for example ``"image+text"``, both in equal parts.
 
     Returns
     -------
@@ -259,24 +236,25 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     Raises
     ------
     ValueError
-        If the intervention is unknown.
+        If the table has no such pairs.
     """
-    pairs = PAIRS | {name: ("original", name) for name in IMAGE_INTERVENTIONS if name in table}
-    kinds = intervention.split("+")
-    if any(kind not in pairs for kind in kinds):
+    return moments_of(intervention, lambda kind: pairs_in(table, kind))
+
+
+def pairs_in(table: xr.Dataset, kind: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Give the pairs of one kind, two arrays of shape (n, D)."""
+    before, after = PAIRS.get(kind, ("original", kind))
+    if before not in table or after not in table:
         raise ValueError(
-            f"Unknown intervention {intervention!r}; join any of {tuple(pairs)} with '+'."
+            f"Unknown intervention {kind!r}, or one that these data have no pairs of; they have "
+            f"{', '.join(available(table))}."
         )
-
-    def pairs_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
-        before, after = pairs[kind]
-        return table[before].to_numpy(), table[after].to_numpy()
-
-    return moments_of(intervention, pairs_of)
+    return table[before].to_numpy(), table[after].to_numpy()
 
 
 def moments_of(
-    intervention: str, pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]]
+    intervention: str,
+    pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]],
 ) -> PairMoments:
     """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
 
@@ -286,8 +264,7 @@ def moments_of(
         For example ``"image"`` or ``"image+text"``.
     pairs_of : callable
         From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two
-        sides are the same are left out: an edit that found nothing to change says
-        nothing.
+        sides are the same are left out: an edit that found nothing to change says nothing.
 
     Returns
     -------
@@ -296,7 +273,7 @@ def moments_of(
     Raises
     ------
     ValueError
-        As `pairs_of` and :meth:`PairMoments.update`.
+        As `pairs_of` and :meth:`~icm_core.moments.PairMoments.update`.
     """
     each = []
     for kind in intervention.split("+"):

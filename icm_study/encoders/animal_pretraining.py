@@ -10,7 +10,8 @@ shortcut; in ``animal-world-biased`` coat and scene follow the class with probab
 Run ``python -m icm_study.encoders.animal_pretraining animal-world`` (or ``make
 encoder``). It takes about an hour on one core, saves a checkpoint every
 ``checkpoint_every`` samples, and goes on from the last one when started again. At its
-end it prints how close the new model came to the shipped one."""
+end it prints how close the new model came to the shipped one.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ hash, and of the two packages nothing else is read or run.
 
 ``python -m icm_study.encoders.lite0_minilm`` fits the head again, prints how well it
 names classes that it was not fitted on, and writes
-``weights/lite0-minilm.safetensors``."""
+``weights/lite0-minilm.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -331,7 +332,8 @@ def naming_accuracy(regression: KernelRidge, sentences: np.ndarray, vectors: np.
     """Share of the class vectors whose nearest prediction, by cosine, is made from their own name.
 
     A class vector stands in for an image of its class, and each class is told from all
-    others in the arrays."""
+    others in the arrays.
+    """
     predicted = regression.predict(sentences)
     predicted /= np.linalg.norm(predicted, axis=1, keepdims=True)
     return float(((vectors @ predicted.T).argmax(axis=1) == np.arange(len(vectors))).mean())

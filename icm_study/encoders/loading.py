@@ -5,7 +5,8 @@ are the small CLIPs that ship with the project; ``"lite0-minilm"`` is made of tw
 packages that are an optional extra, and embeds photographs without a download;
 ``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip knows; a path is a
 local checkpoint. :func:`load_encoder` is the one factory. Embeddings are unit vectors
-in numpy; nothing after this module needs torch."""
+in numpy; nothing after this module needs torch.
+"""
 
 from __future__ import annotations
 

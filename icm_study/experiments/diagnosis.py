@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from icm_core.projection import InvariantProjection
-from icm_study.embedding.tables import PAIRS, Environments, available, pair_moments
+from icm_study.embedding.tables import PAIRS, EmbeddedData, available, pair_moments
 
 FACTORS = ("label", "domain", "coat", "scene", "light", "blur")
 
@@ -56,7 +56,7 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
     return int((variances > threshold * variances.max()).sum())
 
 
-def redrawn_share(environments: Environments) -> pd.DataFrame:
+def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
     For each factor a ridge regression reads its values (one-hot) from the embedding; it
@@ -67,7 +67,7 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
 
     Parameters
     ----------
-    environments : Environments
+    data : EmbeddedData
 
     Returns
     -------
@@ -75,14 +75,14 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
         Columns intervention, factor, share, and r2: how well the factor can be read at
         all (the share means little where it cannot).
     """
-    plain = environments.tested
+    plain = data.tested
     if "shortcut" in plain.coords:
         plain = plain.isel(row=(plain["shortcut"] == "none").to_numpy())
     rows = []
     for intervention, (before, after) in PAIRS.items():
-        if not (before in environments.source and after in environments.source):
+        if not (before in data.source and after in data.source):
             continue
-        f, f_do = (environments.source[name].to_numpy() for name in (before, after))
+        f, f_do = (data.source[name].to_numpy() for name in (before, after))
         for factor in (
             name for name in FACTORS if name in plain.coords and np.ptp(plain[name].to_numpy())
         ):
@@ -100,20 +100,18 @@ def redrawn_share(environments: Environments) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def spectra(environments: Environments) -> dict[str, dict[float, NDArray[np.floating]]]:
+def spectra(data: EmbeddedData) -> dict[str, dict[float, NDArray[np.floating]]]:
     """Eigenvalues of C − λS of the source pairs, from the largest, for each kind of intervention and λ.
 
     Parameters
     ----------
-    environments : Environments
+    data : EmbeddedData
 
     Returns
     -------
     dict of str to dict of float to ndarray of shape (D,)
     """
-    moments = {
-        kind: pair_moments(environments.source, kind) for kind in available(environments.source)
-    }
+    moments = {kind: pair_moments(data.source, kind) for kind in available(data.source)}
     return {
         kind: {
             weight: InvariantProjection(consistency_weight=weight).fit_moments(pairs).eigenvalues_
@@ -123,12 +121,12 @@ def spectra(environments: Environments) -> dict[str, dict[float, NDArray[np.floa
     }
 
 
-def diagnose(worlds: Sequence[Environments]) -> pd.DataFrame:
+def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
     """Everything that can be said before any accuracy, as one tidy table.
 
     Parameters
     ----------
-    worlds : sequence of Environments
+    worlds : sequence of EmbeddedData
 
     Returns
     -------
@@ -139,16 +137,16 @@ def diagnose(worlds: Sequence[Environments]) -> pd.DataFrame:
         image embeddings.
     """
     rows: list[tuple[str, str, str, float]] = []
-    for environments in worlds:
-        for row in redrawn_share(environments).to_dict("records"):
+    for data in worlds:
+        for row in redrawn_share(data).to_dict("records"):
             factor = _SAID.get(row["factor"], row["factor"])
             rows += [(name, row["intervention"], factor, row[name]) for name in ("share", "r2")]
-        for kind, by_weight in spectra(environments).items():
+        for kind, by_weight in spectra(data).items():
             for weight, eigenvalues in by_weight.items():
                 rows.append(
                     ("positive eigenvalues", kind, f"{weight:g}", int((eigenvalues > 0).sum()))
                 )
-        original = environments.source["original"].to_numpy()
+        original = data.source["original"].to_numpy()
         rows += [
             ("live rank", "none", "", live_rank(original)),
             ("dimension", "none", "", original.shape[1]),

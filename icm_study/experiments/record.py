@@ -1,7 +1,8 @@
 """The record of a run: what it takes to repeat it, without anything that differs when it is repeated.
 
 It travels with the table of results, in its attributes; the tables of several runs are
-put together with theirs."""
+put together with theirs.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Adapters of the image embedding: small corrections to zero-shot classification, learnt from labelled images.
 
 Classes are told by their prompts; labelled source images change what an image's
-embedding is compared as."""
+embedding is compared as.
+"""
 
 from __future__ import annotations
 

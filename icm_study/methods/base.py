@@ -4,7 +4,8 @@ A method is fitted on :class:`Sources`, the labelled images of the source domain
 their interventional pairs, and scores :class:`Images`. Most methods need embeddings
 only; those that change the encoder also load pixels. A method answers for one predictor
 or for two: *zero-shot*, where prompts tell what the classes are, and *linear probe*,
-where labelled images do."""
+where labelled images do.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ class Method(BaseEstimator, ABC):
     predictors: ClassVar[tuple[str, ...]] = ("zero-shot",)
 
     @property
-    def sees_image_interventions(self) -> bool:
-        """Whether fitting looks at images after an intervention."""
-        return False
+    def sees_interventions(self) -> frozenset[str]:
+        """The kinds of interventions that fitting looks at, such as ``"image"``."""
+        return frozenset()
 
     @abstractmethod
     def fit(self, sources: Sources) -> Self:
@@ -43,7 +44,7 @@ class Method(BaseEstimator, ABC):
 
     @abstractmethod
     def scores(self, images: Images) -> dict[str, np.ndarray]:
-        """For each predictor, class scores of shape (n, n_classes); the largest is predicted."""
+        """For each predictor that was fitted, class scores (n, n_classes); the largest is predicted."""
 
 
 class EmbeddingMap(Method):
@@ -70,33 +71,41 @@ class EmbeddingMap(Method):
         """Fit the map, and both predictors behind it."""
         learnt = self.fit_map(sources)
         self.n_classes_ = len(sources.words)
-        self.zero_shot_ = ZeroShotClassifier().fit(
-            self.map_text(sources.prompts), sources.prompt_label
-        )
-        embedded, label = self._labelled(sources)
-        self.probe_ = LinearProbe(C=self.probe_C()).fit(embedded, label)
-        n_probe = self.probe_.model_.coef_.size + self.probe_.model_.intercept_.size
-        self.n_parameters_ = {"zero-shot": learnt, "linear probe": learnt + n_probe}
+        self.heads_: dict[str, Any] = {}
+        self.n_parameters_ = {}
+        if "zero-shot" in sources.predictors:
+            self.heads_["zero-shot"] = self._zero_shot(sources)
+            self.n_parameters_["zero-shot"] = learnt
+        if "linear probe" in sources.predictors:
+            probe = LinearProbe(C=self.probe_C()).fit(*self._labelled(sources))
+            self.heads_["linear probe"] = probe
+            n_probe = probe.model_.coef_.size + probe.model_.intercept_.size
+            self.n_parameters_["linear probe"] = learnt + n_probe
         return self
 
     def probe_C(self) -> float:
         """Inverse penalty of the probe; the paper's."""
         return 0.316
 
+    def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
+        return ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
+
     def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
         return self.map_images(sources.images), sources.images.label
 
     def scores(self, images: Images) -> dict[str, np.ndarray]:
-        """Cosines with the prompts of each class, and the probe's probabilities."""
+        """Cosines with the prompts of each class, and the probe's logits."""
         mapped = self.map_images(images)
-        heads = {"zero-shot": self.zero_shot_, "linear probe": self.probe_}
-        return {name: spread(heads[name], mapped, self.n_classes_) for name in self.predictors}
+        return {name: spread(head, mapped, self.n_classes_) for name, head in self.heads_.items()}
 
 
 def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
-    """Probabilities by a fitted classifier, (n, n_classes), with zeros for the classes that it never saw."""
-    scores = np.zeros((len(X), n_classes))
-    scores[:, fitted.classes_] = fitted.predict_proba(X)
+    """Scores by a fitted classifier, (n, n_classes); none for the classes that it never saw."""
+    scores = np.full((len(X), n_classes), -np.inf)
+    decision = fitted.decision_function(X)
+    if decision.ndim == 1:  # of two classes, scikit-learn gives one number
+        decision = np.stack([-decision, decision], axis=1)
+    scores[:, fitted.classes_] = decision
     return scores
 
 

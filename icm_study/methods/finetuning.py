@@ -2,7 +2,8 @@
 
 Classes are told by frozen prompts (see :mod:`icm_study.methods.tuning`), so that a
 zero-shot classifier and a linear probe both stand on the tuned embedding. Only the
-weights that were trained are kept, never a second model."""
+weights that were trained are kept, never a second model.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ class FineTuning(EmbeddingMap):
             return {name: weight.detach() for name, weight in weights.items()}, losses
 
         self.encoder_ = sources.encoder
-        self.weights_, self.losses_ = sources.once(
+        self.weights_, self.losses_ = sources.shared.once(
             ("fine-tuning", self.part, *setting.values()), tune, of_pairs=False
         )
         return sum(weight.numel() for weight in self.weights_.values())

@@ -77,7 +77,7 @@ class LoRA(EmbeddingMap):
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank!r}; expected a positive integer.")
         self.encoder_ = sources.encoder
-        self.factors_, self.losses_ = sources.once(
+        self.factors_, self.losses_ = sources.shared.once(
             self._key(), lambda: self._tune(sources), of_pairs=False
         )
         return sum(B.numel() + A.numel() for B, A in self.factors_.values())
@@ -145,9 +145,9 @@ class LoRAThenICM(LoRA):
         self.consistency_weight = consistency_weight
 
     @property
-    def sees_image_interventions(self) -> bool:
-        """Whether fitting looks at images after an intervention: it does."""
-        return True
+    def sees_interventions(self) -> frozenset[str]:
+        """Both kinds, where there are both."""
+        return frozenset(["image", "text"])
 
     def fit_map(self, sources: Sources) -> int:
         """Train on the pixels of the sources, and estimate the projection.
@@ -174,22 +174,21 @@ class LoRAThenICM(LoRA):
     def _moments(self, sources: Sources) -> PairMoments:
         before, after = self._tuned(sources)
         usable = sources.drawn != ""
-        pairs = {
-            "image": (before[usable], after[usable]),
-            "text": (sources.captions, sources.edits),
-        }
-        return moments_of("image+text" if len(sources.captions) else "image", pairs.__getitem__)
+        pairs = {"image": (before[usable], after[usable]), "text": sources.texts}
+        has_texts = len(sources.texts[0]) > 0
+        return moments_of("image+text" if has_texts else "image", pairs.__getitem__)
 
     def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
         return self.map_text(self._tuned(sources)[0]), sources.images.label
 
     def _tuned(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
-        """Embed the source images and all of their intervened copies by the tuned tower, each (n, D)."""
+        """Embed the source images and all of their copies by the tuned tower, each (n, D)."""
 
         def compute() -> tuple[np.ndarray, np.ndarray]:
-            return LoRA.map_images(self, sources.images), LoRA.map_images(self, sources.intervened)
+            copies = sources.copies["image"]
+            return LoRA.map_images(self, sources.images), LoRA.map_images(self, copies)
 
-        return sources.once(("tuned", self._key()), compute, of_pairs=False)
+        return sources.shared.once(("tuned", self._key()), compute, of_pairs=False)
 
 
 def _updated(encoder: Encoder, factors: Factors) -> Weights:

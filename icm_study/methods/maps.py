@@ -2,7 +2,8 @@
 
 Each map is a matrix A that acts on embeddings of images and of texts alike; a zero-shot
 classifier and a linear probe stand behind it. K, `n_components`, is the dimension that
-is kept. Nothing here is learnt by gradient descent."""
+is kept. Nothing here is learnt by gradient descent.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from abc import abstractmethod
 import numpy as np
 import torch
 
+from icm_core.prediction import ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_core.spectrum import generalized_spectrum, trace_spectrum
 from icm_study.methods.base import EmbeddingMap
@@ -61,13 +63,11 @@ class Plain(EmbeddingMap):
         """Nothing is learnt."""
         return 0
 
-    def fit(self, sources: Sources) -> Plain:
-        """Fit both predictors."""
-        super().fit(sources)
-        if self.prompts == "single":
-            labels, first = np.unique(sources.prompt_label, return_index=True)
-            self.zero_shot_.fit(sources.prompts[first], labels)
-        return self
+    def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
+        if self.prompts != "single":
+            return super()._zero_shot(sources)
+        labels, first = np.unique(sources.prompt_label, return_index=True)
+        return ZeroShotClassifier().fit(sources.prompts[first], labels)
 
     def probe_C(self) -> float:
         """Inverse penalty of the probe."""
@@ -147,23 +147,27 @@ class ICM(_LinearMap):
         self.consistency_weight = consistency_weight
 
     @property
-    def sees_image_interventions(self) -> bool:
-        """Unless it learns from text pairs alone."""
-        return "image" in self.intervention
+    def sees_interventions(self) -> frozenset[str]:
+        """Those that it learns from."""
+        return frozenset(self.intervention.split("+"))
 
     def _matrix(self, sources: Sources) -> np.ndarray:
-        weight, moments = self.consistency_weight, sources.moments(self.intervention)
-        if self.n_components == "auto":
-            return InvariantProjection(consistency_weight=weight).fit_moments(moments).components_
+        moments = sources.moments(self.intervention)
 
         def solve() -> InvariantProjection:
-            return InvariantProjection(moments.n_features, consistency_weight=weight).fit_moments(
-                moments
-            )
+            # one spectrum serves every K: the subspaces are nested
+            k = "auto" if self.n_components == "auto" else moments.n_features
+            projection = InvariantProjection(k, consistency_weight=self.consistency_weight)
+            return projection.fit_moments(moments)
 
-        # one spectrum serves every K: the subspaces are nested
-        whole = sources.once(("ICM", self.intervention, weight), solve)
-        return whole.truncate(int(self.n_components)).components_
+        is_rule = self.n_components == "auto"
+        key = ("ICM", self.intervention, self.consistency_weight, is_rule)
+        projection = sources.shared.once(key, solve)
+        if not is_rule:
+            projection = projection.truncate(int(self.n_components))
+        self.n_components_ = projection.n_components_
+        self.consistency_weight_ = projection.consistency_weight_
+        return projection.components_
 
 
 class FukunagaKoontz(_LinearMap):
@@ -193,9 +197,9 @@ class FukunagaKoontz(_LinearMap):
         self.shrinkage = shrinkage
 
     @property
-    def sees_image_interventions(self) -> bool:
-        """Unless it learns from text pairs alone."""
-        return "image" in self.intervention
+    def sees_interventions(self) -> frozenset[str]:
+        """Those that it learns from."""
+        return frozenset(self.intervention.split("+"))
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
@@ -207,7 +211,8 @@ class LEACE(EmbeddingMap):
     """Erase the domain: the least change of the embedding after which no linear classifier finds it.
 
     Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*,
-    arXiv 2306.03819, by the authors' package with its own defaults."""
+    arXiv 2306.03819, by the authors' package with its own defaults.
+    """
 
     def fit_map(self, sources: Sources) -> int:
         """Fit the eraser on the domains of the source images."""
@@ -250,7 +255,7 @@ class BiasedPrompts(_LinearMap):
         def embed() -> np.ndarray:
             return sources.encoder.encode_text(sources.spurious)
 
-        prompts = sources.once("spurious prompts", embed).astype(np.float64)
+        prompts = sources.shared.once("spurious prompts", embed).astype(np.float64)
         spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][: self.n_directions]
         identity = np.eye(prompts.shape[1])
         removed = identity - spurious.T @ spurious

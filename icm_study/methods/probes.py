@@ -1,7 +1,8 @@
 """Linear probes that use more than the labelled source images: interventions, domains, or a model of the classes.
 
 All stand on the plain embedding. Those learnt by gradients use full batches, L-BFGS and
-double precision, so that their results do not depend on an order of the images."""
+double precision, so that their results do not depend on an order of the images.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class _Probe(Method):
     predictors: ClassVar[tuple[str, ...]] = ("linear probe",)
 
     def scores(self, images: Images) -> dict[str, np.ndarray]:
-        """Probability of each class."""
+        """Logit of each class."""
         return {"linear probe": spread(self.probe_, images.embedded, self.n_classes_)}
 
 
@@ -41,19 +42,21 @@ class Augmentation(_Probe):
     ----------
     C : float
         Inverse penalty.
+    intervention : {"image", "oracle"}
     """
 
-    def __init__(self, C: float = 0.316):
+    def __init__(self, C: float = 0.316, intervention: str = "image"):
         self.C = C
+        self.intervention = intervention
 
     @property
-    def sees_image_interventions(self) -> bool:
+    def sees_interventions(self) -> frozenset[str]:
         """It is trained on them."""
-        return True
+        return frozenset([self.intervention])
 
     def fit(self, sources: Sources) -> Augmentation:
         """Fit on both."""
-        parts = [sources.images, sources.image_pairs()[1]]
+        parts = [sources.images, sources.copied(self.intervention)[1]]
         X = np.concatenate([part.embedded for part in parts])
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearProbe(C=self.C).fit(X, np.concatenate([part.label for part in parts]))
@@ -65,7 +68,8 @@ class LDA(_Probe):
     """Linear discriminant analysis: Gaussian classes with one covariance, shrunk by the rule of Ledoit and Wolf.
 
     Source: Fisher 1936, *The use of multiple measurements in taxonomic problems*;
-    Ledoit & Wolf 2004 for the shrinkage."""
+    Ledoit & Wolf 2004 for the shrinkage.
+    """
 
     def fit(self, sources: Sources) -> LDA:
         """Fit on the source images."""

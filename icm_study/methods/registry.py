@@ -1,13 +1,15 @@
 """Every method by name, with the settings that are tried, in one place.
 
-Settings go from the smallest change of the encoder's behaviour to the largest: of
-equally good ones the first is taken."""
+Settings go from the smallest change of the encoder's behaviour to the largest: of equally
+good ones the first is taken.
+"""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -30,12 +32,14 @@ from icm_study.methods.maps import (
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO
 from icm_study.methods.prompts import DPL, CoCoOp, CoOp
 
-Settings = list[dict[str, Any]]
+#: For each parameter of a method the values that are tried; "K" stands for sizes that suit
+#: the embedding.
+Grid = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method in the catalog.
+    """A method in the registry.
 
     Attributes
     ----------
@@ -43,125 +47,180 @@ class Entry:
         From a setting to the unfitted method.
     family : str
         What kind of method it is, for the report.
-    settings : callable
-        From the dimension of the embedding to the settings that are tried.
+    grid : mapping of str to sequence
+        The values that are tried, see :data:`Grid`; every combination, the last parameter
+        varying fastest.
     predictors : tuple of str, optional
         The predictors that are reported, where these are not all that the method has.
+    or_all : bool
+        Whether a projection may also keep every direction, which changes nothing.
     on_target : bool
-        Whether the method is also trained on half of the target's own labelled images,
-        to see what these give.
+        Whether the method is also trained on half of the target's own labelled images, to
+        see what these give.
     note : str
         What sets it apart from other methods of the same class.
     """
 
     make: Callable[..., Method]
     family: str
-    settings: Callable[[int], Settings]
+    grid: Grid = field(default_factory=dict)
     predictors: tuple[str, ...] | None = None
+    or_all: bool = False
     on_target: bool = False
     note: str = ""
 
+    def settings(self, n_features: int, given: Grid | None = None) -> list[dict[str, Any]]:
+        """List the settings that are tried on embeddings of a dimension.
 
-def grid(**values: Iterable[Any]) -> Callable[[int], Settings]:
-    """Every combination of values, the last varying fastest; "K" stands for sizes that suit the embedding."""
-
-    def settings(n_features: int) -> Settings:
+        Parameters
+        ----------
+        n_features : int
+            D.
+        given : mapping of str to sequence, optional
+            Values to try instead, for some of the parameters.
+        """
+        grid = {**self.grid, **(given or {})}
         sizes = tuple(reversed(default_n_components(n_features)))
-        lists = [sizes if value == "K" else tuple(value) for value in values.values()]
-        return [dict(zip(values, one, strict=True)) for one in product(*lists)]
+        lists = [sizes if values == "K" else tuple(values) for values in grid.values()]
+        settings = [dict(zip(grid, one, strict=True)) for one in product(*lists)]
+        if self.or_all and not (given and "n_components" in given):
+            settings.insert(0, settings[0] | {"n_components": n_features})
+        return settings
 
-    return settings
-
-
-def _or_whole(settings: Callable[[int], Settings]) -> Callable[[int], Settings]:
-    """Let a projection keep every direction too, which changes nothing."""
-
-    def extended(n_features: int) -> Settings:
-        some = settings(n_features)
-        return [some[0] | {"n_components": n_features}, *some]
-
-    return extended
-
-
-def _icm(intervention: str) -> Callable[[int], Settings]:
-    return _or_whole(
-        grid(intervention=[intervention], consistency_weight=CONSISTENCY_WEIGHTS, n_components="K")
-    )
+    def parameters(self) -> list[str]:
+        """Name the parameters that can be set."""
+        return [name for name in inspect.signature(self.make).parameters if name != "intervention"]
 
 
 PENALTIES = (0.316, 0.0316, 0.00316)
+KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
+KINDS |= {"oracle": "pairs that the simulator renders"}
 
-KINDS = ("image", "text", "image+text")
 
-CHOSEN = "K and λ chosen"
+def _chosen(kind: str, pairs: str) -> Entry:
+    grid = {"intervention": [kind], "consistency_weight": CONSISTENCY_WEIGHTS, "n_components": "K"}
+    return Entry(ICM, "CLIP-ICM", grid, or_all=True, note=f"{pairs}; K and λ chosen")
+
+
+def _ruled(kind: str, note: str, **rule: Any) -> Entry:
+    grid = {"intervention": [kind], **{name: [value] for name, value in rule.items()}}
+    return Entry(ICM, "CLIP-ICM", grid, note=f"{KINDS[kind]}; {note}")
+
 
 METHODS: dict[str, Entry] = {
-    "plain": Entry(Plain, "CLIP", grid()),
+    "plain": Entry(Plain, "CLIP"),
     "single prompt": Entry(
-        Plain, "CLIP", grid(prompts=["single"]), ("zero-shot",), note="here with the first "
-                                                                      "prompt of a class alone"
+        Plain, "CLIP", {"prompts": ["single"]}, ("zero-shot",),
+        note="here with the first prompt of a class alone",
     ),
     "tuned penalty": Entry(
-        Plain, "CLIP", grid(C=[0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]), ("linear probe",), on_target=True,
-        note="here with the penalty of the probe chosen",
+        Plain, "CLIP", {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}, ("linear probe",),
+        on_target=True, note="here with the penalty of the probe chosen",
     ),
-    "random projection": Entry(RandomProjection, "map", _or_whole(grid(n_components="K"))),
-    "PCA": Entry(PCA, "map", _or_whole(grid(n_components="K"))),
-    "LEACE": Entry(LEACE, "map", grid()),
+    "random projection": Entry(RandomProjection, "map", {"n_components": "K"}, or_all=True),
+    "PCA": Entry(PCA, "map", {"n_components": "K"}, or_all=True),
+    "LEACE": Entry(LEACE, "map"),
     "biased prompts": Entry(
-        BiasedPrompts, "map", grid(calibration=[0.0, 10.0, 100.0, 500.0], n_directions=[0, 1, 4, 8])
+        BiasedPrompts, "map",
+        {"calibration": [0.0, 10.0, 100.0, 500.0], "n_directions": [0, 1, 4, 8]},
     ),
     "Fukunaga-Koontz": Entry(
-        FukunagaKoontz, "map", grid(intervention=["image+text", "image"], n_components="K"), ("linear probe",)
+        FukunagaKoontz, "map", {"intervention": ["image+text", "image"], "n_components": "K"},
+        ("linear probe",),
     ),
-    "ICM image": Entry(ICM, "CLIP-ICM", _icm("image"), note=f"image pairs; {CHOSEN}"),
-    "ICM text": Entry(ICM, "CLIP-ICM", _icm("text"), note=f"text pairs; {CHOSEN}"),
-    "ICM image+text": Entry(ICM, "CLIP-ICM", _icm("image+text"), note=f"both kinds of pairs; "
-                                                                      f"{CHOSEN}"),
+    **{f"ICM {kind}": _chosen(kind, pairs) for kind, pairs in KINDS.items()},
+    **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
     **{
-        f"ICM auto {kind}": Entry(ICM, "CLIP-ICM", grid(intervention=[kind]), note=f"{kind} "
-                                                                                   f"pairs; "
-                                                                                   f"λ = 1, "
-                                                                                   f"K = "
-                                                                                   f"positive eigenvalues")
-        for kind in KINDS
-    },
-    **{
-        f"ICM gap {kind}": Entry(
-            ICM, "CLIP-ICM", grid(intervention=[kind], consistency_weight=["auto"]),
-            note=f"{kind} pairs; λ and K from the widest gap of the shares",
+        f"ICM gap {kind}": _ruled(
+            kind, "λ and K from the widest gap of the shares", consistency_weight="auto"
         )
         for kind in KINDS
     },
-    "augmentation": Entry(Augmentation, "probe", grid(C=PENALTIES)),
-    "LDA": Entry(LDA, "probe", grid()),
-    "CORAL": Entry(CORAL, "probe", grid(C=PENALTIES, shrinkage=[1.0, 0.1, 0.01])),
-    "IRM": Entry(IRM, "probe", grid(C=PENALTIES[:2], penalty_weight=[1.0, 10.0, 100.0])),
-    "group DRO": Entry(GroupDRO, "probe", grid(C=PENALTIES, sharpness=[1.0, 10.0, 100.0])),
-    "CLIP-Adapter": Entry(CLIPAdapter, "adapter", grid(ratio=[0.2, 0.5, 0.8])),
-    "Tip-Adapter": Entry(TipAdapter, "adapter", grid(alpha=[0.01, 0.03, 0.1, 0.3, 1.0], beta=[20.0, 5.5, 1.0])),
-    "CoOp": Entry(CoOp, "prompts", grid(learning_rate=[2e-3, 8e-3])),
-    "CoCoOp": Entry(CoCoOp, "prompts", grid()),
+    "augmentation": Entry(Augmentation, "probe", {"C": PENALTIES}),
+    "augmentation oracle": Entry(
+        Augmentation, "probe", {"intervention": ["oracle"], "C": PENALTIES},
+        note="here by images that the simulator renders anew",
+    ),
+    "LDA": Entry(LDA, "probe"),
+    "CORAL": Entry(CORAL, "probe", {"C": PENALTIES, "shrinkage": [1.0, 0.1, 0.01]}),
+    "IRM": Entry(IRM, "probe", {"C": PENALTIES[:2], "penalty_weight": [1.0, 10.0, 100.0]}),
+    "group DRO": Entry(GroupDRO, "probe", {"C": PENALTIES, "sharpness": [1.0, 10.0, 100.0]}),
+    "CLIP-Adapter": Entry(CLIPAdapter, "adapter", {"ratio": [0.2, 0.5, 0.8]}),
+    "Tip-Adapter": Entry(
+        TipAdapter, "adapter", {"alpha": [0.01, 0.03, 0.1, 0.3, 1.0], "beta": [20.0, 5.5, 1.0]}
+    ),
+    "CoOp": Entry(CoOp, "prompts", {"learning_rate": [2e-3, 8e-3]}),
+    "CoCoOp": Entry(CoCoOp, "prompts"),
     "DPL": Entry(
-        DPL, "prompts", grid(learning_rate=[5e-4, 2e-3]),
+        DPL, "prompts", {"learning_rate": [5e-4, 2e-3]},
         note="transductive: it uses the unlabelled test images of a domain together",
     ),
-    "fine-tuning": Entry(FineTuning, "fine-tuning", grid(learning_rate=[1e-4, 3e-4]), on_target=True),
-    "fine-tuning, last block": Entry(
-        FineTuning, "fine-tuning", grid(part=["last block"], learning_rate=[3e-4]), on_target=True
+    "fine-tuning": Entry(
+        FineTuning, "fine-tuning", {"learning_rate": [1e-4, 3e-4]}, on_target=True
     ),
-    "WiSE-FT": Entry(WiSEFT, "fine-tuning", grid(learning_rate=[3e-4], alpha=[0.25, 0.5, 0.75])),
-    "LoRA": Entry(LoRA, "fine-tuning", grid(learning_rate=[1e-3, 3e-3])),
+    "fine-tuning, last block": Entry(
+        FineTuning, "fine-tuning", {"part": ["last block"], "learning_rate": [3e-4]}, on_target=True
+    ),
+    "WiSE-FT": Entry(
+        WiSEFT, "fine-tuning", {"learning_rate": [3e-4], "alpha": [0.25, 0.5, 0.75]}
+    ),
+    "LoRA": Entry(LoRA, "fine-tuning", {"learning_rate": [1e-3, 3e-3]}),
     "LoRA + ICM": Entry(
-        LoRAThenICM, "fine-tuning", grid(learning_rate=[1e-3, 3e-3]), note="both kinds of "
-                                                                           "pairs; λ = 1, K "
-                                                                           "= positive eigenvalues"
+        LoRAThenICM, "fine-tuning", {"learning_rate": [1e-3, 3e-3]},
+        note="both kinds of pairs; λ = 1, K = positive eigenvalues",
     ),
 }  # fmt: skip
 
 
-def overview() -> pd.DataFrame:
-    """Tabulate the methods: what each is, how many settings are tried on an embedding of 64 dimensions, and its source.
+def check_methods(methods: Sequence[str], settings: Mapping[str, Grid] | None = None) -> None:
+    """Refuse a lone string, an empty list, repeated and unknown names, of methods or parameters.
+
+    Parameters
+    ----------
+    methods : sequence of str
+        Keys of :data:`METHODS`.
+    settings : mapping of str to mapping, optional
+        For some of these methods, values to try by parameter.
+
+    Raises
+    ------
+    TypeError
+        If the names are a single string.
+    ValueError
+        If one is unknown (with the nearest known one) or given twice, or there is none.
+    """
+    check_names("methods", methods, METHODS)
+    for name, grid in (settings or {}).items():
+        check_names("the methods in settings", [name], METHODS)
+        check_names(f"the parameters of {name!r}", list(grid), METHODS[name].parameters())
+        for parameter, values in grid.items():
+            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+                raise ValueError(
+                    f"settings: {parameter!r} of {name!r} is {values!r}; expected a list of values "
+                    f"to try, such as [{values!r}]."
+                )
+
+
+def check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse a lone string, an empty list, repeated and unknown names; tell the nearest known."""
+    known = list(known)
+    if isinstance(names, str):
+        raise TypeError(f"{what}: {names!r}; expected a sequence of names. Write [{names!r}].")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{what}: {unknown[0]!r} is unknown; expected some of {', '.join(map(repr, known))}.{hint}"
+        )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{what}: {list(names)}; expected at least one of {', '.join(map(repr, known))}, each once."
+        )
+
+
+def overview(methods: Iterable[str] = METHODS) -> pd.DataFrame:
+    """Tabulate methods: what each is, how many settings are tried on 64 dimensions, its source.
 
     Returns
     -------
@@ -169,15 +228,15 @@ def overview() -> pd.DataFrame:
         Columns method, family, what it is, settings and source.
     """
     rows = []
-    for name, entry in METHODS.items():
+    for name in methods:
+        entry = METHODS[name]
         said = " ".join((inspect.getdoc(entry.make) or "").replace("*", "").split())
+        what = [said.split(". ")[0].rstrip("."), entry.note]
         rows.append(
             {
                 "method": name,
                 "family": entry.family,
-                "what it is": "; ".join(
-                    filter(None, [said.split(". ")[0].rstrip("."), entry.note])
-                ),
+                "what it is": "; ".join(filter(None, what)),
                 "settings": len(entry.settings(64)),
                 "source": said.partition("Source: ")[2].partition(" Parameters ")[0],
             }

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from icm_core.moments import PairMoments
 from icm_study.embedding.tables import moments_of
-from icm_study.encoders.encoder import Encoder
+from icm_study.methods.shared import Shared
+from icm_study.testbeds.base import Loader
+
+if TYPE_CHECKING:
+    import torch
+
+    from icm_study.encoders.encoder import Encoder
+
+PREDICTORS = ("zero-shot", "linear probe")
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,16 @@ class Images:
         resizing or after it.
     """
 
-    embedded: np.ndarray
-    label: np.ndarray
-    domain: np.ndarray
-    rows: np.ndarray
-    load: Callable[[np.ndarray], torch.Tensor]
+    embedded: NDArray[np.floating]
+    label: NDArray[np.integer]
+    domain: NDArray[np.integer]
+    rows: NDArray[np.intp]
+    load: Loader
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, index: np.ndarray | slice) -> Images:
+    def take(self, index: NDArray | slice) -> Images:
         """Keep the images at these places, or under this mask."""
         kept = {
             name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")
@@ -53,6 +60,10 @@ class Images:
         return self.load(self.rows)
 
 
+#: Embeddings before and after an intervention, each (n, D).
+Pairs = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+
 @dataclass(frozen=True)
 class Sources:
     """All that a method may see when it is fitted.
@@ -61,13 +72,15 @@ class Sources:
     ----------
     images : Images
         The labelled images of the source domains, n of them.
-    intervened : Images
-        The same images, row by row, each after an image intervention.
+    copies : mapping of str to Images
+        The same images, row by row, after an intervention: ``"image"``, and of a simulator
+        ``"oracle"``.
     drawn : ndarray of n str
-        The intervention that each image got; empty where its intervened copy must not be used.
-    captions, edits : ndarray of shape (n, D)
-        Embedded captions, and the captions after a text intervention; of shape (0, D)
-        where there are none.
+        The image intervention that each image got, where it is known; empty where its
+        intervened copy must not be used.
+    texts : (captions, edits)
+        Embedded captions, and the captions after a text intervention, each (n, D); of shape
+        (0, D) where there are none.
     prompts : ndarray of shape (n_prompts, D)
         Embedded prompts. The first of a class is its single prompt.
     prompt_label : ndarray of shape (n_prompts,)
@@ -77,105 +90,110 @@ class Sources:
     spurious : tuple of str
         Prompts that name a value of a variant factor and no class.
     encoder : Encoder
+    predictors : tuple of str
+        The predictors that are asked for.
+    others : mapping of str to (before, after), optional
+        Pairs of other images, by kind of intervention, that the projection is estimated
+        from instead.
+    shared : Shared
+        What methods have computed once on these sources.
     """
 
     images: Images
-    intervened: Images
-    drawn: np.ndarray
-    captions: np.ndarray
-    edits: np.ndarray
-    prompts: np.ndarray
-    prompt_label: np.ndarray
+    copies: Mapping[str, Images]
+    drawn: NDArray[np.str_]
+    texts: Pairs
+    prompts: NDArray[np.floating]
+    prompt_label: NDArray[np.integer]
     words: tuple[str, ...]
     spurious: tuple[str, ...]
     encoder: Encoder
-    _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
-    _known_of_images: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
-    _borrowed: list[float] = field(default_factory=list, repr=False)
+    predictors: tuple[str, ...] = PREDICTORS
+    others: Mapping[str, Pairs] | None = None
+    shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
-    def take(self, index: np.ndarray) -> Sources:
+    def take(self, index: NDArray) -> Sources:
         """Keep the images at these places, or under this mask, with their pairs."""
-        named = {"images", "intervened"}
-        kept = {name: getattr(self, name).take(index) for name in named}
-        kept |= {
-            name: x[index]
-            for name in ("drawn", "captions", "edits")
-            if len(x := getattr(self, name))
-        }
-        return replace(self, **kept, _known={}, _known_of_images={}, _borrowed=[])
+        captions, edits = self.texts
+        return replace(
+            self,
+            images=self.images.take(index),
+            copies={kind: copy.take(index) for kind, copy in self.copies.items()},
+            drawn=self.drawn[index],
+            texts=(captions[index], edits[index]) if len(captions) else self.texts,
+            shared=Shared(),
+        )
 
     def without(self, intervention: str) -> Sources:
-        """Forget every copy made by one image intervention; the images themselves stay."""
-        return replace(
-            self,
-            drawn=np.where(self.drawn == intervention, "", self.drawn),
-            _known={},
-            _borrowed=[],
-        )
-
-    def labelled(self, images: Images) -> Sources:
-        """Put other labelled images in place of these; no pairs are left."""
-        none = slice(0, 0)
-        kept = {name: getattr(self, name)[none] for name in ("drawn", "captions", "edits")}
-        return replace(
-            self,
-            images=images,
-            intervened=self.intervened.take(none),
-            **kept,
-            _known={},
-            _known_of_images={},
-            _borrowed=[],
-        )
-
-    def image_pairs(self) -> tuple[Images, Images]:
-        """Give the images whose intervened copy may be used, and these copies."""
-        usable = self.drawn != ""
-        return self.images.take(usable), self.intervened.take(usable)
-
-    def moments(self, intervention: str) -> PairMoments:
-        """Moments of the pairs of ``"image"``, ``"text"``, or both in equal parts, ``"image+text"``.
+        """Forget every copy made by one image intervention; the images themselves stay.
 
         Raises
         ------
         ValueError
-            If the intervention is another, or there are no captions for a text intervention.
+            If the projection is estimated from pairs of other images.
         """
+        if self.others is not None:
+            raise ValueError(
+                "The projection is estimated from pairs of other images, so no intervention can be "
+                "left out of its fit. Choose settings in another way, such as 'intervened'."
+            )
+        drawn = np.where(self.drawn == intervention, "", self.drawn)
+        return replace(self, drawn=drawn, shared=self.shared.of_other_pairs())
 
-        def pairs_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
-            if kind == "image":
-                before, after = self.image_pairs()
-                return before.embedded, after.embedded
-            if kind != "text":
-                raise ValueError(
-                    f"Unknown intervention {intervention!r}; expected 'image', 'text' or "
-                    f"'image+text'."
-                )
-            if not len(self.captions):
-                raise ValueError(
-                    f"intervention={intervention!r}: these sources have no captions, so no "
-                    f"text pairs. Use 'image', or an "
-                    "encoder that knows the words of captions."
-                )
-            return self.captions, self.edits
+    def labelled(self, images: Images) -> Sources:
+        """Put other labelled images in place of these; no pairs are left."""
+        none = slice(0, 0)
+        return replace(
+            self,
+            images=images,
+            copies={kind: copy.take(none) for kind, copy in self.copies.items()},
+            drawn=self.drawn[none],
+            texts=(self.texts[0][none], self.texts[1][none]),
+            shared=Shared(),
+        )
 
-        return self.once(("moments", intervention), lambda: moments_of(intervention, pairs_of))
+    def copied(self, kind: str) -> tuple[Images, Images]:
+        """Give the images whose copy after an intervention may be used, and these copies.
 
-    def once(self, key: Hashable, compute: Callable[[], Any], *, of_pairs: bool = True) -> Any:
-        """Compute what several methods share once for these sources, such as moments or tuned weights.
+        Raises
+        ------
+        ValueError
+            If there are no such copies.
+        """
+        if kind not in self.copies:
+            raise ValueError(
+                f"Intervention {kind!r}: these sources have no such copies of their images; they "
+                f"have {', '.join(map(repr, self.copies))}."
+            )
+        if kind != "image":
+            return self.images, self.copies[kind]
+        usable = self.drawn != ""
+        return self.images.take(usable), self.copies[kind].take(usable)
 
-        With ``of_pairs=False`` the result may not depend on which copies may be used;
-        :meth:`without` then keeps it."""
-        known = self._known if of_pairs else self._known_of_images
-        if key not in known:
-            start = time.perf_counter()
-            value = compute()
-            known[key] = value, time.perf_counter() - start
+    def pairs(self, kind: str) -> Pairs:
+        """Give the pairs that a projection is estimated from, ``"image"``, ``"text"`` or ``"oracle"``.
+
+        Raises
+        ------
+        ValueError
+            If there are no such pairs.
+        """
+        if self.others is not None:
+            pairs = self.others.get(kind)
+        elif kind == "text":
+            pairs = self.texts if len(self.texts[0]) else None
         else:
-            self._borrowed.append(known[key][1])
-        return known[key][0]
+            before, after = self.copied(kind)
+            pairs = before.embedded, after.embedded
+        if pairs is None:
+            raise ValueError(
+                f"Intervention {kind!r}: these sources have no such pairs. Text pairs need an "
+                "encoder that knows the words of captions; use 'image' otherwise."
+            )
+        return pairs
 
-    def borrowed_seconds(self) -> float:
-        """Seconds that results given again by :meth:`once` had taken, since the last call."""
-        seconds = sum(self._borrowed)
-        self._borrowed.clear()
-        return seconds
+    def moments(self, intervention: str) -> PairMoments:
+        """Moments of the pairs of a kind, or of several joined by ``+`` in equal parts."""
+        return self.shared.once(
+            ("moments", intervention), lambda: moments_of(intervention, self.pairs)
+        )

@@ -6,7 +6,8 @@ weights.
 
 The image tower is trained by the cross-entropy with frozen class prompts, so that it
 still shares its space with the text tower. The model stays in evaluation mode: batch
-norms keep their statistics."""
+norms keep their statistics.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
 in two domains, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
-or if the caller accepts the problems."""
+or if the caller accepts the problems.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Each function takes the files that one kind of source offers: Parquet files as t
 ``datasets`` library writes them, an archive of class folders, or the camera traps'
 images with their annotations. Images keep their bytes. One that is there already is
 skipped and none is ever half written, so a conversion that was interrupted goes on
-where it stopped."""
+where it stopped.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ Stop it whenever you like: the next run goes on where this one ended. What arriv
 kept in a hidden folder, and the data set's own folder is made when all files are there,
 so that no empty one looks like data. ``SOURCE.json`` in it records where the data came
 from. Where there is no lasting public source, the command says how to get the data by
-hand."""
+hand.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ or half an image, would otherwise show up as a puzzling accuracy.
 ImageNet and its variants come as ``root/class/image``; `index_classes` lists these.
 Where classes do not matter, `index_images` lists whatever images a folder holds. To
 look at every image before anything is computed: ``python -m icm_study.photographs.check
-ROOT``, or `icm_study.photographs.check.check_folder`."""
+ROOT``, or `icm_study.photographs.check.check_folder`.
+"""
 
 import os
 import unicodedata

@@ -8,7 +8,8 @@ both are listed.
 A folder's name is nearly its class's word; `class_word` makes it one ("alarm_clock" is
 an alarm clock). Overrides correct spelling and names that are no words. They do not
 improve on the benchmark's own choice of words, since that would change what is
-measured."""
+measured.
+"""
 
 from __future__ import annotations
 

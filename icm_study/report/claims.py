@@ -3,7 +3,8 @@
 A claim is supported where the whole interval of the measurement lies on the claimed
 side of a threshold, refuted where it lies on the other side, and not shown otherwise.
 Each experiment has a function that turns its tidy table into such rows. Nothing is
-computed here but means and paired differences."""
+computed here but means and paired differences.
+"""
 
 from __future__ import annotations
 

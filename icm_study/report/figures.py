@@ -2,7 +2,8 @@
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart. One meaning, one
 colour: what is invariant is blue, what an intervention changes is vermilion, context is
-grey."""
+grey.
+"""
 
 from __future__ import annotations
 

@@ -1,209 +1,270 @@
-"""Variants of one data set: trained on one kind of image, tested on others with the same classes.
+"""Variants of the animal world: trained on one kind of image, tested on others of the same classes.
 
-ImageNet has such variants, and each asks another question. **V2** was collected again
-in the same way: does the accuracy hold at all? **R** shows renditions (paintings,
-cartoons, toys) and **Sketch** black-and-white drawings: is it the shape that counts?
-**A** holds photographs that a reference model, a ResNet-50, gets wrong: does another
-model fail with it? R and A have 200 of the 1,000 classes, and a classifier chooses
-among these only.
-
-The animal world gets four variants made in the same way. The source is photos of the
-source animals in which coat and scene follow the class. The variants show the test
-animals, all four the same ones:
+They are made as ImageNet's are (see :mod:`icm_study.testbeds.imagenet_variants`). The
+source is photos of the source animals in which coat and scene follow the class. The
+variants show the test animals, all four the same ones:
 
 - V2: photos drawn from the same distribution as the source, its shortcut included;
-- R: cartoons and paintings. A rendition is free in its colours and its ground, so there
-  is no shortcut;
+- R: cartoons and paintings. A rendition is free in its colours and its ground, so there is
+  no shortcut;
 - Sketch: line drawings, without the shortcut too;
-- A: of photos without the shortcut (as from another place), those that a linear probe
-  on a *reference* encoder, trained on the source photos, gets wrong. The reference has
-  0 % on A by construction, so A is only about *other* encoders, and the accuracy on it
-  says nothing about photos in general.
+- A: of photos without the shortcut (as from another place), those that a linear probe on a
+  *reference* encoder, trained on the source photos, gets wrong. The reference has 0 % on A
+  by construction, so A is only about *other* encoders, and the accuracy on it says nothing
+  about photos in general.
 
-Everything is fitted and chosen on the source alone; only the projection for ImageNet's
-variants may be estimated on other images instead, of any classes or none. The oracle
-pairs of the animal world show photos only, so that no method sees a variant's style;
-but captions may name it, as anyone can without seeing an image."""
+Everything is fitted and chosen on the source alone. The oracle pairs show photos only, so
+that no method sees a variant's style; but captions may name it, as anyone can without
+seeing an image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_study.animals.latents import sample_latents
-from icm_study.animals.silhouettes import CLASSES, Silhouettes
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import Environments, embed_prompts
-from icm_study.encoders.encoder import Encoder
-from icm_study.encoders.loading import load_encoder
+from icm_study.animals.rendering import render
+from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
+from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.testbeds.animal_world import (
+    NAME,
     TEMPLATES,
     embed_rendered,
     embed_source,
     pixel_fingerprint,
+    shortcut_strengths,
 )
+from icm_study.testbeds.base import Loader, Split, TestBed
+from icm_study.testbeds.splits import check_variant_classes, variant_split
+
+if TYPE_CHECKING:
+    from icm_study.encoders.encoder import Encoder
 
 SOURCE_STYLES = ("photo",)
-
-#: Variants of the animal world: name -> (styles, shortcut). Of A this is the pool that
-#: it is picked from.
-ANIMAL_VARIANTS = {
+#: Name -> (styles, shortcut). Of A this is the pool that it is picked from.
+VARIANTS = {
     "V2": (SOURCE_STYLES, "aligned"),
     "R": (("cartoon", "painting"), "none"),
     "Sketch": (("sketch",), "none"),
     "A": (SOURCE_STYLES, "none"),
 }
 
-REFERENCE = "animal-world-biased"  # the encoder whose mistakes make A
 
+@dataclass(frozen=True)
+class AnimalVariants(TestBed):
+    """Photos of animals as the source, and four variants as tests.
 
-def animal_variants(
-    encoder: Encoder,
-    silhouettes: Silhouettes,
-    store: EmbeddingStore,
-    *,
-    coat_strength: float = 0.9,
-    scene_strength: float = 0.9,
-    seed: int = 0,
-    n: int | None = None,
-    reference: Encoder | None = None,
-) -> Environments:
-    """Embed photos of the animal world, with interventions, and its variants V2, R, Sketch and A.
-
-    Parameters
+    Attributes
     ----------
-    encoder : Encoder
-    silhouettes : Silhouettes
-    store : EmbeddingStore
-    coat_strength, scene_strength : float in [0, 1]
-        Strength of the shortcut in the source and in V2.
-    seed : int
-        Seed of the latents, the interventions and the captions.
+    reference : Encoder
+        The encoder whose mistakes make A; not the one that is tested.
+    shortcut : {"coat", "scene", "coat+scene"}
+        What follows the class in the source and in V2.
+    strength : float in [0, 1]
+        How often it does.
     n : int, optional
         Images in the source and in each variant (for A: in the pool), drawn with
         replacement; by default every silhouette of the part once.
-    reference : Encoder, optional
-        The encoder whose mistakes make A; by default ``animal-world-biased``.
-
-    Returns
-    -------
-    Environments
-        As :func:`imagenet_variants`, with all latent factors as coordinates.
-
-    Raises
-    ------
-    ValueError
-        If the reference is the encoder itself, a strength is outside [0, 1], or so few
-        images are drawn that a table has fewer than two classes, or the source lacks a
-        class of a variant.
-    OSError
-        If the store's directory cannot be written.
+    silhouettes : Silhouettes
     """
-    reference = load_encoder(REFERENCE) if reference is None else reference
-    if reference.fingerprint == encoder.fingerprint:
-        raise ValueError(
-            f"The reference {reference.name!r} is the encoder {encoder.name!r} itself, which "
-            f"would have 0 % on the "
-            "variant A by construction. Pass another encoder as `reference`, such as "
-            "'animal-world'."
-        )
-    strengths: dict[str, Any] = {"coat_strength": coat_strength, "scene_strength": scene_strength}
-    common = {
-        "dataset": "animal-world variants",
-        "pixels": pixel_fingerprint(silhouettes),
-        "seed": seed,
-        "n": n,
-    }
 
-    def draw(part: str, styles: Sequence[str], shortcut: str) -> pd.DataFrame:
-        return sample_latents(
-            silhouettes, part, styles=styles, shortcut=shortcut, seed=seed, n=n, **strengths
+    over: ClassVar[str] = "seeds"
+    reference: Encoder
+    shortcut: str = "coat+scene"
+    strength: float = 0.9
+    n: int | None = None
+    silhouettes: Silhouettes = field(default_factory=load_silhouettes, repr=False)
+    name: str = NAME
+    protocol: str = "variants"
+
+    @property
+    def world(self) -> str:
+        """The shortcut and its strength, such as ``coat+scene 0.9``."""
+        return f"{self.shortcut} {self.strength:g}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """As of every test bed; here the shortcut is known."""
+        return super().columns | {"shortcut": self.shortcut, "strength": self.strength}
+
+    @property
+    def note(self) -> str:
+        """What a page says of the data."""
+        return (
+            "**No image of ImageNet is in this run**: the variants imitate its own in the animal "
+            "world. The *source* is photos in which coat and scene follow the class. All variants "
+            "show the same animals, and none of these is in the source. **V2**: photos drawn again "
+            "in the same way, shortcut included. **R**: cartoons and paintings, without the "
+            "shortcut. **Sketch**: line drawings, without it too. **A**: of photos without the "
+            "shortcut, those that a linear probe on the encoder "
+            f"`{self.reference.name}`, trained on the source, gets wrong. That reference has 0 % on A "
+            "by construction, and what another encoder has there says how far it fails on the "
+            "*same* images, not how good it is on photos."
         )
 
-    def embedded(by: Encoder, name: str, latents: pd.DataFrame, shortcut: str) -> xr.Dataset:
-        relevant = {} if shortcut == "none" else strengths
-        key = (
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The variants."""
+        return tuple(VARIANTS)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The animals."""
+        return CLASSES
+
+    @property
+    def spurious(self) -> tuple[str, ...]:
+        """None are given."""
+        return ()
+
+    def targets(self, names: Sequence[str] | None = None) -> list[str | None]:
+        """Leave no domain out: every variant is a test."""
+        return variants_are_no_targets(names)
+
+    def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
+        """Embed the source with all its pairs, and the variants.
+
+        Parameters
+        ----------
+        embedder : Embedder
+        seed : int
+            Of the latents, the interventions and the captions.
+
+        Returns
+        -------
+        EmbeddedData
+            All variants as ``test``, where ``domain`` is the place of the variant in
+            ``domains``; the source has no coordinate ``domain``. All latent factors are
+            coordinates.
+
+        Raises
+        ------
+        ValueError
+            If the reference is the encoder itself, a strength is outside [0, 1], or so few
+            images are drawn that a table has fewer than two classes, or the source lacks a
+            class of a variant.
+        OSError
+            If the store's directory cannot be written.
+        """
+        encoder, reference = embedder.encoder, self.reference
+        if reference.fingerprint == encoder.fingerprint:
+            raise ValueError(
+                f"The reference {reference.name!r} is the encoder {encoder.name!r} itself, which "
+                "would have 0 % on the variant A by construction. Pass another encoder as "
+                "`reference`, such as 'animal-world'."
+            )
+        strengths = shortcut_strengths(self.shortcut, self.strength)
+        common = {
+            "dataset": "animal-world variants",
+            "pixels": pixel_fingerprint(self.silhouettes),
+            "seed": seed,
+            "n": self.n,
+        }
+        by_reference = Embedder(reference, embedder.store)
+
+        def embedded(by: Embedder, name: str, latents: pd.DataFrame, shortcut: str) -> xr.Dataset:
+            relevant = {} if shortcut == "none" else strengths
+            key = common | relevant | {
+                "encoder": by.encoder.name, "weights": by.encoder.fingerprint,
+                "precision": by.encoder.precision, "part": name, "shortcut": shortcut,
+            }  # fmt: skip
+            return embedder.store.get(key, lambda: self._embed_originals(by, latents))
+
+        photos = self._latents("source", SOURCE_STYLES, "aligned", seed)
+        source = embedder.store.get(
             common
-            | relevant
-            | {"encoder": by.name, "weights": by.fingerprint, "precision": by.precision}
-            | {"part": name, "shortcut": shortcut}
+            | strengths
+            | encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0])
+            | {"encoder": encoder.name, "part": "source"},
+            lambda: self._embed_photos(embedder, photos, seed),
         )
-        return store.get(key, lambda: _embed_originals(by, silhouettes, latents))
+        tests = []
+        for number, (name, (styles, shortcut)) in enumerate(VARIANTS.items()):
+            latents = self._latents("test", styles, shortcut, seed)
+            table = embedded(embedder, name, latents, shortcut)
+            if name == "A":
+                pool = embedded(by_reference, "A", latents, shortcut)
+                known = embedded(by_reference, "source originals", photos, "aligned")
+                table = table.isel(row=_mistakes(known, pool))
+            labels = table["label"].to_numpy()
+            check_variant_classes(f"The variant {name!r}", labels, source["label"].to_numpy())
+            tests.append(table.assign_coords(domain=("row", [number] * table.sizes["row"])))
+        return EmbeddedData(
+            source=source,
+            test=xr.concat(tests, "row"),
+            prompts=embedder.prompts(CLASSES, TEMPLATES),
+            provenance=common | strengths | {
+                "encoder": encoder.name, "weights": encoder.fingerprint,
+                "reference": reference.name, "reference_weights": reference.fingerprint,
+            },
+            domains=self.domains,
+            classes=CLASSES,
+        )  # fmt: skip
 
-    photos = draw("source", SOURCE_STYLES, "aligned")
-    source = store.get(
-        common
-        | strengths
-        | encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0])
-        | {"encoder": encoder.name, "part": "source"},
-        lambda: _embed_photos(encoder, silhouettes, photos, seed),
-    )
-    tests = []
-    for number, (name, (styles, shortcut)) in enumerate(ANIMAL_VARIANTS.items()):
-        latents = draw("test", styles, shortcut)
-        table = embedded(encoder, name, latents, shortcut)
-        if name == "A":
-            seen_by_reference = embedded(reference, "A", latents, shortcut)
-            known = embedded(reference, "source originals", photos, "aligned")
-            table = table.isel(row=_mistakes(known, seen_by_reference))
-        check_variant_classes(
-            f"The variant {name!r}", table["label"].to_numpy(), source["label"].to_numpy()
+    def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
+        """Divide the source, see :func:`~icm_study.testbeds.splits.variant_split`."""
+        return variant_split(data, seed)
+
+    def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
+        """Refuse: the mistakes that make A cannot be rendered from rows alone."""
+        raise ValueError(
+            "Methods that change the encoder cannot be run on variants. Run them on "
+            "'animal-world' or on a folder of domains."
         )
-        tests.append(table.assign_coords(domain=("row", [number] * table.sizes["row"])))
-    return Environments(
-        source=source,
-        test=xr.concat(tests, "row"),
-        prompts=embed_prompts(encoder, store, CLASSES, TEMPLATES),
-        provenance=common | strengths | {
-            "encoder": encoder.name, "weights": encoder.fingerprint,
-            "reference": reference.name, "reference_weights": reference.fingerprint,
-        },
-        domains=tuple(ANIMAL_VARIANTS),
-    )  # fmt: skip
+
+    def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show images of the source and of what each variant is drawn from."""
+        parts: dict[str, tuple[str, Sequence[str], str]] = {}
+        parts["source"] = ("source", SOURCE_STYLES, "aligned")
+        parts |= {name: ("test", *how) for name, how in VARIANTS.items()}
+        rng = np.random.default_rng(0)
+        shown = {}
+        for name, (part, styles, shortcut) in parts.items():
+            latents = self._latents(part, styles, shortcut, 0)
+            rows = latents.iloc[rng.permutation(len(latents))[:n]]
+            shown[name] = render(rows, self.silhouettes).numpy()
+        return shown
+
+    def _latents(self, part: str, styles: Sequence[str], shortcut: str, seed: int) -> pd.DataFrame:
+        return sample_latents(
+            self.silhouettes, part, styles=styles, shortcut=shortcut, seed=seed, n=self.n,
+            **shortcut_strengths(self.shortcut, self.strength),
+        )  # fmt: skip
+
+    def _embed_photos(self, embedder: Embedder, latents: pd.DataFrame, seed: int) -> xr.Dataset:
+        """Source table of photos, whose oracle pairs are photos too."""
+        source = embed_source(embedder, self.silhouettes, latents, seed, SOURCE_STYLES)
+        source = source.drop_vars(["domain", "oracle_domain"])
+        return source.assign_coords({name: ("row", values) for name, values in latents.items()})
+
+    def _embed_originals(self, embedder: Embedder, latents: pd.DataFrame) -> xr.Dataset:
+        original = embed_rendered(embedder, self.silhouettes, latents)[:, 0]
+        return xr.Dataset(
+            {"original": (("row", "feature"), original)},
+            {name: ("row", values) for name, values in latents.items()},
+        )
 
 
-def _embed_photos(
-    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int
-) -> xr.Dataset:
-    """Source table of photos, whose oracle pairs are photos too."""
-    source = embed_source(encoder, silhouettes, latents, seed, SOURCE_STYLES)
-    source = source.drop_vars(["domain", "oracle_domain"])
-    return source.assign_coords({name: ("row", values) for name, values in latents.items()})
-
-
-def _embed_originals(
-    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame
-) -> xr.Dataset:
-    (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
-    return xr.Dataset(
-        {"original": (("row", "feature"), original)},
-        {name: ("row", values) for name, values in latents.items()},
-    )
+def variants_are_no_targets(names: Sequence[str] | None) -> list[str | None]:
+    """Give the one target of variants, none; refuse names."""
+    if names is not None:
+        raise ValueError(
+            f"targets={list(names)}: every variant is a test, and none is left out; pass None."
+        )
+    return [None]
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def _mistakes(known: xr.Dataset, pool: xr.Dataset) -> np.ndarray:
+def _mistakes(known: xr.Dataset, pool: xr.Dataset) -> NDArray[np.intp]:
     """Rows of a pool that a linear probe gets wrong, both as the reference embeds them."""
     probe = LinearProbe().fit(known["original"].to_numpy(), known["label"].to_numpy())
     return np.flatnonzero(probe.predict(pool["original"].to_numpy()) != pool["label"].to_numpy())
-
-
-def check_variant_classes(name: str, labels: np.ndarray, known: np.ndarray) -> None:
-    """Refuse a variant of fewer than two classes, or with classes that are not `known`."""
-    found, absent = np.unique(labels), np.setdiff1d(labels, known)
-    if len(found) < 2:
-        raise ValueError(
-            f"{name} has images of {len(found)} class(es); expected at least two. Add images."
-        )
-    if len(absent):
-        raise ValueError(
-            f"{name} has {len(absent)} classes that the source has not, such as number "
-            f"{absent[0]}; expected classes of "
-            "the source only. Add training images of these, or drop them."
-        )

@@ -1,16 +1,21 @@
-"""The animal world as a test bed: its sources with their pairs, its tests, its prompts, embedded."""
+"""The animal world as a test bed: other animals are tested, and every factor is known.
+
+The sources carry a *shortcut*: coat or scene (or both) follow the class with a given
+strength. The tests show other animals under three conditions: the shortcut as in the
+sources ("aligned"), absent ("none"), and pointing to another class ("reversed").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
+from numpy.typing import NDArray
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
@@ -23,213 +28,308 @@ from icm_study.animals.latents import (
     sample_latents,
 )
 from icm_study.animals.rendering import render
-from icm_study.animals.silhouettes import CLASSES, Silhouettes
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import (
-    _BATCH,
-    Environments,
-    _embed_texts,
-    _once,
-    embed,
-    embed_prompts,
-)
-from icm_study.encoders.encoder import Encoder
+from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
+from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.fingerprint import fingerprint
+from icm_study.testbeds.base import PROTOCOLS, Loader, Split, TestBed
+from icm_study.testbeds.splits import split
 
+if TYPE_CHECKING:
+    import torch
+
+    from icm_study.encoders.encoder import Encoder
+
+NAME = "animal-world"
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
+#: Prompts that name a value of a variant factor and no class, for each factor.
+SPURIOUS = {
+    "style": "a {} of an animal",
+    "coat": "a {} animal",
+    "scene": "an image of an animal {}",
+    "light": "an image of an animal in {}",
+    "blur": "a {} image of an animal",
+}
 
 
-def animal_world(
-    encoder: Encoder,
-    silhouettes: Silhouettes,
-    store: EmbeddingStore,
-    *,
-    coat_strength: float = 0.9,
-    scene_strength: float = 0.9,
-    seed: int = 0,
-    n: int | None = None,
-) -> Environments:
-    """Embed the animal world's environments.
+@dataclass(frozen=True)
+class AnimalWorld(TestBed):
+    """Rendered animals, whose styles are the domains.
 
-    Parameters
+    Attributes
     ----------
-    encoder : Encoder
-    silhouettes : Silhouettes
-    store : EmbeddingStore
-    coat_strength, scene_strength : float in [0, 1]
-        Strength of the shortcut in the sources.
-    seed : int
-        Seed of the latents, the interventions and the captions.
+    shortcut : {"coat", "scene", "coat+scene"}
+        What follows the class in the sources.
+    strength : float in [0, 1]
+        How often it does.
     n : int, optional
-        Images in each table, drawn with replacement; by default every silhouette of the part once.
-
-    Returns
-    -------
-    Environments
+        Images in each table, drawn with replacement; by default every silhouette of the
+        part once.
+    protocol : str
+    silhouettes : Silhouettes
 
     Raises
     ------
     ValueError
-        If a strength is outside [0, 1], or an embedding is not finite.
-    OSError
-        If the store's directory cannot be written.
+        If the shortcut or the protocol is unknown, or the strength is no probability.
     """
-    strengths = {"coat_strength": coat_strength, "scene_strength": scene_strength}
-    common = encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0]) | {
-        "encoder": encoder.name,
-        "dataset": "animal-world",
-        "pixels": pixel_fingerprint(silhouettes),
-        "seed": seed,
-        "n": n,
-    }
 
-    def latents_of(part: str, shortcut: str) -> pd.DataFrame:
+    over: ClassVar[str] = "seeds"
+    shortcut: str = "coat+scene"
+    strength: float = 0.9
+    n: int | None = None
+    protocol: str = PROTOCOLS[0]
+    silhouettes: Silhouettes = field(default_factory=load_silhouettes, repr=False)
+    name: str = NAME
+
+    def __post_init__(self) -> None:
+        self.check_protocol()
+        shortcut_strengths(self.shortcut, self.strength)
+
+    @property
+    def world(self) -> str:
+        """The shortcut and its strength, such as ``coat+scene 0.9``."""
+        return f"{self.shortcut} {self.strength:g}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """As of every test bed; here the shortcut is known."""
+        return super().columns | {"shortcut": self.shortcut, "strength": self.strength}
+
+    @property
+    def note(self) -> str:
+        """What a page says of the data."""
+        return (
+            "The data are real animal silhouettes, rendered so that every factor is known. The "
+            "styles are the domains. In the sources, coat and scene follow the class most of the "
+            "time; on the target they do not, or they point to another class. The captions are the "
+            "simulator's: exact, complete, and edited with a lexicon that knows every variant word, "
+            "so these text pairs are better than those of a real data set. The *oracle* renders the "
+            "same animal again with every variant factor drawn anew, which only a simulator can do."
+        )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The styles."""
+        return STYLES
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The animals."""
+        return CLASSES
+
+    @property
+    def spurious(self) -> tuple[str, ...]:
+        """Prompts for every value of every variant factor."""
+        return tuple(SPURIOUS[name].format(v) for name, values in LEXICON.items() for v in values)
+
+    def latents(self, part: str, shortcut: str, seed: int) -> pd.DataFrame:
+        """Draw what the images of a part show, see :func:`~icm_study.animals.latents.sample_latents`."""
         return sample_latents(
-            silhouettes, part, shortcut=shortcut, seed=seed, n=n,
-            coat_strength=coat_strength, scene_strength=scene_strength,
+            self.silhouettes, part, shortcut=shortcut, seed=seed, n=self.n,
+            **shortcut_strengths(self.shortcut, self.strength),
         )  # fmt: skip
 
-    source = store.get(
-        common | {"part": "source", **strengths},
-        lambda: embed_source(encoder, silhouettes, latents_of("source", "aligned"), seed),
-    )
-    tests = []
-    for shortcut in SHORTCUTS:
-        # without a shortcut the strengths are irrelevant: one stored table serves all
-        relevant = {} if shortcut == "none" else strengths
-        tests.append(
-            store.get(
-                common | {"part": "test", "shortcut": shortcut, **relevant},
-                partial(
-                    lambda s: _embed_test(encoder, silhouettes, latents_of("test", s), s), shortcut
-                ),
-            )
-        )
-    return Environments(
-        source=source,
-        test=xr.concat(tests, "row"),
-        prompts=embed_prompts(encoder, store, CLASSES, TEMPLATES),
-        provenance=common | strengths,
-    )
+    def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
+        """Embed sources with all their pairs, and tests under every shortcut.
 
+        Parameters
+        ----------
+        embedder : Embedder
+        seed : int
+            Of the latents, the interventions and the captions.
 
-def with_single_interventions(
-    environments: Environments, encoder: Encoder, silhouettes: Silhouettes, store: EmbeddingStore
-) -> Environments:
-    """Add each of the paper's image interventions on its own to the source table.
+        Returns
+        -------
+        EmbeddedData
 
-    Parameters
-    ----------
-    environments : Environments
-        As :func:`animal_world` returns them, for this encoder and these silhouettes.
-    encoder : Encoder
-    silhouettes : Silhouettes
-    store : EmbeddingStore
-
-    Returns
-    -------
-    Environments
-        The source table has one more variable for each key of
-        :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
-    """
-    key = environments.provenance | {"part": "source", "interventions": list(IMAGE_INTERVENTIONS)}
-    settings = {
-        k: environments.provenance[k] for k in ("coat_strength", "scene_strength", "seed", "n")
-    }
-
-    def compute() -> xr.Dataset:
-        images = render(sample_latents(silhouettes, "source", **settings), silhouettes)
-        variables = {
-            name: embed(
-                encoder,
-                (
-                    intervene_images(batch, [name], settings["seed"])
-                    for batch in images.split(_BATCH)
-                ),
-                total=len(images),
-                description=name,
-            )
-            for name in IMAGE_INTERVENTIONS
+        Raises
+        ------
+        ValueError
+            If an embedding is not finite.
+        OSError
+            If the store's directory cannot be written.
+        """
+        encoder, store = embedder.encoder, embedder.store
+        strengths = shortcut_strengths(self.shortcut, self.strength)
+        common = encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0]) | {
+            "encoder": encoder.name,
+            "dataset": self.name,
+            "pixels": pixel_fingerprint(self.silhouettes),
+            "seed": seed,
+            "n": self.n,
         }
-        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()})
+        source = store.get(
+            common | {"part": "source", **strengths},
+            lambda: embed_source(
+                embedder, self.silhouettes, self.latents("source", "aligned", seed), seed
+            ),
+        )
+        tests = []
+        for shortcut in SHORTCUTS:
+            # without a shortcut the strengths are irrelevant: one stored table serves all
+            relevant = {} if shortcut == "none" else strengths
+            tests.append(
+                store.get(
+                    common | {"part": "test", "shortcut": shortcut, **relevant},
+                    partial(self._embed_test, embedder, shortcut, seed),
+                )
+            )
+        return EmbeddedData(
+            source=source,
+            test=xr.concat(tests, "row"),
+            prompts=embedder.prompts(CLASSES, TEMPLATES),
+            provenance=common | strengths,
+            domains=STYLES,
+            classes=CLASSES,
+        )
 
-    singles = store.get(key, compute)
-    return replace(environments, source=environments.source.assign(singles.data_vars))
+    def with_single_interventions(self, embedder: Embedder, data: EmbeddedData) -> EmbeddedData:
+        """Add each of the paper's image interventions on its own to the source table.
+
+        Parameters
+        ----------
+        embedder : Embedder
+        data : EmbeddedData
+            What :meth:`embed` gave.
+
+        Returns
+        -------
+        EmbeddedData
+            The source table has one more variable for each key of
+            :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
+        """
+        key = data.provenance | {"part": "source", "interventions": list(IMAGE_INTERVENTIONS)}
+        seed = data.provenance["seed"]
+
+        def compute() -> xr.Dataset:
+            latents = self.latents("source", "aligned", seed)
+            keys = _keys(self.silhouettes, latents, seed)
+
+            def intervened(name: str) -> NDArray[np.float32]:
+                def load(rows: NDArray[np.intp]) -> torch.Tensor:
+                    return intervene_images(
+                        render(latents.iloc[rows], self.silhouettes), [name], seed
+                    )
+
+                return embedder.images([f"{name} {key}" for key in keys], load)[:, 0]
+
+            return xr.Dataset(
+                {name: (("row", "feature"), intervened(name)) for name in IMAGE_INTERVENTIONS}
+            )
+
+        singles = embedder.store.get(key, compute)
+        return replace(data, source=data.source.assign(singles.data_vars))
+
+    def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
+        """Divide the animals, see :func:`~icm_study.testbeds.splits.split`."""
+        number = None if target is None else STYLES.index(target)
+        return split(data, number, protocol=self.protocol, seed=seed)
+
+    def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
+        """Render the images of the source and of the test table, each once."""
+        tests = pd.concat([self.latents("test", shortcut, seed) for shortcut in SHORTCUTS])
+        rendered: dict[str, torch.Tensor] = {}
+
+        def loader(part: str, latents: pd.DataFrame) -> Loader:
+            def load(rows: NDArray[np.intp]) -> torch.Tensor:
+                if part not in rendered:  # every tuned tower embeds the same images
+                    rendered[part] = render(latents, self.silhouettes)
+                return rendered[part][rows]
+
+            return load
+
+        return loader("source", self.latents("source", "aligned", seed)), loader("test", tests)
+
+    def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show source animals, the same after interventions, and test animals."""
+        strong = partial(
+            sample_latents, self.silhouettes, coat_strength=0.9, scene_strength=0.9, n=n, seed=2
+        )
+        source = strong("source")
+        original = render(source, self.silhouettes)
+        shown = {
+            "source": original,
+            "image intervention": intervene_images(original),
+            "oracle": render(redraw_variant(source), self.silhouettes),
+            "test, no shortcut": render(
+                sample_latents(self.silhouettes, "test", n=n, seed=2), self.silhouettes
+            ),
+            "test, reversed": render(strong("test", shortcut="reversed"), self.silhouettes),
+        }
+        return {name: images.numpy() for name, images in shown.items()}
+
+    def _embed_test(self, embedder: Embedder, shortcut: str, seed: int) -> xr.Dataset:
+        latents = self.latents("test", shortcut, seed)
+        original = embed_rendered(embedder, self.silhouettes, latents)[:, 0]
+        coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
+        caption = embedder.texts(captions(latents, left_out=0.0))
+        variables = {"original": original, "caption": caption}
+        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
+
+
+def shortcut_strengths(shortcut: str, strength: float) -> dict[str, Any]:
+    """Turn a shortcut and its strength into those of its factors, coat and scene.
+
+    Raises
+    ------
+    ValueError
+        If the shortcut is none of "coat", "scene" and "coat+scene", or the strength is no
+        probability.
+    """
+    if shortcut not in ("coat", "scene", "coat+scene"):
+        raise ValueError(
+            f"The shortcut {shortcut!r} is unknown; choose 'coat', 'scene' or 'coat+scene'."
+        )
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"The strength {strength!r} of the shortcut {shortcut!r} is no probability; expected a "
+            "number in [0, 1]."
+        )
+    factors = shortcut.split("+")
+    return {f"{factor}_strength": strength * (factor in factors) for factor in ("coat", "scene")}
 
 
 def embed_source(
-    encoder: Encoder,
+    embedder: Embedder,
     silhouettes: Silhouettes,
     latents: pd.DataFrame,
     seed: int,
     styles: Sequence[str] = STYLES,
 ) -> xr.Dataset:
-    """Embed rows of latents with all their pairs, see :class:`Environments`; the oracle draws from `styles`."""
+    """Embed rows of latents with all their pairs; the oracle draws from `styles`."""
     redrawn = redraw_variant(latents, styles=styles, seed=seed)
     words = captions(latents, left_out=0.0, seed=seed)
     edits = intervene_captions(words, LEXICON, seed=seed, keep=CLASSES)
-    original, image = embed_rendered(encoder, silhouettes, latents, seed).swapaxes(0, 1)
-    (oracle,) = embed_rendered(encoder, silhouettes, redrawn).swapaxes(0, 1)
+    original, image = embed_rendered(embedder, silhouettes, latents, seed).swapaxes(0, 1)
     variables = {
         "original": original,
         "image": image,
-        "oracle": oracle,
-        "caption": _embed_texts(encoder, words),
-        "edit": _embed_texts(encoder, edits),
+        "oracle": embed_rendered(embedder, silhouettes, redrawn)[:, 0],
+        "caption": embedder.texts(words),
+        "edit": embedder.texts(edits),
     }
     coordinates = _coordinates(latents) | {"oracle_domain": ("row", redrawn["style"].to_numpy())}
     return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
 
 
-def _embed_test(
-    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, shortcut: str
-) -> xr.Dataset:
-    (original,) = embed_rendered(encoder, silhouettes, latents).swapaxes(0, 1)
-    variables = {
-        "original": original,
-        "caption": _embed_texts(encoder, captions(latents, left_out=0.0)),
-    }
-    coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
-    return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
-
-
 def embed_rendered(
-    encoder: Encoder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
-) -> np.ndarray:
-    """Render and embed rows of latents: (n, 1, D), or (n, 2, D) with the image intervention of a seed."""
-    kinds = 1 if seed is None else 2
+    embedder: Embedder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
+) -> NDArray[np.float32]:
+    """Render and embed: (n, 1, D), or (n, 2, D) with the image intervention of a seed."""
 
-    def batches(rows: np.ndarray) -> Iterator[torch.Tensor]:
-        for batch in rows.reshape(-1, _BATCH):
-            images = render(latents.iloc[batch], silhouettes)
-            yield (
-                images if seed is None else torch.cat([images, intervene_images(images, seed=seed)])
-            )
+    def load(rows: NDArray[np.intp]) -> torch.Tensor:
+        images = render(latents.iloc[rows], silhouettes)
+        if seed is None:
+            return images
+        import torch
 
-    def compute(rows: np.ndarray) -> np.ndarray:
-        embedded = embed(encoder, batches(rows), total=kinds * len(rows))
-        return (
-            embedded.reshape(-1, kinds, _BATCH, embedded.shape[1])
-            .swapaxes(1, 2)
-            .reshape(len(rows), kinds, -1)
-        )
+        return torch.cat([images, intervene_images(images, seed=seed)])
 
-    shapes = silhouettes.images[latents["silhouette"].to_numpy()]
-    keys = [
-        fingerprint(s, row, str(seed))
-        for s, row in zip(shapes, latents.to_numpy(float), strict=True)
-    ]
-    return _once(encoder, keys, compute)
-
-
-def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
-    renamed = latents.rename(columns={"style": "domain"})
-    keep = ["silhouette", "label", "domain", "coat", "scene", "light", "blur"]
-    return {name: ("row", renamed[name].to_numpy()) for name in keep}
+    return embedder.images(_keys(silhouettes, latents, seed), load)
 
 
 def pixel_fingerprint(silhouettes: Silhouettes) -> str:
-    """Hash silhouettes, rendering, interventions and captions: a change in any of them changes the key."""
+    """Hash silhouettes, rendering, interventions and captions: a change in any changes the key."""
     latents = sample_latents(
         silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99
     )
@@ -237,6 +337,21 @@ def pixel_fingerprint(silhouettes: Silhouettes) -> str:
     words = captions(latents, left_out=0.5, seed=99)
     edits = intervene_captions(words, LEXICON, seed=99, keep=CLASSES)
     return fingerprint(
-        silhouettes.images, silhouettes.label, silhouettes.part, images, intervene_images(images), *words, *edits,
-        render(redraw_variant(latents, seed=99), silhouettes),
+        silhouettes.images, silhouettes.label, silhouettes.part, images, intervene_images(images),
+        *words, *edits, render(redraw_variant(latents, seed=99), silhouettes),
     )  # fmt: skip
+
+
+def _keys(silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None) -> list[str]:
+    """Tell apart what rows of latents show, with the image intervention of a seed."""
+    shapes = silhouettes.images[latents["silhouette"].to_numpy()]
+    return [
+        fingerprint(shape, row, str(seed))
+        for shape, row in zip(shapes, latents.to_numpy(float), strict=True)
+    ]
+
+
+def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
+    renamed = latents.rename(columns={"style": "domain"})
+    keep = ["silhouette", "label", "domain", "coat", "scene", "light", "blur"]
+    return {name: ("row", renamed[name].to_numpy()) for name in keep}

@@ -1,87 +1,185 @@
-"""A folder of images as a test bed."""
+"""A folder of images as a test bed: any domain can be the target, and images are what varies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import ImageOps
 
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import (
-    Environments,
-    embed_pairs,
-    embed_prompts,
-)
-from icm_study.encoders.encoder import Encoder
+from icm_core.interventions import intervene_images
+from icm_study.embedding.files import read_images
+from icm_study.embedding.tables import EmbeddedData, Embedder
+from icm_study.encoders.animal_clip import SHIPPED
 from icm_study.fingerprint import fingerprint
+from icm_study.photographs.folders import read_image
 from icm_study.photographs.known import CATALOG, class_words
+from icm_study.testbeds.base import PROTOCOLS, Loader, Split, TestBed
+from icm_study.testbeds.splits import check_counts, split
+from icm_study.text.captions import LEXICON
+from icm_study.text.pairs import Texts
 
-PHOTO_TEMPLATES = ("a photo of a {}",)
+if TYPE_CHECKING:
+    import torch
+
+    from icm_study.encoders.encoder import Encoder
+
+TEMPLATES = ("a photo of a {}",)
+EXAMPLE_SIDE = 128  # pixels
 
 
-def image_folder(
-    encoder: Encoder,
-    images: pd.DataFrame,
-    store: EmbeddingStore,
-    *,
-    name: str,
-    texts: tuple[Sequence[str], Sequence[str]] | None = None,
-    templates: Sequence[str] = PHOTO_TEMPLATES,
-    seed: int = 0,
-) -> Environments:
-    """Embed the images of a folder, with an image intervention on each, and text interventions if they are given.
+@dataclass(frozen=True)
+class ImageFolder(TestBed):
+    """Images in domains and classes.
 
-    Parameters
+    Attributes
     ----------
-    encoder : Encoder
-    images : DataFrame
-        Columns path, label and domain, as
-        :func:`~icm_study.photographs.check.load_folder` returns it.
-    store : EmbeddingStore
     name : str
         The data set's, for its words in prompts and captions (see
         :mod:`icm_study.photographs.known`) and for the record.
-    texts : (captions, edits), optional
-        For each image its caption, and the caption after an intervention on its variant
-        words, for example from
-        :func:`~icm_study.text.pairs.text_pairs`. By default there are no text interventions.
+    images : DataFrame
+        Columns path, label and domain, as :func:`~icm_study.photographs.check.load_folder`
+        returns it.
+    texts : Texts
+        What writes captions and edits them. An encoder that ships with the project knows
+        the words of the animal world only, and has no text interventions here.
+    protocol : str
     templates : sequence of str
         Prompts for the classes.
-    seed : int
-        Seed of the interventions.
-
-    Returns
-    -------
-    Environments
+    has_texts : bool
+        Whether there are text interventions at all.
 
     Raises
     ------
     ValueError
-        If captions and edits are not one for each image, an image cannot be read, or an
-        embedding is not finite.
-    OSError
-        If the store's directory cannot be written.
+        If the protocol is unknown, or cannot divide the images.
     """
-    domains, classes = (tuple(sorted(images[column].unique())) for column in ("domain", "label"))
-    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
-    source = embed_pairs(encoder, images, store, texts=texts, seed=seed)
-    numbers = {"label": classes, "domain": domains}
-    source = source.assign_coords(
-        {k: ("row", [of.index(value) for value in images[k]]) for k, of in numbers.items()}
-    )
-    return Environments(
-        source=source,
-        test=None,
-        prompts=embed_prompts(encoder, store, [words[name] for name in classes], templates),
-        provenance={
-            "encoder": encoder.name,
-            "weights": encoder.fingerprint,
-            "dataset": name,
-            "pixels": source.attrs["images"],
-            "texts": fingerprint(*templates, *(text for part in texts or () for text in part)),
-            "seed": seed,
-            "n": len(images),
-        },
-        domains=domains,
-        classes=classes,
-    )
+
+    over: ClassVar[str] = "images"
+    name: str
+    images: pd.DataFrame
+    texts: Texts = field(default_factory=Texts)
+    protocol: str = PROTOCOLS[0]
+    templates: Sequence[str] = TEMPLATES
+    has_texts: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_protocol()
+        check_counts(self.images, self.protocol)
+
+    @property
+    def note(self) -> str:
+        """What a page says of the data."""
+        return (
+            "The data are photographs and pictures as they were collected. No caption comes with "
+            f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing can "
+            "be rendered again."
+        )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the folders of domains."""
+        return tuple(sorted(self.images["domain"].unique()))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the folders of classes."""
+        return tuple(sorted(self.images["label"].unique()))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The class names as they stand in prompts."""
+        return tuple(class_words(self.name if self.name in CATALOG else None, self.classes))
+
+    @property
+    def spurious(self) -> tuple[str, ...]:
+        """Prompts for kinds of pictures."""
+        return tuple(f"a {value} of an object" for value in LEXICON["medium"])
+
+    def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
+        """Embed each image, also after an image intervention, and its texts; whatever the seed.
+
+        Parameters
+        ----------
+        embedder : Embedder
+        seed : int
+            Not used: the images are what they are, and their interventions have seed 0.
+
+        Returns
+        -------
+        EmbeddedData
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read, or an embedding is not finite; or as the captioner
+            and the editor.
+        OSError
+            If the store's directory cannot be written.
+        """
+        encoder = embedder.encoder
+        texts = None
+        if self.has_texts and encoder.name not in SHIPPED:
+            texts = self.texts.write(self.images, self.name, embedder.store.root)
+        source = embedder.pairs(self.images, texts)
+        numbers = {"label": self.classes, "domain": self.domains}
+        source = source.assign_coords(
+            {k: ("row", [of.index(value) for value in self.images[k]]) for k, of in numbers.items()}
+        )
+        written = (text for part in texts or () for text in part)
+        return EmbeddedData(
+            source=source,
+            test=None,
+            prompts=embedder.prompts(self.words, self.templates),
+            provenance={
+                "encoder": encoder.name,
+                "weights": encoder.fingerprint,
+                "dataset": self.name,
+                "pixels": source.attrs["images"],
+                "texts": fingerprint(*self.templates, *written),
+                "seed": 0,
+                "n": len(self.images),
+            },
+            domains=self.domains,
+            classes=self.classes,
+        )
+
+    def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
+        """Divide the images, see :func:`~icm_study.testbeds.splits.split`."""
+        number = None if target is None else self.domains.index(target)
+        return split(data, number, protocol=self.protocol, seed=seed)
+
+    def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
+        """Read image files at the encoder's resolution; every image can train or test."""
+        load = self.reader(encoder, self.images["path"].to_numpy(str))
+        return load, load
+
+    @staticmethod
+    def reader(encoder: Encoder, paths: NDArray[np.str_]) -> Loader:
+        """Give a way from rows to the pixels of image files."""
+
+        def load(rows: NDArray[np.intp]) -> torch.Tensor:
+            return read_images(encoder, paths[rows].tolist())
+
+        return load
+
+    def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show some images, and the same after an image intervention."""
+        import torch
+
+        paths = self.images["path"].sample(min(n, len(self.images)), random_state=2)
+        original = torch.from_numpy(squares(paths.tolist()))
+        return {
+            "source": original.numpy(),
+            "image intervention": intervene_images(original).numpy(),
+        }
+
+
+def squares(paths: Sequence[str]) -> NDArray[np.uint8]:
+    """Read images and cut a square from the middle of each: (n, 3, H, W)."""
+    fitted = [ImageOps.fit(read_image(path), (EXAMPLE_SIDE,) * 2) for path in paths]
+    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in fitted])

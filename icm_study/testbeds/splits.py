@@ -1,4 +1,4 @@
-"""Who trains, who chooses and who is tested: the protocols, as splits of the environments.
+"""Who trains, who chooses and who is tested: the protocols, as splits of the data.
 
 Three protocols of the paper:
 
@@ -19,78 +19,38 @@ instead), choosing K and λ sees ``held_out`` only, and ``tests`` are for measur
 
 In the animal world the tests show other animals. In a folder of images every image can
 train or test, so the rows that are held out are halved: one half chooses, the other
-measures."""
+measures.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from sklearn.model_selection import train_test_split
 
-from icm_study.embedding.tables import Environments
-
-PROTOCOLS = ("leave-one-domain-out", "open class", "domain shift with open classes")
+from icm_study.embedding.tables import EmbeddedData
+from icm_study.testbeds.base import PROTOCOLS, Split
 
 LEAST_IMAGES = 10  # of a class in the sources: eight to train, one to choose and one to measure
 
-CONDITIONS = ("in_distribution", "unseen", "reversed", "seen_classes", "new_classes")
-
-
-@dataclass(frozen=True)
-class Split:
-    """What a method may see.
-
-    Attributes
-    ----------
-    train, held_out : Dataset
-        Source rows to fit on, and source rows to choose hyperparameters on.
-    tests : dict of str to Dataset
-        A test set for each condition.
-    prompts : Dataset
-        The prompts of every class that may be predicted.
-    target : str
-        The condition that stands for the target: what a method tuned on the target looks at.
-    candidates : dict of str to ndarray
-        For a condition, the labels to choose among, where these are not all.
-    pairs : Dataset or None
-        Other images whose interventional pairs the projection is estimated from; None:
-        the pairs of `train`.
-    """
-
-    train: xr.Dataset
-    held_out: xr.Dataset
-    tests: dict[str, xr.Dataset]
-    prompts: xr.Dataset
-    target: str = "unseen"
-    candidates: Mapping[str, np.ndarray] = field(default_factory=dict)
-    pairs: xr.Dataset | None = None
-
-    @property
-    def paired(self) -> xr.Dataset:
-        """The table whose interventional pairs the projection is estimated from."""
-        return self.train if self.pairs is None else self.pairs
-
 
 def split(
-    environments: Environments,
+    data: EmbeddedData,
     target: int | None,
     *,
     protocol: str = "leave-one-domain-out",
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Split:
-    """Divide environments by a protocol.
+    """Divide data by a protocol.
 
     Source rows whose oracle re-rendering falls into the target domain are left out, so
     that no method sees an image of the target.
 
     Parameters
     ----------
-    environments : Environments
+    data : EmbeddedData
     target : int or None
         The domain to set aside; None for the protocol ``"open class"``, which sets none aside.
     protocol : {"leave-one-domain-out", "open class", "domain shift with open classes"}
@@ -110,11 +70,11 @@ def split(
         world, from the source rows that are left or from the prompts, too few rows are
         left to split, a condition has no test image, or embeddings are not finite.
     """
-    _check_protocol(environments, target, protocol)
-    source = environments.source
-    for name, table in {"source": source, "test": environments.test}.items():
+    _check_protocol(data, target, protocol)
+    source = data.source
+    for name, table in {"source": source, "test": data.test}.items():
         if table is not None:
-            _check_table(name, table, every_domain=environments.test is not None)
+            _check_table(name, table, every_domain=data.test is not None)
     is_source = _rows(source, "domain", target, equal=False) & _rows(
         source, "oracle_domain", target, equal=False
     )
@@ -122,16 +82,16 @@ def split(
         raise ValueError(
             "No source domain is left beside the target; leave-one-domain-out needs two domains."
         )
-    classes = np.unique(environments.tested["label"])
+    classes = np.unique(data.tested["label"])
     seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
     usable = np.flatnonzero(is_source & np.isin(source["label"], seen))
-    _check_classes(seen, classes, source.isel(row=usable), environments.prompts)
-    train, rest = halve(source, usable, held_out, seed)
-    if environments.test is None:
-        rest, measure = halve(source, rest, 0.5, seed)
+    _check_classes(seen, classes, source.isel(row=usable), data.prompts)
+    train, rest = hold_out(source, usable, held_out, seed)
+    if data.test is None:
+        rest, measure = hold_out(source, rest, 0.5, seed)
         tests = _folder_tests(source, target, seen, protocol, measure)
     else:
-        tests = _animal_tests(environments.test, target, seen, protocol)
+        tests = _animal_tests(data.test, target, seen, protocol)
     for condition, table in tests.items():
         if not table.sizes["row"]:
             raise ValueError(
@@ -144,7 +104,7 @@ def split(
         train=source.isel(row=train),
         held_out=source.isel(row=rest),
         tests=tests,
-        prompts=environments.prompts,
+        prompts=data.prompts,
         target="unseen" if protocol == PROTOCOLS[0] else "new_classes",
     )
 
@@ -189,10 +149,10 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
             )
 
 
-def _check_protocol(environments: Environments, target: int | None, protocol: str) -> None:
+def _check_protocol(data: EmbeddedData, target: int | None, protocol: str) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {PROTOCOLS}.")
-    domains = np.unique(environments.tested["domain"])
+    domains = np.unique(data.tested["domain"])
     if protocol == "open class":
         if target is not None:
             raise ValueError(
@@ -209,7 +169,7 @@ def _rows(table: xr.Dataset, name: str, value: object, *, equal: bool = True) ->
     return (table[name].to_numpy() == value) == equal
 
 
-def halve(
+def hold_out(
     table: xr.Dataset, rows: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide rows at random, each class in the same proportion; `share` goes to the second part."""
@@ -267,9 +227,8 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
                 f"finite embeddings. "
                 "Embed the data again, and look for corrupt images."
             )
-    if (
-        not every_domain
-    ):  # of a folder, the check before embedding has told, and the user has decided
+    # of a folder, the check before embedding has told, and the user has decided
+    if not every_domain:
         return
     present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
     for domain, counts in present.iterrows():
@@ -299,12 +258,12 @@ def _check_classes(
             )
 
 
-def variant_split(environments: Environments, seed: int, held_out: float = 0.2) -> Split:
+def variant_split(data: EmbeddedData, seed: int, held_out: float = 0.2) -> Split:
     """Divide the source into what trains, what chooses and what is measured; every variant is a test.
 
     Parameters
     ----------
-    environments : Environments
+    data : EmbeddedData
         As :func:`animal_variants` or :func:`imagenet_variants` returns them.
     seed : int
     held_out : float
@@ -322,26 +281,41 @@ def variant_split(environments: Environments, seed: int, held_out: float = 0.2) 
     ValueError
         If these are no variants, or too few rows are left to split.
     """
-    source, test = environments.source, environments.test
+    source, test = data.source, data.test
     if test is None or "domain" in source.coords:
         raise ValueError(
-            f"The environments {environments.domains} are no variants of one source; "
+            f"The data {data.domains} are no variants of one source; "
             f"expected what `animal_variants` or "
             "`imagenet_variants` returns. For domains that are left out in turn use "
             "`icm_study.testbeds.splits.split`."
         )
-    train, rest = halve(source, np.arange(source.sizes["row"]), held_out, seed)
-    choose, measure = halve(source, rest, 0.5, seed)
+    train, rest = hold_out(source, np.arange(source.sizes["row"]), held_out, seed)
+    choose, measure = hold_out(source, rest, 0.5, seed)
     variants = {
         name: test.isel(row=np.flatnonzero(test["domain"] == number))
-        for number, name in enumerate(environments.domains)
+        for number, name in enumerate(data.domains)
     }
     return Split(
         train=source.isel(row=train),
         held_out=source.isel(row=choose),
         tests={"in_distribution": source.isel(row=measure)} | variants,
-        prompts=environments.prompts,
+        prompts=data.prompts,
         target="none",
         candidates={name: np.unique(table["label"]) for name, table in variants.items()},
-        pairs=environments.pairs,
+        pairs=data.pairs,
     )
+
+
+def check_variant_classes(name: str, labels: np.ndarray, known: np.ndarray) -> None:
+    """Refuse a variant of fewer than two classes, or with classes that are not `known`."""
+    found, absent = np.unique(labels), np.setdiff1d(labels, known)
+    if len(found) < 2:
+        raise ValueError(
+            f"{name} has images of {len(found)} class(es); expected at least two. Add images."
+        )
+    if len(absent):
+        raise ValueError(
+            f"{name} has {len(absent)} classes that the source has not, such as number "
+            f"{absent[0]}; expected classes of the source only. Add training images of these, or "
+            "drop them."
+        )

@@ -4,7 +4,8 @@ A caption made by a large model, or an edit bought from a server, should be aske
 once. `JsonlCache` is a dictionary whose entries are appended to a text file, one JSON
 object a line, and are on the disk before the next one is asked for. A run that is
 killed loses nothing but the answer under way. The file can be read, copied along with a
-study, and merged with another by putting the two together."""
+study, and merged with another by putting the two together.
+"""
 
 import json
 import os

@@ -3,7 +3,8 @@
 A captioner is named the open_clip way, like an encoder: ``model/pretrained``, or a
 local folder. It looks at each image and describes it, so that its captions name what
 varies in *these* images: "a painting of two dogs on a red couch". An editor
-(`icm_study.text.editors`) then makes the other half of each pair."""
+(`icm_study.text.editors`) then makes the other half of each pair.
+"""
 
 import hashlib
 import os
@@ -79,7 +80,8 @@ def caption_images(
     -----
     CoCa's own ``generate`` needs parts of the transformers library that its fifth
     version no longer has, and draws from torch's global generator. The greedy caption
-    is what it gives with ``generation_type="top_k", top_k=1``."""
+    is what it gives with ``generation_type="top_k", top_k=1``.
+    """
     if isinstance(paths, str | os.PathLike):
         raise TypeError(f"paths must be a sequence of paths; got one path. Write [{str(paths)!r}].")
     if batch_size < 1:

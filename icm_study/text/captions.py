@@ -11,7 +11,8 @@ come from one of two places:
   each image and describe it.
 
 `LEXICON` lists the variant factors of photographs and pictures and the words for them.
-`lexicon_for` takes out of it what is a class of the data set at hand."""
+`lexicon_for` takes out of it what is a class of the data set at hand.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,8 @@ def whole_words(words: Sequence[str], plural: bool = False) -> re.Pattern[str]:
     """Make the pattern that finds any of the words or phrases, whole, in any case, the longest first.
 
     A hyphen joins words: "red" is not in "red-haired". With `plural`, an ending -s or
-    -es is allowed."""
+    -es is allowed.
+    """
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     ending = "(?:e?s)?" if plural else ""
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)}){ending}(?![\w-])", re.IGNORECASE)

@@ -12,7 +12,8 @@ one by name:
   repeated without the model.
 
 Every editor refuses a caption without its class word;
-`icm_study.text.captions.with_class_word` puts it in."""
+`icm_study.text.captions.with_class_word` puts it in.
+"""
 
 import operator
 import re
@@ -100,7 +101,8 @@ class RuleEditor:
     -----
     Two words may still make a class together: where "brown bear" is a class, "a white
     bear" can become one. An article before an exchanged word follows it: "an engraving"
-    becomes "a mosaic"."""
+    becomes "a mosaic".
+    """
 
     def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:
         self.lexicon = lexicon_for(class_words, lexicon)

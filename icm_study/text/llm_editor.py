@@ -5,7 +5,8 @@ The model sits behind a server that speaks OpenAI's chat API (``POST
 stall and break off, and models answer what was not asked. So a request is repeated with
 growing pauses where that can help; an answer counts only if the class word is still in
 it, something has changed, and it is one line of bounded length; and what counts is kept
-at once in a JSONL file, from which the study is repeated without the server."""
+at once in a JSONL file, from which the study is repeated without the server.
+"""
 
 import email.utils
 import operator

@@ -2,11 +2,13 @@
 
 This puts the parts of the package together: who writes the caption (a captioner that
 looks at the image, or the lexicon, which needs nothing), and who edits it (rules, or a
-language model)."""
+language model).
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -74,3 +76,37 @@ def text_pairs(
     options = {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
     edit = load_editor(editor, list(words.values()), **options)
     return captions, edit(captions, of_image, seed=seed)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What writes the captions of a folder of images, and what edits them.
+
+    Attributes
+    ----------
+    captioner : str, optional
+    editor : {"rules", "llm"}
+        As for :func:`text_pairs`.
+    """
+
+    captioner: str | None = None
+    editor: str = "rules"
+
+    @property
+    def note(self) -> str:
+        """What a page says of the captions."""
+        how = (
+            f"one is written by {self.captioner} for each image"
+            if self.captioner
+            else "one is written for each image from its class, its domain's word and attributes "
+            "drawn at random, and no pixel is looked at for it"
+        )
+        return f"{how}, and edited by `{self.editor}`. (Encoders that know too few words get none.)"
+
+    def write(
+        self, images: pd.DataFrame, name: str, cache: str | os.PathLike[str]
+    ) -> tuple[list[str], list[str]]:
+        """Write captions and edits, see :func:`text_pairs`."""
+        return text_pairs(
+            images, name=name, captioner=self.captioner, editor=self.editor, cache=cache
+        )

@@ -4,7 +4,8 @@ Factors make images by a nonlinear map, and texts with log-odds linear in the fa
 The optimum of the contrastive loss is known in form: inner products of image and text
 embeddings equal the log-odds, up to terms in the image or in the text alone. It is
 found here by convex optimisation instead of training a network, so what it identifies
-is a matter of the texts only. Source: C5.2 and P5.3 of CLIP-ICM, arXiv 2405.15289."""
+is a matter of the texts only. Source: C5.2 and P5.3 of CLIP-ICM, arXiv 2405.15289.
+"""
 
 from __future__ import annotations
 

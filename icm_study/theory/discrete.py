@@ -2,7 +2,8 @@
 
 Everything here is enumerated with :class:`icm_study.theory.discrete.DiscreteSCM`, so
 differences between environments and risks are exact and carry no sampling error. The
-propositions are those of the CLIP-ICM paper, arXiv 2405.15289."""
+propositions are those of the CLIP-ICM paper, arXiv 2405.15289.
+"""
 
 from __future__ import annotations
 

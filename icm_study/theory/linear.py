@@ -3,7 +3,8 @@
 Each function draws linear-Gaussian models
 (:class:`icm_study.theory.linear.LinearGaussianSCM`), fits projections on pairs and
 measures them against the truth. It returns a tidy table with one row a run. The
-propositions are those of the CLIP-ICM paper, arXiv 2405.15289."""
+propositions are those of the CLIP-ICM paper, arXiv 2405.15289.
+"""
 
 from __future__ import annotations
 

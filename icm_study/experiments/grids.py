@@ -1,0 +1,176 @@
+"""Grids of K and λ on every target, and the setting that each way of choosing takes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from threadpoolctl import threadpool_limits
+
+from icm_core.projection import InvariantProjection
+from icm_core.selection import (
+    CONSISTENCY_WEIGHTS,
+    Path,
+    grid_accuracy,
+    least_squares_path,
+    logistic_path,
+    zero_shot_path,
+)
+from icm_study.embedding.tables import EmbeddedData, pair_moments
+from icm_study.testbeds.base import CONDITIONS, Split, TestBed
+
+#: Linear probe of a grid -> its name in the table, and how it is fitted for every K.
+PROBES: dict[str, tuple[str, Callable[..., Path]]] = {
+    "logistic": ("linear probe", logistic_path),
+    "least squares": ("least-squares probe", least_squares_path),
+}
+#: What K and λ can be chosen by -> the held-out variable that it is judged on.
+JUDGED_ON = {"intervened": "image", "held-out": "original", "re-rendered": "oracle"}
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """What a grid spans, and what it is measured with.
+
+    Attributes
+    ----------
+    n_components, consistency_weights, projection
+        As for :func:`~icm_core.selection.grid_accuracy`.
+    probe : {"logistic", "least squares"}
+    probe_C : float
+        Of either probe, see :class:`~icm_core.prediction.LinearProbe`.
+    n_pairs : int, optional
+        Estimate the projection from that many rows of pairs; by default from all.
+    """
+
+    n_components: Sequence[int | str] | None = None
+    consistency_weights: Sequence[float] = CONSISTENCY_WEIGHTS
+    projection: InvariantProjection | None = None
+    probe: str = "logistic"
+    probe_C: float = 0.316
+    n_pairs: int | None = None
+
+
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # the matrices are too small to gain from threads
+def grid_on_targets(
+    bed: TestBed, data: EmbeddedData, intervention: str, options: GridOptions, seed: int
+) -> pd.DataFrame:
+    """Accuracy at every K and λ with each domain as the target, on held-out and test sets alike.
+
+    Parameters
+    ----------
+    bed : TestBed
+    data : EmbeddedData
+        What the test bed's ``embed`` gave.
+    intervention : str
+        As for :func:`~icm_study.embedding.tables.pair_moments`.
+    options : GridOptions
+    seed : int
+        Seed of the split, and of the choice of pairs.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, intervention, seed, predictor, K, consistency_weight, auto; the
+        accuracies that settings can be chosen by (keys of :data:`JUDGED_ON`, as far as the
+        data have them), and those under each condition, in percent.
+
+    Raises
+    ------
+    ValueError
+        If the probe is unknown, there is nothing to try, or there are not that many pairs.
+    """
+    rows = []
+    for target in bed.targets():
+        split = bed.split(data, target, seed)
+        held_out, label = split.held_out, split.held_out["label"].to_numpy()
+        kinds = {
+            name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
+            for name, variable in JUDGED_ON.items()
+        }
+        sets = {
+            name: (held_out[variable].to_numpy(), label)
+            for name, variable in kinds.items()
+            if variable in held_out
+        }
+        sets |= {
+            name: (test["original"].to_numpy(), test["label"].to_numpy())
+            for name, test in split.tests.items()
+        }
+        grid = grid_accuracy(
+            pair_moments(_some(split, options.n_pairs, seed), intervention),
+            paths(split, options.probe, options.probe_C),
+            sets,
+            n_components=options.n_components,
+            consistency_weights=options.consistency_weights,
+            projection=options.projection,
+        )
+        grid[list(sets)] *= 100
+        rows.append(grid.assign(target=target, intervention=intervention, seed=seed))
+    return pd.concat(rows, ignore_index=True)
+
+
+def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:
+    """Give the predictors of a grid on a split, by the names that its rows have.
+
+    Raises
+    ------
+    ValueError
+        If the probe is unknown.
+    """
+    if probe not in PROBES:
+        raise ValueError(f"probe={probe!r} is unknown; choose one of {tuple(PROBES)}.")
+    name, path = PROBES[probe]
+    prompts, train = split.prompts, split.train
+    return {
+        "zero-shot": zero_shot_path(prompts["prompt"].to_numpy(), prompts["label"].to_numpy()),
+        name: path(train["original"].to_numpy(), train["label"].to_numpy(), probe_C),
+    }
+
+
+def _some(split: Split, n_pairs: int | None, seed: int) -> xr.Dataset:
+    pairs = split.paired
+    if n_pairs is None:
+        return pairs
+    if not 1 <= n_pairs <= pairs.sizes["row"]:
+        raise ValueError(
+            f"n_pairs={n_pairs!r}; expected 1 to {pairs.sizes['row']}, the rows of pairs."
+        )
+    return pairs.isel(row=np.random.default_rng(seed).permutation(pairs.sizes["row"])[:n_pairs])
+
+
+def choose(grid: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """Take K and λ in each run of a grid by an accuracy; of equals the first row wins.
+
+    Parameters
+    ----------
+    grid : DataFrame
+        Rows of :func:`grid_on_targets`.
+    choice : str
+        Column to maximise, such as ``"intervened"``; ``"unseen"`` peeks at the target.
+
+    Returns
+    -------
+    DataFrame
+        One row for each run and predictor, with a column choice.
+    """
+    runs = [
+        name
+        for name in ("target", "intervention", "objective", "seed", "predictor")
+        if name in grid
+    ]
+    grid = grid.reset_index(drop=True)  # of grids put together, whose row numbers occur twice
+    best = grid.groupby(runs, sort=False)[choice].idxmax()
+    return grid.loc[best].assign(choice=choice)
+
+
+def to_conditions(grid: pd.DataFrame) -> pd.DataFrame:
+    """Turn the test accuracies of a grid into rows, with columns condition and value."""
+    conditions = [name for name in CONDITIONS if name in grid]
+    keys = [name for name in grid.columns if name not in (*conditions, *JUDGED_ON)]
+    return grid.melt(keys, conditions, var_name="condition", value_name="value")
