@@ -101,7 +101,7 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
 
 
 def spectra(data: EmbeddedData) -> dict[str, dict[float, NDArray[np.floating]]]:
-    """Eigenvalues of C − λS of the source pairs, from the largest, for each kind of intervention and λ.
+    """Eigenvalues of C − λS of the source pairs, from the largest, for each kind and λ.
 
     Parameters
     ----------
@@ -121,6 +121,17 @@ def spectra(data: EmbeddedData) -> dict[str, dict[float, NDArray[np.floating]]]:
     }
 
 
+def rounded_spectra(data: EmbeddedData) -> dict[str, dict[str, list[float]]]:
+    """Give what :func:`spectra` gives as JSON values, to six digits, for a record."""
+    return {
+        kind: {
+            f"{weight:g}": [float(f"{value:.6g}") for value in eigenvalues]
+            for weight, eigenvalues in by_weight.items()
+        }
+        for kind, by_weight in spectra(data).items()
+    }
+
+
 def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
     """Everything that can be said before any accuracy, as one tidy table.
 
@@ -131,10 +142,9 @@ def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns quantity, intervention, of and value. Quantities: ``share`` and ``r2``
-        of a factor, see
-        :func:`redrawn_share`; ``positive eigenvalues`` of C − λS at a λ; ``live rank`` and ``dimension`` of the
-        image embeddings.
+        Columns quantity, intervention, of and value. Quantities: ``share`` and ``r2`` of a
+        factor, see :func:`redrawn_share`; ``positive eigenvalues`` of C − λS at a λ; ``live
+        rank`` and ``dimension`` of the image embeddings.
     """
     rows: list[tuple[str, str, str, float]] = []
     for data in worlds:

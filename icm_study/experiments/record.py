@@ -1,4 +1,4 @@
-"""The record of a run: what it takes to repeat it, without anything that differs when it is repeated.
+"""The record of a run: what it takes to repeat it, and nothing that differs when it is repeated.
 
 It travels with the table of results, in its attributes; the tables of several runs are
 put together with theirs.
@@ -6,36 +6,184 @@ put together with theirs.
 
 from __future__ import annotations
 
+import ast
+import difflib
 import json
+import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from IPython import get_ipython
 
-from icm_study.encoders.encoder import Encoder
+if TYPE_CHECKING:
+    from icm_study.encoders.encoder import Encoder
 
 PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "open_clip_torch")
 
 
-def run_record(
-    notebook: str,
-    parameters: dict[str, Any],
-    encoders: Sequence[Encoder] = (),
-    data: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Describe a run: commit, command, parameters and seeds, versions, fingerprints of data and weights.
+#: Parameters that name where things are kept: no part of what a run is.
+FILES = ("cache", "tables", "results", "claims", "projection", "example")
+#: Parameters that name files or folders to read.
+FOLDERS = ("dataset", "folder", "projection_images", "variants")
+
+
+def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
+    """Give the parameters that the running notebook was given, by its own cell of parameters.
+
+    That cell is the one list of a notebook's parameters. The first cell after it calls this.
 
     Parameters
     ----------
     notebook : str
         The notebook's name, without its ending.
-    parameters : dict
-        What the run was given, seeds included; JSON values.
+    folder : path-like
+        Where the notebook is; it runs there.
+
+    Returns
+    -------
+    dict
+        Every parameter with its value. A ``~`` in a path is expanded.
+
+    Raises
+    ------
+    ValueError
+        If papermill was given a parameter that the notebook does not have (the message
+        tells the nearest), or a file could not be written where results are to go.
+    FileNotFoundError
+        If the notebook is not in the folder.
+    """
+    namespace = get_ipython().user_ns
+    known = parameter_names(Path(folder) / f"{notebook}.ipynb")
+    for cell in namespace["In"]:
+        if cell.startswith("# Parameters\n"):  # papermill's own cell
+            check_known(notebook, assigned_names(cell), known)
+    given = {name: namespace[name] for name in known}
+    given = {
+        name: _expanded(value) if name in (*FILES, *FOLDERS) else value
+        for name, value in given.items()
+    }
+    for name in ("results", "claims", "projection"):
+        if given.get(name):
+            _check_writable(name, Path(given[name]))
+    namespace.update(given)
+    return given
+
+
+def parameter_names(notebook: Path) -> list[str]:
+    """Name the parameters of a notebook, from its cell that is tagged so."""
+    if not notebook.is_file():
+        raise FileNotFoundError(
+            f"{notebook} was not found, whose cell of parameters says what this run may be given. "
+            "Run the notebook in its own folder (papermill: --cwd notebooks)."
+        )
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return assigned_names("".join(cell["source"]))
+    raise ValueError(
+        f"{notebook} has no cell that is tagged 'parameters'; tag the one that has them."
+    )
+
+
+def assigned_names(code: str) -> list[str]:
+    """Name what code assigns to, in order."""
+    return [
+        target.id
+        for node in ast.parse(code).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def check_known(notebook: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse parameters that a notebook does not have; tell the nearest."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{notebook} has no parameter {name!r}; its parameters are {', '.join(known)}.{hint}"
+            )
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    if isinstance(value, dict):
+        return {name: _expanded(path) for name, path in value.items()}
+    return [_expanded(path) for path in value] if isinstance(value, list) else value
+
+
+def _check_writable(name: str, path: Path) -> None:
+    """Find out now, and not after all the work, whether a file can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab"):
+            pass
+        if not path.stat().st_size:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{name}={str(path)!r} cannot be written: {error.strerror or error}. Give the path of a "
+            "file in a folder that can be written."
+        ) from error
+
+
+def write_table(table: pd.DataFrame, path: str | Path | None) -> None:
+    """Write a table as Parquet, whole or not at all; without a path, nothing."""
+    if path is None:
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        table.to_parquet(aside, index=False)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table of results with its record.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or no table; the message says which to delete.
+    FileNotFoundError
+        If there is no such file.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} is no whole table of results ({type(error).__name__}: {error}). Delete it, and "
+            "run again what makes it."
+        ) from error
+
+
+def run_record(
+    notebook: str,
+    given: Mapping[str, Any],
+    encoders: Sequence[Encoder] = (),
+    data: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Describe a run: commit, command, parameters, versions, fingerprints of data and weights.
+
+    Parameters
+    ----------
+    notebook : str
+        The notebook's name, without its ending.
+    given : mapping
+        The notebook's parameters, JSON values; those in :data:`FILES` are left out.
     encoders : sequence of Encoder
         Those that were used.
     data : mapping of str to str, optional
@@ -45,18 +193,19 @@ def run_record(
     -------
     dict of JSON values
         Keys commit, command, parameters, versions, weights and data. Put it into
-        ``DataFrame.attrs``: pandas keeps it in the Parquet file. The command repeats
-        the run, in the folder ``notebooks``.
+        ``DataFrame.attrs``: pandas keeps it in the Parquet file. The command repeats the
+        run, in the folder ``notebooks``.
 
     Raises
     ------
     TypeError
         If a parameter is no JSON value.
     """
+    told = {name: value for name, value in given.items() if name not in FILES}
     return {
         "commit": commit(),
-        "command": repeat_command(f"papermill {notebook}.ipynb", parameters),
-        "parameters": json.loads(json.dumps(parameters)),
+        "command": repeat_command(notebook, told),
+        "parameters": json.loads(json.dumps(told)),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "weights": {encoder.name: encoder.fingerprint for encoder in encoders},
@@ -64,13 +213,13 @@ def run_record(
     }
 
 
-def repeat_command(command: str, parameters: dict[str, Any]) -> str:
-    """Write the command that runs a notebook with parameters; of a command that has some, they are replaced."""
-    return " ".join(command.split()[:2]) + f" out.ipynb -y {shlex.quote(json.dumps(parameters))}"
+def repeat_command(notebook: str, given: Mapping[str, Any]) -> str:
+    """Write the command that runs a notebook with parameters, in its own folder."""
+    return f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(json.dumps(given))}"
 
 
 def commit() -> str:
-    """Name the commit of this checkout, with "+changes" if files differ from it; "unknown" where git cannot tell."""
+    """Name the commit of this checkout, with "+changes" if files differ; "unknown" without git."""
     folder = Path(__file__).resolve().parent
     try:
         said = subprocess.run(
@@ -83,7 +232,7 @@ def commit() -> str:
 
 
 def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the tables of several runs of one experiment that differ in seeds and targets, and join their records.
+    """Read tables of runs that differ in seeds and targets only, and join their records.
 
     Parameters
     ----------
@@ -102,19 +251,18 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     ValueError
         If the runs differ in more than seeds and targets: then their rows cannot be pooled.
     """
-    tables = [pd.read_parquet(path) for path in paths]
+    tables = [read_table(path) for path in paths]
     records = [table.attrs for table in tables]
     joined = dict(records[0])
     alike = [
-        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "commit")},
+        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "spectrum", "commit")},
          "parameters": record["parameters"] | {"seeds": [], "targets": None}}
         for record in records
     ]  # fmt: skip
     if any(record != alike[0] for record in alike):
         raise ValueError(
             f"The runs {[str(path) for path in paths]} differ in more than seeds and targets "
-            f"(settings, versions, weights or "
-            "data); run the older ones again."
+            "(settings, versions, weights or data); run the older ones again."
         )
     given = [record["parameters"] for record in records]
     seeds = sorted({seed for parameters in given for seed in parameters["seeds"]})
@@ -122,7 +270,8 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     joined["parameters"] = (
         given[0] | {"seeds": seeds} | ({"targets": list(targets)} if targets else {})
     )
-    joined["command"] = repeat_command(joined["command"], joined["parameters"])
+    notebook = Path(joined["command"].split()[1]).stem
+    joined["command"] = repeat_command(notebook, joined["parameters"])
     joined["diagnosis"] = {
         name: [value for record in records for value in record["diagnosis"][name]]
         for name in records[0].get("diagnosis", {})

@@ -1,0 +1,120 @@
+"""Read a table of results: what an interval speaks for, which rows answer a question, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from icm_study.experiments.choosing import NOT_CHOSEN
+from icm_study.experiments.intervals import aggregate, contrast
+
+#: Conditions that are shifts, the mildest first.
+SHIFTS = ("unseen", "reversed", "new_classes")
+#: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
+KINDS = ("image", "text", "image+text")
+#: What a row is told by, beside seed and target.
+IDENTITY = ("world", "predictor", "method", "choice", "condition")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table of results with its record, of one data set and one encoder.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_study.experiments.run.run`; its attributes are the record.
+    """
+
+    table: pd.DataFrame
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What it takes to repeat the run."""
+        return self.table.attrs
+
+    @property
+    def over(self) -> str:
+        """What an interval speaks for, ``"seeds"`` or ``"images"``."""
+        return self.record["testbed"]["over"]
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return self.record["parameters"]["encoder"]
+
+    @property
+    def world(self) -> str:
+        """The world that is judged: the first, or the only one."""
+        return self.record["testbed"]["world"]
+
+    @property
+    def n_runs(self) -> str:
+        """How many runs there are, in words."""
+        counts = {"seed": self.table["seed"].nunique()}
+        if set(self.table["target"]) != {"none"}:
+            counts["target"] = self.table["target"].nunique()
+        return ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions that were measured, in order."""
+        return list(self.table["condition"].unique())
+
+    @property
+    def shifts(self) -> list[str]:
+        """Of these, the shifts: all but in distribution and the classes that were seen."""
+        return [c for c in self.conditions if c not in ("in_distribution", "seen_classes")]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The interventions that CLIP-ICM learnt from and that need no simulator."""
+        methods = set(self.table["method"])
+        return [kind for kind in KINDS if f"ICM auto {kind}" in methods or f"ICM {kind}" in methods]
+
+    def of(self, **values: str | Sequence[str]) -> Results:
+        """Keep the rows with these values, such as ``of(world="coat 0.9")``."""
+        table = self.table
+        for column, value in values.items():
+            kept = [value] if isinstance(value, str) else list(value)
+            table = table[table[column].isin(kept)]
+        return Results(table)
+
+    def judged(self) -> Results:
+        """Keep the rows of the world that is judged."""
+        return self.of(world=self.world)
+
+    def chosen_by(self, choice: str) -> Results:
+        """Keep what one way of choosing chose, and the methods with nothing to choose."""
+        return self.of(choice=[NOT_CHOSEN, choice])
+
+    def means(self, by: Sequence[str] = IDENTITY) -> pd.DataFrame:
+        """Pool targets and seeds, see :func:`~icm_study.experiments.intervals.aggregate`."""
+        return aggregate(self.table, by, over=self.over)
+
+    def gain(self, side: dict[str, str], against: dict[str, str], **options: Any) -> pd.DataFrame:
+        """Compare two sides, see :func:`~icm_study.experiments.intervals.contrast`."""
+        by = ["world", "condition"]
+        return contrast(self.table, side, against, by, over=self.over, **options)
+
+
+def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:
+    """Order methods by their accuracy under the condition where they do worst.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Columns predictor, method, condition, value, low, high: one row for each method and
+        condition.
+
+    Returns
+    -------
+    DataFrame
+        For each predictor and method the row of its worst condition, the best first.
+    """
+    worst = means.groupby(["predictor", "method"], sort=False)["value"].idxmin()
+    ordered = means.loc[worst].sort_values("value", ascending=False, kind="stable")
+    return ordered.reset_index(drop=True)

@@ -1,0 +1,101 @@
+"""Open the test beds that the parameters of a notebook name: the one factory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icm_study.encoders.loading import load_encoder
+from icm_study.photographs.check import load_folder, load_images
+from icm_study.photographs.known import guess_dataset
+from icm_study.testbeds import animal_world
+from icm_study.testbeds.animal_variants import AnimalVariants
+from icm_study.testbeds.animal_world import AnimalWorld
+from icm_study.testbeds.base import PROTOCOLS, TestBed
+from icm_study.testbeds.image_folder import ImageFolder
+from icm_study.testbeds.imagenet_variants import ImageNetVariants
+from icm_study.text.pairs import Texts
+
+
+def is_rendered(given: Mapping[str, Any]) -> bool:
+    """Say whether parameters name a data set that is rendered, and so always at hand."""
+    return given["dataset"] == animal_world.NAME
+
+
+def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
+    """Open the test beds of a run: a folder, or each world of the animals.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        Parameters of a notebook, of which these count: *dataset*, ``"animal-world"`` or a
+        folder; *protocol*; for animals *worlds*, pairs of a shortcut and its strength, or
+        *world*, one of them, *n_images*, and for variants *reference*; for a folder
+        *accept_problems*, *captioner* and *editor*. Where *variants* is given, the test
+        beds are variants: of animals, or the named folders, with *n_images* training images
+        of each class, and *projection_images*.
+
+    Returns
+    -------
+    list of TestBed
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not valid, a folder has problems, or as the test beds.
+    FileNotFoundError
+        If a folder does not exist.
+    """
+    if is_rendered(given):
+        return _animals(given)
+    _refuse_what_needs_animals(given)
+    texts = Texts(given.get("captioner"), given.get("editor", "rules"))
+    if "variants" in given:
+        return [_imagenet(given, texts)]
+    folder = Path(given["dataset"])
+    images = load_folder(folder, accept_problems=given.get("accept_problems", False))
+    return [ImageFolder(folder.name, images, texts, given.get("protocol", PROTOCOLS[0]))]
+
+
+def _animals(given: Mapping[str, Any]) -> list[TestBed]:
+    if given.get("variants"):
+        raise ValueError(
+            f"variants={dict(given['variants'])}: these folders are variants of ImageNet, and "
+            f"dataset={given['dataset']!r} is rendered. Name the folder of training images as "
+            "dataset, or leave variants empty."
+        )
+    worlds = given["worlds"] if "worlds" in given else [given["world"]]
+    n = given.get("n_images")
+    if "variants" in given:
+        reference = load_encoder(given["reference"])
+        return [AnimalVariants(reference, *world, n) for world in worlds]
+    protocol = given.get("protocol", PROTOCOLS[0])
+    return [AnimalWorld(*world, n, protocol) for world in worlds]
+
+
+def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
+    accept = given.get("accept_problems", False)
+    images = load_folder(given["dataset"], "imagenet", accept_problems=accept)
+    if given.get("n_images") is not None:
+        shuffled = images.sample(frac=1, random_state=0)
+        images = shuffled.groupby("label").head(given["n_images"]).sort_index()
+    variants = {}
+    for name, folder in given["variants"].items():
+        known = guess_dataset(folder)  # a part of a known variant would pass for the whole
+        variants[name] = load_folder(
+            folder, known or "imagenet", accept_problems=accept and not known
+        )
+    others = None
+    if given.get("projection_images"):
+        folder = Path(given["projection_images"])
+        others = (folder.name, load_images(folder, accept_problems=accept))
+    return ImageNetVariants(Path(given["dataset"]).name, images, variants, texts, others)
+
+
+def _refuse_what_needs_animals(given: Mapping[str, Any]) -> None:
+    if given.get("n_images") is not None and "variants" not in given:
+        raise ValueError(
+            f"n_images={given['n_images']}: only rendered images can be drawn in any number; a "
+            "folder has the images that it has. Leave n_images out."
+        )
