@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Results:
     @property
     def record(self) -> dict[str, Any]:
         """What it takes to repeat the run."""
-        return self.table.attrs
+        return dict(self.table.attrs)  # type: ignore[arg-type]
 
     @property
     def over(self) -> str:
@@ -50,6 +50,11 @@ class Results:
     def world(self) -> str:
         """The world that is judged: the first, or the only one."""
         return self.record["testbed"]["world"]
+
+    @property
+    def choice(self) -> str:
+        """The way of choosing settings that is judged: the first that was run."""
+        return self.record["parameters"].get("choices", ["intervened"])[0]
 
     @property
     def n_runs(self) -> str:
@@ -91,11 +96,27 @@ class Results:
         """Keep what one way of choosing chose, and the methods with nothing to choose."""
         return self.of(choice=[NOT_CHOSEN, choice])
 
+    def choice_of(self, method: str) -> str:
+        """How the settings of a method are chosen where it is judged; "none" of one setting."""
+        own = set(self.table.loc[self.table["method"] == method, "choice"])
+        return self.choice if self.choice in own else NOT_CHOSEN
+
+    def side_of(self, method: str, predictor: str) -> dict[str, str] | None:
+        """Tell a method's rows as they are judged; None if it was not run."""
+        side = {"method": method, "predictor": predictor, "choice": self.choice_of(method)}
+        return side if self.has(side) else None
+
+    def has(self, side: Mapping[str, str]) -> bool:
+        """Say whether there are rows with these values."""
+        return not self.of(**side).table.empty
+
     def means(self, by: Sequence[str] = IDENTITY) -> pd.DataFrame:
         """Pool targets and seeds, see :func:`~icm_study.experiments.intervals.aggregate`."""
         return aggregate(self.table, by, over=self.over)
 
-    def gain(self, side: dict[str, str], against: dict[str, str], **options: Any) -> pd.DataFrame:
+    def gain(
+        self, side: Mapping[str, str], against: Mapping[str, str], **options: Any
+    ) -> pd.DataFrame:
         """Compare two sides, see :func:`~icm_study.experiments.intervals.contrast`."""
         by = ["world", "condition"]
         return contrast(self.table, side, against, by, over=self.over, **options)

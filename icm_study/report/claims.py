@@ -1,4 +1,4 @@
-"""From an interval to a verdict: what is claimed of each experiment, and the rows of the table of claims.
+"""From an interval to a verdict: what is claimed of each experiment, and how it came out.
 
 A claim is supported where the whole interval of the measurement lies on the claimed
 side of a threshold, refuted where it lies on the other side, and not shown otherwise.
@@ -8,11 +8,13 @@ computed here but means and paired differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
+from icm_study.experiments.reading import KINDS, SHIFTS, Results
 
 VERDICTS = ("supported", "refuted", "not shown")
 
@@ -83,29 +85,43 @@ def judge(
 
 
 #: What the verdicts call the conditions other than in distribution.
-SHIFTS = {
+SAID = {
     "unseen": "on an unseen domain",
     "reversed": "on an unseen domain with the shortcut reversed",
     "new_classes": "on classes that training has not seen",
 }
+AUTO = "λ fixed at 1, K = positive eigenvalues"
 
-CHOICES = {
-    "ICM": "K and λ chosen on intervened source images",
-    "ICM auto": "λ fixed at 1, K = positive eigenvalues",
-}
+#: What tells the rows of one method in a table of results: its columns with their values.
+Side = Mapping[str, str]
 
 
-def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
-    """Judge what CLIP-ICM gains in one world with one encoder, against each rival.
+def ways(choice: str) -> dict[str, tuple[str, str]]:
+    """Give the ways to have K and λ of CLIP-ICM: in words -> (method without its kind, choice).
 
     Parameters
     ----------
-    table : DataFrame
-        Rows of
-        :func:`~icm_study.experiments.domain_generalization.run_domain_generalization`,
-        of one encoder and one world.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
+    choice : str
+        The way of choosing that is judged, a key of
+        :data:`~icm_study.experiments.choosing.CHOICES`.
+    """
+    return {
+        f"K and λ chosen on {CHOICES[choice].note}": ("ICM", choice),
+        AUTO: ("ICM auto", NOT_CHOSEN),
+    }
+
+
+def side(method: str, predictor: str, choice: str = NOT_CHOSEN) -> Side:
+    """Tell a method's rows by its name, the predictor, and how its settings were chosen."""
+    return {"method": method, "predictor": predictor, "choice": choice}
+
+
+def domain_generalization_claims(results: Results) -> pd.DataFrame:
+    """Judge what CLIP-ICM gains in the world that is judged, against each rival.
+
+    Parameters
+    ----------
+    results : Results
 
     Returns
     -------
@@ -115,139 +131,117 @@ def domain_generalization_claims(table: pd.DataFrame, over: str = "seeds") -> pd
     Raises
     ------
     ValueError
-        If there are several encoders or worlds, or as
-        :func:`~icm_study.experiments.intervals.contrast`.
+        If a side was not run, see :func:`~icm_study.experiments.intervals.contrast`.
     """
-    where = _where(table)
-    is_probe = table["predictor"] == "linear probe"
-    table = table.assign(method=table["method"].where(is_probe, "zero-shot " + table["method"]))
-    shifts = [name for name in SHIFTS if name in set(table["condition"])]
-    kinds = _kinds(table)
-    plain, augmented, zero = (
-        ("plain", "none"),
-        ("augmentation", "image"),
-        ("zero-shot plain", "none"),
-    )
-    names = {
-        plain: "the plain probe",
-        augmented: "the probe trained on augmented images",
-        zero: "plain zero-shot",
-    }
-    questions = []
-    for choice in CHOICES:
-        if is_probe.any():
-            questions += [("", choice, kind, plain, shifts[-1]) for kind in kinds]
-            questions += [("", choice, kinds[-1], plain, shift) for shift in shifts[:-1]]
-            questions += [("", choice, kinds[-1], rival, shifts[-1]) for rival in (augmented, zero)]
+    judged = results.judged()
+    kinds, shifts = judged.kinds, [name for name in SHIFTS if name in judged.conditions]
+    plain, zero = side("plain", "linear probe"), side("plain", "zero-shot")
+    augmented = side("augmentation", "linear probe", judged.choice_of("augmentation"))
+    both = {"linear probe", "zero-shot"} <= set(judged.table["predictor"])
+    questions: list[tuple[str, str, str, Side, str, str]] = []
+    for how in ways(judged.choice):
+        if both:
+            questions += [
+                ("Probe", how, kind, plain, "the plain probe", shifts[-1]) for kind in kinds
+            ]
+            questions += [
+                ("Probe", how, kinds[-1], plain, "the plain probe", shift) for shift in shifts[:-1]
+            ]
+            questions += [
+                ("Probe, rivals", how, kinds[-1], rival, said, shifts[-1])
+                for rival, said in (
+                    (augmented, "the probe trained on augmented images"),
+                    (zero, "plain zero-shot"),
+                )
+            ]
         questions += [
-            ("zero-shot ", choice, kind, zero, shift)
+            ("Zero-shot", how, kind, zero, "plain zero-shot", shift)
             for kind in (kinds[1:] or kinds)
             for shift in shifts
         ]
     rows = []
-    for prefix, choice, kind, rival, condition in questions:
-        part = table[table["condition"] == condition]
-        kind_of = "Zero-shot" if prefix else "Probe" if rival == plain else "Probe, rivals"
-        rows.append(
-            _gain_claim(
-                f"{kind_of} ({where})",
-                f"ICM {prefix.strip() or 'probe'}, {kind.replace('+', ' and ')} "
-                f"interventions, {CHOICES[choice]}: "
-                f"beats {names[rival]} {SHIFTS[condition]}",
-                contrast(part, (prefix + choice, kind), rival, ["condition"], over=over),
-            )
+    for topic, how, kind, rival, said, shift in questions:
+        method, choice = ways(judged.choice)[how]
+        predictor = "zero-shot" if topic == "Zero-shot" else "linear probe"
+        ours = side(f"{method} {kind}", predictor, choice)
+        statement = (
+            f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
         )
+        gain = judged.of(condition=shift).gain(ours, rival)
+        rows.append(gain_claim(f"{topic} ({_where(judged)})", statement, gain))
     return pd.DataFrame(rows)
 
 
-def gains_over_plain(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
-    """Paired gains of CLIP-ICM over the plain predictor of the same kind, under the last of the shifts that were run.
+def gains_over_plain(results: Results) -> pd.DataFrame:
+    """Paired gains of CLIP-ICM over the plain predictor of the same kind, under the last shift.
 
     Parameters
     ----------
-    table : DataFrame
-        As for :func:`domain_generalization_claims`.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
+    results : Results
 
     Returns
     -------
     DataFrame
-        Columns predictor, way (to have K and λ), condition, value (percentage points),
-        low, high and others of
-        :func:`~icm_study.experiments.intervals.contrast`. No rows if none of :data:`SHIFTS` was run.
-
-    Raises
-    ------
-    ValueError
-        As :func:`domain_generalization_claims`.
+        Columns predictor, way (to have K and λ), condition, value (percentage points), low,
+        high and others of :func:`~icm_study.experiments.intervals.contrast`. No rows if
+        none of :data:`~icm_study.experiments.reading.SHIFTS` was run.
     """
-    _where(table)
-    shifts = [name for name in SHIFTS if name in set(table["condition"])]
-    kind = _kinds(table)[-1]
+    judged = results.judged()
+    shifts = [name for name in SHIFTS if name in judged.conditions]
+    kind = judged.kinds[-1]
     rows = [
-        contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over).assign(
-            predictor=name, way=way
-        )
-        for name, part in table[table["condition"].isin(shifts[-1:])].groupby(
-            "predictor", sort=False
-        )
-        for choice, way in CHOICES.items()
+        judged.of(condition=shift)
+        .gain(side(f"{method} {kind}", predictor, choice), side("plain", predictor))
+        .assign(predictor=predictor, way=how)
+        for shift in shifts[-1:]
+        for predictor in judged.table["predictor"].unique()
+        for how, (method, choice) in ways(judged.choice).items()
     ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def variant_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+def variant_claims(results: Results) -> pd.DataFrame:
     """Judge what CLIP-ICM gains over the plain predictor of the same kind, on each variant.
 
     Parameters
     ----------
-    table : DataFrame
-        Rows of :func:`~icm_study.experiments.variants.run_variants`, of one encoder and one world.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
+    results : Results
 
     Returns
     -------
     DataFrame
         Columns claim, statement, measured, threshold, verdict.
-
-    Raises
-    ------
-    ValueError
-        If there are several encoders or worlds, or as
-        :func:`~icm_study.experiments.intervals.contrast`.
     """
-    where = _where(table)
-    kind = _kinds(table)[-1]
+    kind, dataset = results.kinds[-1], results.table["dataset"].iloc[0]
     rows = []
-    for choice, how in CHOICES.items():
-        for (predictor, variant), part in table.groupby(["predictor", "condition"], sort=False):
-            if variant == "in_distribution":
-                continue
-            gain = contrast(part, (choice, kind), ("plain", "none"), ["condition"], over=over)
-            statement = (
-                f"ICM {predictor}, {kind.replace('+', ' and ')} interventions, {how}: beats "
-                f"the plain {predictor} on {variant} "
-                f"of {table['dataset'].iloc[0]}"
-            )
-            rows.append(_gain_claim(f"Variants, {predictor} ({where})", statement, gain))
+    for how, (method, choice) in ways(results.choice).items():
+        for predictor in results.table["predictor"].unique():
+            for variant in results.shifts:
+                gain = results.of(condition=variant).gain(
+                    side(f"{method} {kind}", predictor, choice), side("plain", predictor)
+                )
+                statement = (
+                    f"ICM {predictor}, {_kinds(kind)}, {how}: beats the plain {predictor} on "
+                    f"{variant} of {dataset}"
+                )
+                rows.append(
+                    gain_claim(f"Variants, {predictor} ({_where(results)})", statement, gain)
+                )
     return pd.DataFrame(rows)
 
 
 def ablation_claims(
-    selections: pd.DataFrame, objectives: pd.DataFrame, where: str, kind: str = "image+text"
+    choices: pd.DataFrame, objectives: pd.DataFrame, where: str, kind: str = "image+text"
 ) -> pd.DataFrame:
     """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
 
     Parameters
     ----------
-    selections : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with
-        a column selection ("intervened", "plain", "auto").
+    choices : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column choice
+        ("intervened", "held-out", "auto").
     objectives : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.to_conditions` with
-        a column objective.
+        Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column objective.
     where : str
         The world and the encoder, as the verdicts name them.
     kind : str
@@ -259,24 +253,25 @@ def ablation_claims(
         Columns claim, statement, measured, threshold, verdict.
     """
     questions = [
-        (selections, "selection", "intervened", "plain", "choosing K and λ on intervened "
-                                                         "source images beats plain ones"),
-        (selections, "selection", "auto", "intervened", "choosing K by the spectrum (λ fixed "
-                                                        "at 1, positive eigenvalues) "
-         "beats choosing on intervened source images"),
-        (objectives, "objective", "trace", "released_code", "keeping the largest eigenvalues "
-                                                            "beats the released order"),
-        (objectives, "objective", "trace", "generalized", "the trace objective beats the "
-                                                          "generalised one, which has no λ"),
+        (choices, "choice", "intervened", "held-out",
+         "choosing K and λ on intervened source images beats plain ones"),
+        (choices, "choice", "auto", "intervened",
+         "choosing K by the spectrum (λ fixed at 1, positive eigenvalues) beats choosing on "
+         "intervened source images"),
+        (objectives, "objective", "trace", "released",
+         "keeping the largest eigenvalues beats the released order"),
+        (objectives, "objective", "trace", "generalized",
+         "the trace objective beats the generalised one, which has no λ"),
     ]  # fmt: skip
     rows = []
     for table, column, first, second, statement in questions:
         part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
-        part = part[part["condition"] == "reversed"].assign(method=part[column])
-        gain = contrast(part, (first, kind), (second, kind), ["condition"])
-        name = f"{column.capitalize()} ({where}, {table['seed'].nunique()} seeds)"
-        said = f"ICM probe, {kind.replace('+', ' and ')} interventions, {SHIFTS['reversed']}: {statement}"
-        rows.append(_gain_claim(name, said, gain))
+        part = part[part["condition"] == "reversed"]
+        gain = contrast(part, {column: first}, {column: second}, ["condition"])
+        topic = "Choosing" if column == "choice" else "Objective"
+        name = f"{topic} ({where}, {table['seed'].nunique()} seeds)"
+        said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
+        rows.append(gain_claim(name, said, gain))
     return pd.DataFrame(rows)
 
 
@@ -291,38 +286,34 @@ RIVALS = (
 
 
 def learnt_from(methods: Iterable[str]) -> str | None:
-    """Tell which interventions the CLIP-ICM of a comparison learns from: both kinds, text or image, whatever was run."""
-    kinds = ("image+text", "text", "image")
-    return next((kind for kind in kinds if f"ICM auto {kind}" in set(methods)), None)
+    """Tell which interventions the CLIP-ICM of a comparison learns from, the most complete."""
+    return next((kind for kind in reversed(KINDS) if f"ICM auto {kind}" in set(methods)), None)
 
 
-def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seeds") -> pd.DataFrame:
-    """Paired differences of every method to one of them, all with settings chosen on intervened source images.
+def differences(results: Results, against: tuple[str, str]) -> pd.DataFrame:
+    """Paired differences of every method to one of them, settings chosen in the way that is judged.
 
     Parameters
     ----------
-    table : DataFrame
-        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder
-        and one world.
+    results : Results
     against : (method, predictor)
         For example ``("plain", "linear probe")``.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
 
     Returns
     -------
     DataFrame
-        Columns condition, value (percentage points), low, high, n_runs, method, against
-        and predictor; no rows if `against` was not run.
+        Columns condition, value (percentage points), low, high, n_runs, method, against and
+        predictor; no rows if `against` was not run.
     """
-    honest = table[table["selection"].isin(["none", "intervened"])]
-    pairs = honest[["predictor", "method"]].drop_duplicates().itertuples(index=False)
+    honest = results.chosen_by(results.choice)
+    rival = honest.side_of(*against)
+    pairs = honest.table[["predictor", "method"]].drop_duplicates().itertuples(index=False)
     rows = [
-        _difference(honest, (method, predictor), against, over).assign(
+        honest.gain(honest.side_of(method, predictor), rival).assign(
             predictor=predictor, method=method, against=", ".join(against)
         )
         for predictor, method in pairs
-        if len(_runs(honest, *against)) and (method, predictor) != against
+        if rival and (method, predictor) != against
     ]
     return (
         pd.concat(rows, ignore_index=True)
@@ -331,95 +322,54 @@ def differences(table: pd.DataFrame, against: tuple[str, str], over: str = "seed
     )
 
 
-def _runs(table: pd.DataFrame, method: str, predictor: str) -> pd.DataFrame:
-    return table[(table["method"] == method) & (table["predictor"] == predictor)]
-
-
-def _difference(
-    table: pd.DataFrame,
-    first: tuple[str, str],
-    second: tuple[str, str],
-    over: str,
-    seen: str = "intervened",
-) -> pd.DataFrame:
-    """Accuracy of the first less that of the second, whose setting was chosen on the images `seen`."""
-    sides = [
-        _runs(table[table["selection"].isin(["none", selection])], *side).assign(intervention=name)
-        for name, side, selection in (("first", first, "intervened"), ("second", second, seen))
-    ]
-    return contrast(
-        pd.concat(sides), (first[0], "first"), (second[0], "second"), ["condition"], over=over
-    )
-
-
-def comparison_claims(table: pd.DataFrame, over: str = "seeds") -> pd.DataFrame:
+def comparison_claims(results: Results) -> pd.DataFrame:
     """Judge CLIP-ICM against its rivals, and the ways to choose settings against each other.
 
-    Both ways to have K and λ are judged: from the spectrum alone, and chosen as the
-    rivals' settings are.
+    Both ways to have K and λ are judged: from the spectrum alone, and chosen as the rivals'
+    settings are.
 
     Parameters
     ----------
-    table : DataFrame
-        Rows of :func:`~icm_study.experiments.comparison.run_comparison`, of one encoder
-        and one world.
-    over : {"seeds", "images"}
-        What the intervals speak for, see :mod:`icm_study.experiments.intervals`.
+    results : Results
 
     Returns
     -------
     DataFrame
         Columns claim, statement, measured, threshold, verdict. What was not run is left out.
     """
-    where = _where(table)
-    shift = "reversed" if "reversed" in set(table["condition"]) else "unseen"
-    part = table[table["condition"] == shift]
-    kind = learnt_from(part["method"])
-    words = f"{(kind or '').replace('+', ' and ')} interventions"
+    where = _where(results)
+    shift = "reversed" if "reversed" in results.conditions else "unseen"
+    part = results.of(condition=shift)
+    kind = learnt_from(part.table["method"])
     ours = {
-        f"ICM auto {kind}": CHOICES["ICM auto"],
+        f"ICM auto {kind}": AUTO,
         f"ICM {kind}": "K and λ chosen as the rival's settings are",
     }
-    questions = [
-        (
-            (name, predictor),
-            rival,
-            f"ICM {predictor.split()[-1]}, {words}, {how}: beats {said} {SHIFTS[shift]}",
-        )
-        for name, how in ours.items()
-        for predictor, rival, said in [
-            *(("linear probe", (rival, theirs), said) for rival, theirs, said in RIVALS),
-            ("zero-shot", ("plain", "zero-shot"), "plain zero-shot"),
-        ]
-    ]
-    rows = [
-        _gain_claim(f"Rivals ({where})", statement, _difference(part, first, second, over))
-        for first, second, statement in questions
-        if len(_runs(part, *first)) and len(_runs(part, *second))
-    ]
-    chosen, automatic = (f"ICM {kind}", "linear probe"), (f"ICM auto {kind}", "linear probe")
-    for statement, first, second, seen in (
-        ("choosing K and λ on source images after interventions that the fit has not seen "
-         "beats plain ones",
-         chosen, chosen, "held-out"),
-        ("λ fixed at 1 and K = positive eigenvalues beats choosing on source images after "
-         "interventions that the fit has "
-         "not seen", automatic, chosen, "intervened"),
-    ):  # fmt: skip
-        if len(_runs(part, *first)) and len(_runs(part, *second)):
-            gain = _difference(part, first, second, over, seen)
-            rows.append(
-                _gain_claim(
-                    f"Selection ({where})",
-                    f"ICM probe, {words}, {SHIFTS[shift]}: {statement}",
-                    gain,
-                )
-            )
+    rows = []
+    for name, how in ours.items():
+        questions = [("linear probe", *rival) for rival in RIVALS]
+        questions.append(("zero-shot", *RIVALS[0]))
+        for predictor, rival, theirs, said in questions:
+            first, second = part.side_of(name, predictor), part.side_of(rival, theirs)
+            if first and second:
+                statement = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
+                rows.append(gain_claim(f"Rivals ({where})", statement, part.gain(first, second)))
+    chosen = side(f"ICM {kind}", "linear probe", results.choice)
+    plainly = side(f"ICM {kind}", "linear probe", "held-out")
+    auto = side(f"ICM auto {kind}", "linear probe")
+    note = CHOICES[results.choice].note
+    for statement, first, second in (
+        (f"choosing K and λ on {note} beats plain ones", chosen, plainly),
+        (f"{AUTO.replace(',', ' and')} beats choosing on {note}", auto, chosen),
+    ):
+        if part.has(first) and part.has(second) and first != second:
+            said = f"ICM probe, {_kinds(kind)}, {SAID[shift]}: {statement}"
+            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(first, second)))
     return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
 
 
-def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
-    """Judge whether the gain in a row of :func:`~icm_study.experiments.intervals.contrast` is above zero."""
+def gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+    """Judge whether the gain in a row of a contrast is above zero."""
     gain = gains.iloc[0]
     measured = f"{gain['value']:+.1f} points"
     if pd.notna(gain["low"]):
@@ -427,15 +377,14 @@ def _gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str
     return claim(name, statement, measured, "above 0", judge(gain["low"], gain["high"], above=0))
 
 
-def _kinds(table: pd.DataFrame) -> list[str]:
-    """Name the interventions of a table that need no simulator, the most complete one last."""
-    return [name for name in ("image", "text", "image+text") if name in set(table["intervention"])]
+def _kinds(kind: str | None) -> str:
+    return f"{(kind or '').replace('+', ' and ')} interventions"
 
 
-def _where(table: pd.DataFrame) -> str:
-    """Name the one world and encoder of a table."""
-    if len(table[["encoder", "world"]].drop_duplicates()) != 1:
+def _where(results: Results) -> str:
+    """Name the one world and encoder of the results."""
+    if len(results.table[["encoder", "world"]].drop_duplicates()) != 1:
         raise ValueError(
             "The table has several encoders or worlds, or none; judge them one at a time."
         )
-    return f"{table['world'].iloc[0]}, {table['encoder'].iloc[0]}"
+    return f"{results.table['world'].iloc[0]}, {results.encoder}"

@@ -69,9 +69,15 @@ def _animals(given: Mapping[str, Any]) -> list[TestBed]:
     n = given.get("n_images")
     if "variants" in given:
         reference = load_encoder(given["reference"])
-        return [AnimalVariants(reference, *world, n) for world in worlds]
+        return [
+            AnimalVariants(reference=reference, shortcut=shortcut, strength=strength, n=n)
+            for shortcut, strength in worlds
+        ]
     protocol = given.get("protocol", PROTOCOLS[0])
-    return [AnimalWorld(*world, n, protocol) for world in worlds]
+    return [
+        AnimalWorld(shortcut=shortcut, strength=strength, n=n, protocol=protocol)
+        for shortcut, strength in worlds
+    ]
 
 
 def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
