@@ -1,35 +1,48 @@
-"""From runs to an interval: of a mean, of a difference between two methods, over seeds or over images.
+"""From runs to an interval: of a mean or of a paired difference, over seeds or over images.
 
-Two things can vary from one run to the next, and an interval says for which of them it speaks. In the animal
-world each seed draws new images, so runs with different seeds are independent, and the interval is Student's t
-over the *seeds*. A folder of photographs is what it is: seeds only split it anew, every run is tested on the
-same target images, and the interval is over the *images*, as if others of the same domains had been taken.
+Two things can vary from one run to the next, and an interval says for which of them it
+speaks. In the animal world each seed draws new images, so runs with different seeds are
+independent, and the interval is over the *seeds*: Student's t, and never narrower than
+the images of the runs alone would make it. A folder of photographs is what it is: seeds
+only split it anew, every run is tested on the same target images, and the interval is
+over the *images*, as if others of the same domains had been taken.
+
+Over images the interval of one accuracy is Clopper and Pearson's, which covers the truth
+at least as often as it says, down to a single image. A mean over domains combines the
+distances to the limits as standard errors combine (Zou, Huang and Zhang 2009,
+doi:10.1016/j.csda.2008.09.033), and a paired difference the limits of what is gained and
+what is lost (Newcombe 1998, Statistics in Medicine 17, 2635-2650).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 OVER = ("seeds", "images")
+#: Mean, low and high.
+Interval = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
 
 
-def t_interval(values: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Mean and 95 % interval from Student's t.
+def t_interval(values: NDArray[np.floating], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and interval from Student's t.
 
     Parameters
     ----------
     values : ndarray of shape (n,)
         One value an independent run.
+    level : float
+        Coverage.
 
     Returns
     -------
     mean, low, high : float
-        With a single run, low and high are NaN.
+        With a single run, or where all runs agree, there is no spread to go by: low and
+        high are NaN.
 
     Raises
     ------
@@ -40,11 +53,16 @@ def t_interval(values: NDArray[np.floating]) -> tuple[float, float, float]:
     if n == 0:
         raise ValueError("Got no values; expected at least one run.")
     mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    if np.ptp(values) == 0:
+        return mean, float("nan"), float("nan")
+    error = np.std(values, ddof=1) / np.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * error)
     return mean, mean - half, mean + half
 
 
-def mean_interval(table: pd.DataFrame, by: Sequence[str], value: str, *, log: bool = False) -> pd.DataFrame:
+def mean_interval(
+    table: pd.DataFrame, by: Sequence[str], value: str, *, log: bool = False
+) -> pd.DataFrame:
     """Mean over runs with a 95 % interval from Student's t.
 
     Parameters
@@ -54,58 +72,139 @@ def mean_interval(table: pd.DataFrame, by: Sequence[str], value: str, *, log: bo
     by : sequence of str
         Columns to keep apart.
     value : str
-        Column to average.
+        Column to average: a measurement on a continuous scale. For accuracies, which are
+        counted on images, see :func:`aggregate`.
     log : bool
-        Average logarithms: the result is a geometric mean, which suits positive values over several
-        orders of magnitude.
+        Average logarithms: the result is a geometric mean, which suits positive values
+        over several orders of magnitude.
 
     Returns
     -------
     DataFrame
-        The columns `by`, and mean, low, high, n. With a single run the interval is NaN.
+        The columns `by`, and mean, low, high, n. The interval is NaN where
+        :func:`t_interval` has none.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         values = group[value].to_numpy(dtype=float)
         summary = np.exp(t_interval(np.log(values))) if log else t_interval(values)
-        rows.append(dict(zip([*by, "mean", "low", "high", "n"], [*key, *summary, len(values)], strict=True)))
+        rows.append(
+            dict(zip([*by, "mean", "low", "high", "n"], [*key, *summary, len(values)], strict=True))
+        )
     return pd.DataFrame(rows)
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean.
+def proportion_interval(
+    successes: ArrayLike, n: ArrayLike, level: float = 0.95
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Clopper and Pearson's interval of a proportion.
+
+    As :meth:`scipy.stats._result_classes.BinomTestResult.proportion_ci`, for many
+    proportions at once, and for counts that are averages.
 
     Parameters
     ----------
-    values : ndarray of shape (n,)
+    successes, n : array_like
+        Counts, of one shape or of shapes that broadcast; ``0 <= successes <= n``.
     level : float
-        Coverage.
-    n_resamples : int
-    seed : int
+        Coverage, at least.
 
     Returns
     -------
-    low, high : float
+    low, high : ndarray
 
     Raises
     ------
     ValueError
-        If there are no values, one is not finite, or the level is not in (0, 1).
+        If there is nothing to count, a count is out of range, or the level is not in
+        (0, 1).
     """
-    values = np.asarray(values, dtype=float)
-    if values.size == 0 or not np.isfinite(values).all():
+    successes, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
+    if not (np.all(n > 0) and np.all(successes >= 0) and np.all(successes <= n)):
         raise ValueError(
-            f"Got {values.size} values, finite: {np.isfinite(values).all()}; expected finite values."
+            f"Got {successes} successes of {n}; expected 0 <= successes <= n, and one image or more."
         )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
-    # how often a resample draws each distinct value is all that its mean depends on
-    distinct, counts = np.unique(values, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=n_resamples)
-    low, high = np.quantile(draws @ distinct / len(values), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, successes, n - successes + 1)  # NaN where nothing succeeds
+    high = stats.beta.ppf(1 - tail, successes + 1, n - successes)  # NaN where everything does
+    return np.where(successes == 0, 0.0, low), np.where(successes == n, 1.0, high)
+
+
+def difference_interval(
+    gains: ArrayLike, losses: ArrayLike, n: ArrayLike, level: float = 0.95
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Interval of a difference between two accuracies on the same images.
+
+    Parameters
+    ----------
+    gains, losses : array_like of shape (m,)
+        How many images the first classifies correctly and the second does not, and the
+        other way round.
+    n : array_like of shape (m,)
+        Number of images.
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : ndarray of shape (m,)
+        Limits of ``(gains - losses) / n``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`proportion_interval`.
+    """
+    gains, losses, n = (np.atleast_1d(np.asarray(x, dtype=float)) for x in (gains, losses, n))
+    _, low, high = _mean_difference(gains / n, losses / n, n, np.arange(len(n)), level)
+    return low, high
+
+
+def _mean_proportion(
+    share: NDArray[np.floating], n: NDArray[np.floating], group: NDArray[np.intp], level: float
+) -> Interval:
+    """Mean of the independent proportions of each group, which count alike.
+
+    Of few images in each of many domains the distances to the limits add up to too little,
+    since such proportions are skewed. So the interval is also no narrower than that of one
+    sample with as many images as make the same variance (Kish's effective sample size).
+    """
+    size = np.bincount(group)
+    mean = np.bincount(group, share) / size
+    low, high = proportion_interval(share * n, n, level)
+    below = np.sqrt(np.bincount(group, (share - low) ** 2)) / size
+    above = np.sqrt(np.bincount(group, (high - share) ** 2)) / size
+    effective = size**2 / np.bincount(group, 1 / n)
+    whole_low, whole_high = proportion_interval(mean * effective, effective, level)
+    return mean, np.minimum(mean - below, whole_low), np.maximum(mean + above, whole_high)
+
+
+def _mean_difference(
+    gained: NDArray[np.floating],
+    lost: NDArray[np.floating],
+    n: NDArray[np.floating],
+    group: NDArray[np.intp],
+    level: float,
+) -> Interval:
+    """Mean of ``gained - lost`` in each group; both are proportions of the same images.
+
+    No image is gained and lost, so the two are negatively correlated. The correlation is
+    estimated with half an image added to each.
+    """
+    gain, gain_low, gain_high = _mean_proportion(gained, n, group, level)
+    loss, loss_low, loss_high = _mean_proportion(lost, n, group, level)
+    a, b = (gained * n + 0.5) / (n + 1), (lost * n + 0.5) / (n + 1)
+    covariance, a_variance, b_variance = (
+        np.bincount(group, product / n) for product in (-a * b, a * (1 - a), b * (1 - b))
+    )
+    r = covariance / np.sqrt(a_variance * b_variance)
+    down, up = gain - gain_low, loss_high - loss
+    below = np.sqrt(down**2 + up**2 - 2 * r * down * up)
+    up, down = gain_high - gain, loss - loss_low
+    above = np.sqrt(up**2 + down**2 - 2 * r * up * down)
+    return gain - loss, gain - loss - below, gain - loss + above
 
 
 def pack(correct: NDArray[np.bool_]) -> bytes:
@@ -115,158 +214,172 @@ def pack(correct: NDArray[np.bool_]) -> bytes:
 
 def unpack(row: pd.Series) -> NDArray[np.bool_]:
     """Read the truth values of a row with the columns correct (see :func:`pack`) and n."""
-    return np.unpackbits(np.frombuffer(row["correct"], dtype=np.uint8), count=int(row["n"])).astype(bool)
+    bits = np.frombuffer(row["correct"], dtype=np.uint8)
+    return np.unpackbits(bits, count=int(row["n"])).astype(bool)
 
 
-def aggregate(
-    table: pd.DataFrame, by: Sequence[str], *, value: str = "value", over: str = "seeds"
-) -> pd.DataFrame:
-    """Pool targets and seeds: mean, with a 95 % interval.
+def aggregate(table: pd.DataFrame, by: Sequence[str], *, over: str = "seeds") -> pd.DataFrame:
+    """Pool targets and seeds: mean accuracy, with a 95 % interval.
 
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.evaluation.leave_one_domain_out` for several targets and seeds.
+        Rows of :func:`~icm_study.experiments.run.run` for several targets and seeds. Without the column correct there is an interval over seeds only,
+        from their spread alone.
     by : sequence of str
         Columns to keep apart.
-    value : str
-        Column to average; over images it is not used.
     over : {"seeds", "images"}
-        What the interval speaks for. ``"seeds"``: Student's t; targets of one seed share training images,
-        so they are averaged first. With a single seed there is no interval (NaN). ``"images"``: the normal
-        interval over the test images of each target, which are independent of each other; seeds tested on the same
-        images count as one.
+        What the interval speaks for. ``"seeds"``: Student's t, and no narrower than the
+        images of all runs make it; targets of one seed share training images, so they are
+        averaged first. With a single seed there is no interval (NaN). ``"images"``: over
+        the test images of each target, which are independent of each other; seeds tested
+        on the same images count as one.
 
     Returns
     -------
     DataFrame
-        The columns `by`, and value, low, high, n_runs.
+        The columns `by`, and value, low, high (percent), n_runs.
 
     Raises
     ------
     ValueError
-        If a group has not one run for every target and seed, or `over` is unknown.
+        If a group has not one run for every target and seed, or `over` is unknown or
+        needs a column that is not there.
     """
-    _check_over(over)
-    rows = []
-    for key, group in table.groupby(list(by), sort=False, dropna=False):
-        expected = group["seed"].nunique() * group["target"].nunique()
-        if len(group) != expected or group.duplicated(["seed", "target"]).any():
-            raise ValueError(
-                f"The group {key} has {len(group)} rows for {expected} pairs of seed and target; expected one each. "
-                "Run the missing ones, or name more columns in `by`."
-            )
-        if over == "seeds":
-            mean, low, high = t_interval(group.groupby("seed")[value].mean().to_numpy())
-        else:
-            outcomes = [unpack(row).astype(float) for _, row in group.iterrows()]
-            mean, low, high = _over_images(group["target"].to_numpy(), outcomes)
-            low, high = max(low, 0.0), min(high, 100.0)
-        interval = {"value": mean, "low": low, "high": high, "n_runs": len(group)}
-        rows.append(dict(zip(by, key, strict=True)) | interval)
-    return pd.DataFrame(rows)
-
-
-def _over_images(
-    targets: NDArray, outcomes: Sequence[NDArray[np.floating]], level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean in percent and interval; one outcome an image, one array of them a run.
-
-    Runs on one target are taken as fully dependent (their standard errors are averaged), which errs on
-    the wide side; targets as independent. Where all images agree, one is taken to differ.
-    """
-    runs = pd.DataFrame(
-        {
-            "target": targets,
-            "mean": [np.mean(values) for values in outcomes],
-            "error": [
-                np.sqrt(max(np.var(values), (1 - 1 / len(values)) / len(values)) / len(values))
-                for values in outcomes
-            ],
-        }
-    )
-    each = runs.groupby("target", sort=False).mean()
-    mean = float(each["mean"].mean())
-    half = float(stats.norm.ppf((1 + level) / 2) * np.sqrt((each["error"] ** 2).sum()) / len(each))
-    return 100 * mean, 100 * (mean - half), 100 * (mean + half)
+    runs = table[list(dict.fromkeys([*by, "target", "seed", "value"]))]
+    if "correct" in table:
+        hits = [int.from_bytes(row).bit_count() for row in table["correct"]]
+        runs = runs.assign(n=table["n"], hit=hits / table["n"])
+    pooled = _pool(runs, by, over, 0.95)
+    return pooled.assign(low=pooled["low"].clip(lower=0), high=pooled["high"].clip(upper=100))
 
 
 def contrast(
     table: pd.DataFrame,
-    method: tuple[str, str],
-    against: tuple[str, str],
+    side: Mapping[str, str],
+    against: Mapping[str, str],
     by: Sequence[str],
     *,
     over: str = "seeds",
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Paired difference in accuracy between two methods, run by run or image by image.
+    """Paired difference in accuracy between two sides, run by run or image by image.
 
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.evaluation.leave_one_domain_out` for one predictor.
-    method, against : (method, intervention)
-        The two to compare, for example ``("ICM", "text")`` and ``("plain", "none")``.
+        Rows of :func:`~icm_study.experiments.run.run`.
+    side, against : mapping of str to str
+        The two to compare, each by values of columns, for example ``{"method": "ICM text",
+        "predictor": "linear probe", "choice": "intervened"}``.
     by : sequence of str
         Columns to keep apart.
     over : {"seeds", "images"}
         What the interval speaks for, see :func:`aggregate`.
     level : float
-        Coverage of the interval over images.
+        Coverage of the interval.
 
     Returns
     -------
     DataFrame
-        The columns `by`, value (the mean of ``method - against``), low, high, n_runs, and the names of the
-        two as method and against (see :func:`method_name`).
+        The columns `by`, value (the mean of ``side - against``), low, high (percentage
+        points), n_runs, and the names of the two as side and against.
 
     Raises
     ------
     ValueError
-        If one of the two is not in the table, they were not run on the same targets and seeds or several times on one,
-        or `over` is unknown.
+        If one of the two is not in the table, they were not run on the same targets,
+        seeds and images or several times on one, or as :func:`aggregate`.
     """
-    _check_over(over)
-    if over == "seeds" and level != 0.95:
-        raise ValueError(
-            f"level={level}: intervals over seeds are at 0.95 only; pass over='images', or leave it out."
-        )
-    keys = [*by, "target", "seed"]
+    keys = list(dict.fromkeys([*by, "target", "seed"]))
     first, second = (
-        table[(table["method"] == name) & (table["intervention"] == kind)].set_index(keys)
-        for name, kind in (method, against)
+        table[(table[list(values)] == pd.Series(dict(values))).all(axis=1)].set_index(keys)
+        for values in (side, against)
     )
     if first.empty or len(first) != len(second) or set(first.index) != set(second.index):
         raise ValueError(
-            f"{method} has {len(first)} runs and {against} has {len(second)}; expected both, on the same targets "
-            "and seeds. Run the missing ones."
+            f"{dict(side)} has {len(first)} runs and {dict(against)} has {len(second)}; expected both, "
+            "on the same targets and seeds. Run the missing ones."
         )
     if not first.index.is_unique:
         raise ValueError(
-            f"{method} has several rows for a target and seed; expected one. Give what they differ in to `by`, or take "
-            "one world, encoder and predictor at a time."
+            f"{dict(side)} has several rows for a target and seed; expected one. Give what they "
+            "differ in to `by`, or take one world, encoder and predictor at a time."
         )
     second = second.loc[first.index]
-    names = {"method": method_name(*method), "against": method_name(*against)}
-    if over == "seeds":
-        return aggregate((first["value"] - second["value"]).reset_index(), by).assign(**names)
-    pairs = pd.DataFrame({"first": first.apply(unpack, axis=1), "second": second.apply(unpack, axis=1)})
-    rows = []
-    for key, group in pairs.reset_index().groupby(list(by), sort=False, dropna=False):
-        gains = [a.astype(float) - b for a, b in zip(group["first"], group["second"], strict=True)]
-        interval = _over_images(group["target"].to_numpy(), gains, level)
-        summary = dict(zip(("value", "low", "high"), interval, strict=True)) | {"n_runs": len(group)}
-        rows.append(dict(zip(by, key, strict=True)) | summary)
-    return pd.DataFrame(rows).assign(**names)
+    runs = (first["value"] - second["value"]).to_frame("value")
+    if "correct" in table:
+        if not first["n"].equals(second["n"]):
+            raise ValueError(
+                f"{dict(side)} and {dict(against)} were tested on other numbers of images; expected the "
+                "same images. Run both again on the same data."
+            )
+        ours, theirs = (
+            [int.from_bytes(row) for row in runs_of["correct"]] for runs_of in (first, second)
+        )
+        gains = [(a & ~b).bit_count() for a, b in zip(ours, theirs, strict=True)]
+        losses = [(b & ~a).bit_count() for a, b in zip(ours, theirs, strict=True)]
+        runs = runs.assign(n=first["n"], gained=gains / first["n"], lost=losses / first["n"])
+    pooled = _pool(runs.reset_index(), by, over, level)
+    return pooled.assign(side=", ".join(side.values()), against=", ".join(against.values()))
 
 
-def method_name(method: str, intervention: str) -> str:
-    """Name a method as the figures and tables of the report do."""
-    method = "augmented" if method == "augmentation" else method
-    return method if intervention == "none" else f"{method}, {intervention.replace('+', ' + ')}"
+def _pool(runs: pd.DataFrame, by: Sequence[str], over: str, level: float) -> pd.DataFrame:
+    """Mean and interval for each group of `by`, in percent.
 
-
-def _check_over(over: str) -> None:
+    Parameters
+    ----------
+    runs : DataFrame
+        Columns `by`, target, seed and value (percent); where it is known which images were
+        classified correctly, n, and hit or gained and lost (shares of the n images).
+    by, over, level
+        As for :func:`contrast`.
+    """
     if over not in OVER:
         raise ValueError(f"over={over!r} is unknown; choose one of {OVER}.")
+    if over == "images" and "n" not in runs:
+        raise ValueError("over='images' needs the column correct; the table has none.")
+    runs = runs.assign(group=runs.groupby(list(by), sort=False, dropna=False).ngroup())
+    _check_whole(runs, by)
+    if over == "images":
+        shares = [name for name in ("n", "hit", "gained", "lost") if name in runs]
+        alike = runs.groupby(["group", "target"])[shares].mean()  # tested on the same images
+        value, low, high = _over_images(alike.reset_index(), level)
+    else:
+        seeds = runs.groupby(["group", "seed"])["value"].mean().groupby("group")
+        n, value = seeds.size().to_numpy(), seeds.mean().to_numpy()
+        half = stats.t.ppf((1 + level) / 2, n - 1) * seeds.std().to_numpy() / np.sqrt(n)
+        half = np.where(seeds.min() == seeds.max(), np.nan, half)  # as in t_interval
+        low, high = value - half, value + half
+        if "n" in runs:
+            _, least, most = _over_images(runs, level)
+            low = np.where(n > 1, np.fmin(low, least), np.nan)
+            high = np.where(n > 1, np.fmax(high, most), np.nan)
+    n_runs = runs.groupby("group").size().to_numpy()
+    keys = runs.drop_duplicates("group").sort_values("group")[list(by)].reset_index(drop=True)
+    return keys.assign(value=value, low=low, high=high, n_runs=n_runs)
+
+
+def _over_images(runs: pd.DataFrame, level: float) -> Interval:
+    """Mean in percent and interval of each group of runs on images of their own."""
+    group, n = runs["group"].to_numpy(), runs["n"].to_numpy(dtype=float)
+    if "hit" in runs:
+        limits = _mean_proportion(runs["hit"].to_numpy(), n, group, level)
+    else:
+        gained, lost = runs["gained"].to_numpy(), runs["lost"].to_numpy()
+        limits = _mean_difference(gained, lost, n, group, level)
+    value, low, high = (100 * limit for limit in limits)
+    return value, low, high
+
+
+def _check_whole(runs: pd.DataFrame, by: Sequence[str]) -> None:
+    """Refuse a group that has not one run for every target and seed."""
+    groups = runs.groupby("group")
+    size, expected = groups.size(), groups["seed"].nunique() * groups["target"].nunique()
+    different = runs.drop_duplicates(["group", "target", "seed"]).groupby("group").size()
+    for group in size.index[(size != expected) | (different != expected)][:1]:
+        key = next(runs.loc[runs["group"] == group, list(by)].itertuples(index=False, name=None))
+        raise ValueError(
+            f"The group {key} has {size[group]} rows for {expected[group]} pairs of seed and target; "
+            "expected one each. Run the missing ones, or name more columns in `by`."
+        )

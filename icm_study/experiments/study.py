@@ -11,7 +11,8 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
 from icm_study.encoders.loading import load_encoder
 from icm_study.experiments.diagnosis import diagnose, rounded_spectra
-from icm_study.experiments.record import run_record
+from icm_study.experiments.reading import Results
+from icm_study.experiments.record import gather, run_record, write_table
 from icm_study.experiments.run import Plan, check_seeds, run
 from icm_study.testbeds.animal_variants import AnimalVariants
 from icm_study.testbeds.base import TestBed
@@ -50,7 +51,7 @@ def run_study(notebook: str, given: Mapping[str, Any]) -> pd.DataFrame:
         bed.targets(given.get("targets"))
     embedder = Embedder(load_encoder(given["encoder"]), EmbeddingStore(given["cache"]))
     table = run(beds, embedder, given["seeds"], given.get("targets"), plan)
-    table.attrs = record_of(notebook, given, beds[0], embedder)
+    table.attrs.update(record_of(notebook, given, beds[0], embedder))
     return table
 
 
@@ -74,3 +75,24 @@ def record_of(
         "diagnosis": diagnose(data).to_dict("list"),
         "spectrum": rounded_spectra(data[0]),
     }
+
+
+def open_results(notebook: str, given: Mapping[str, Any]) -> Results:
+    """Read the tables that the parameters of a notebook name, or run what the others say.
+
+    Parameters
+    ----------
+    notebook : str
+        The notebook's name, without its ending.
+    given : mapping of str to value
+        Its parameters, as for :func:`run_study`; also *tables*, paths of earlier runs to show
+        together, and *results*, where to write the table.
+
+    Returns
+    -------
+    Results
+    """
+    tables = given.get("tables")
+    table = gather(tables) if tables else run_study(notebook, given)
+    write_table(table, given.get("results"))
+    return Results(table)

@@ -1,25 +1,34 @@
-"""Does CLIP-ICM help on this data? An answer from leave-one-domain-out, with the doubt that it leaves.
+"""Does CLIP-ICM help on this data? An answer from leave-one-domain-out, with the doubt it leaves.
 
-Every domain of the data plays the new one in turn. Among the ways to run CLIP-ICM (image, text or both
-interventions; K and λ chosen on intervened source images, or without labels) the best on average is taken, and
-its gain over the plain probe is given with an interval that is widened for having looked at all of them (Bonferroni).
-No way that was tuned on the target is considered.
+Every domain of the data plays the new one in turn, and everything that is cheap to run is
+compared with the plain probe: the probe trained on augmented images, zero-shot, and the
+ways to run CLIP-ICM (image, text or both interventions; K and λ chosen on intervened
+source images, or without labels). The intervals of these gains hold for all at once
+(Bonferroni). No way that was tuned on the target is considered.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pandas as pd
 
-from icm_study.experiments.intervals import contrast
-from icm_study.report.claims import CHOICES, judge
+from icm_study.experiments.intervals import difference_interval
+from icm_study.experiments.reading import Results
+from icm_study.report.claims import ways
 
-ANSWERS = {  # verdict of :func:`icm_study.report.claims.judge` -> sentence
-    "supported": "On a new domain, CLIP-ICM helps this probe.",
-    "refuted": "On a new domain, CLIP-ICM does not help this probe.",
-    "not shown": "Whether CLIP-ICM helps this probe on a new domain cannot be told from these images.",
+ANSWERS = {
+    "helps": "On a new domain, CLIP-ICM helps this probe.",
+    "does not pay": (
+        "On a new domain, CLIP-ICM does not pay: the gain of this probe is at most {most:+.1f} "
+        "points."
+    ),
+    "cannot be told": (
+        "Whether CLIP-ICM helps this probe on a new domain cannot be told from these images."
+    ),
 }
+PLAIN = {"method": "plain", "predictor": "linear probe", "choice": "none"}
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,21 @@ class Advice:
 
     Attributes
     ----------
-    method, intervention : str
+    method : str
         The best way to run CLIP-ICM here, as the tables name it.
+    intervention : str
+        The pairs that it learns from.
     n_components, consistency_weight : int, float
         K and λ: the pair that was chosen in most runs.
     gain, low, high : float
-        Gain of the probe over the plain one on an unseen domain, in percentage points, and its interval.
-    n_ways : int
-        The number of ways that were compared; the interval holds for all at once.
+        Gain of the probe over the plain one on an unseen domain, in percentage points, and
+        its interval, see :func:`gains_over_plain_probe`.
+    best : str
+        The best of all that was compared, the plain probe among them.
+    verdict : str
+        One of the keys of :data:`ANSWERS`.
     answer : str
-        One of :data:`ANSWERS`.
+        The verdict as a sentence, with the domains that are too small to say anything.
     """
 
     method: str
@@ -47,17 +61,63 @@ class Advice:
     gain: float
     low: float
     high: float
-    n_ways: int
+    best: str
+    verdict: str
     answer: str
 
 
-def advise(table: pd.DataFrame) -> Advice:
-    """Pick a way to run CLIP-ICM, and judge its gain.
+def gains_over_plain_probe(results: Results) -> pd.DataFrame:
+    """Compare all that is cheap to run with the plain probe, on an unseen domain.
 
     Parameters
     ----------
-    table : DataFrame
-        Rows of :func:`~icm_study.experiments.domain_generalization.run_domain_generalization` for a folder of images.
+    results : Results
+        Of a folder of images.
+
+    Returns
+    -------
+    DataFrame
+        One row for each candidate. Columns name, method, predictor, choice, condition, value
+        (percentage points), low, high, n_runs and level. The intervals are over images, and
+        hold at 95 % for all rows at once; level is that of each.
+
+    Raises
+    ------
+    ValueError
+        If there is no linear probe of CLIP-ICM on an unseen domain.
+    """
+    unseen = results.of(condition="unseen")
+    columns = ["method", "predictor", "choice"]
+    rows = unseen.table[columns].drop_duplicates().to_numpy(str)
+    sides = [dict(zip(columns, row, strict=True)) for row in rows.tolist()]
+    sides = [side for side in sides if side != PLAIN and _is_candidate(side, results)]
+    if not any(side["method"].startswith("ICM") for side in sides):
+        raise ValueError(
+            "The table has no linear probe of CLIP-ICM on an unseen domain; run "
+            "leave-one-domain-out first."
+        )
+    level = 1 - 0.05 / len(sides)
+    gains = [
+        unseen.gain(side, PLAIN, level=level).assign(name=_name(side), level=level, **side)
+        for side in sides
+    ]
+    return pd.concat(gains, ignore_index=True)
+
+
+def advise(results: Results, *, worth: float = 1.0) -> Advice:
+    """Pick a way to run CLIP-ICM, and judge its gain.
+
+    It *does not pay* where no way can gain as much as is worth the trouble; otherwise the
+    best way *helps* if its whole interval is above zero. All else *cannot be told*, and
+    nothing can where a domain is so small that even a gain on all of its images would be
+    within chance.
+
+    Parameters
+    ----------
+    results : Results
+        Of a folder of images.
+    worth : float
+        The smallest gain that matters, in percentage points.
 
     Returns
     -------
@@ -66,33 +126,59 @@ def advise(table: pd.DataFrame) -> Advice:
     Raises
     ------
     ValueError
-        If the table has no linear probe of CLIP-ICM on an unseen domain.
+        As :func:`gains_over_plain_probe`.
     """
-    probes = table[(table["predictor"] == "linear probe") & (table["condition"] == "unseen")]
-    ways = probes.loc[probes["method"].isin(CHOICES), ["method", "intervention"]].drop_duplicates()
-    if ways.empty:
-        raise ValueError(
-            "The table has no linear probe of CLIP-ICM on an unseen domain; run leave-one-domain-out first."
-        )
-    level = 1 - 0.05 / len(ways)
-    gains = pd.concat(
-        contrast(probes, (method, kind), ("plain", "none"), ["condition"], over="images", level=level).assign(
-            way=i
-        )
-        for i, (method, kind) in enumerate(ways.to_numpy())
-    )
-    best = gains.iloc[gains["value"].argmax()]
-    method, kind = ways.to_numpy()[best["way"]]
-    runs = probes[(probes["method"] == method) & (probes["intervention"] == kind)]
+    gains = gains_over_plain_probe(results)
+    ours = gains[gains["method"].str.startswith("ICM")]
+    way, leader = (part.iloc[part["value"].argmax()] for part in (ours, gains))
+    small = _too_small(results.of(condition="unseen").table, level=way["level"])
+    most = ours["high"].max()
+    if small:
+        verdict = "cannot be told"
+    elif most < worth:
+        verdict = "does not pay"
+    else:
+        verdict = "helps" if way["low"] > 0 else "cannot be told"
+    answer = ANSWERS[verdict].format(most=most)
+    if small:
+        answer += f" Domains with too few images to say anything: {', '.join(small)}."
+    side = {name: way[name] for name in ("method", "predictor", "choice")}
+    runs = results.of(condition="unseen", **side).table
     n_components, weight = runs[["K", "consistency_weight"]].value_counts(sort=True).index[0]
     return Advice(
-        method=method,
-        intervention=kind,
+        method=way["method"],
+        intervention=json.loads(runs["setting"].iloc[0])["intervention"],
         n_components=int(n_components),
         consistency_weight=float(weight),
-        gain=float(best["value"]),
-        low=float(best["low"]),
-        high=float(best["high"]),
-        n_ways=len(ways),
-        answer=ANSWERS[judge(best["low"], best["high"], above=0)],
+        gain=float(way["value"]),
+        low=float(way["low"]),
+        high=float(way["high"]),
+        best=leader["name"] if leader["value"] > 0 else _name(PLAIN),
+        verdict=verdict,
+        answer=answer,
     )
+
+
+def _is_candidate(side: dict[str, str], results: Results) -> bool:
+    """Say whether a side is cheap, honest, and a way to classify as a probe would."""
+    if side["predictor"] == "zero-shot":
+        return side["method"] == "plain"
+    if side["method"].startswith("ICM"):
+        names = [(method, choice) for method, choice in ways(results.choice).values()]
+        return any(
+            side["method"] in [f"{method} {kind}" for kind in results.kinds]
+            and side["choice"] == choice
+            for method, choice in names
+        )
+    return side["method"] == "augmentation" and side["choice"] in ("none", results.choice)
+
+
+def _name(side: dict[str, str]) -> str:
+    return f"{side['method']}, {side['predictor'].removeprefix('linear ')}"
+
+
+def _too_small(rows: pd.DataFrame, level: float) -> list[str]:
+    """Name the domains where even a gain on every image has zero in its interval."""
+    n = rows.groupby("target", sort=False)["n"].min()
+    low, _ = difference_interval(n, 0 * n, n, level)
+    return [str(name) for name, least in zip(n.index, low, strict=True) if least <= 0]

@@ -307,14 +307,12 @@ def differences(results: Results, against: tuple[str, str]) -> pd.DataFrame:
     """
     honest = results.chosen_by(results.choice)
     rival = honest.side_of(*against)
-    pairs = honest.table[["predictor", "method"]].drop_duplicates().itertuples(index=False)
-    rows = [
-        honest.gain(honest.side_of(method, predictor), rival).assign(
-            predictor=predictor, method=method, against=", ".join(against)
-        )
-        for predictor, method in pairs
-        if rival and (method, predictor) != against
-    ]
+    rows = []
+    for predictor, method in honest.table[["predictor", "method"]].drop_duplicates().to_numpy():
+        ours = honest.side_of(method, predictor)
+        if rival and ours and ours != rival:
+            names = {"predictor": predictor, "method": method, "against": ", ".join(against)}
+            rows.append(honest.gain(ours, rival).assign(**names))
     return (
         pd.concat(rows, ignore_index=True)
         if rows
@@ -358,13 +356,13 @@ def comparison_claims(results: Results) -> pd.DataFrame:
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")
     note = CHOICES[results.choice].note
-    for statement, first, second in (
+    for statement, one, other in (
         (f"choosing K and λ on {note} beats plain ones", chosen, plainly),
         (f"{AUTO.replace(',', ' and')} beats choosing on {note}", auto, chosen),
     ):
-        if part.has(first) and part.has(second) and first != second:
+        if part.has(one) and part.has(other) and one != other:
             said = f"ICM probe, {_kinds(kind)}, {SAID[shift]}: {statement}"
-            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(first, second)))
+            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(one, other)))
     return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
 
 

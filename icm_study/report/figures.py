@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from icm_study.experiments.intervals import method_name
 from icm_study.report.style import (
     CONDITION_STYLE,
     CONTEXT,
@@ -49,7 +48,7 @@ def plot_curves(
         Where to draw.
     summary : DataFrame
         Columns `x`, `by`, mean, low and high, as
-        :func:`icm_study.report.claims.mean_interval` returns them. A band is left out
+        :func:`~icm_study.experiments.intervals.mean_interval` returns them. A band is left out
         where low or high is NaN.
     x, by : str
         Columns of the horizontal axis and of the groups.
@@ -101,8 +100,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     Parameters
     ----------
     means : DataFrame
-        Rows of :func:`icm_study.experiments.intervals.aggregate` with columns name (see
-        :func:`~icm_study.experiments.intervals.method_name`), condition, value, low, high.
+        Columns name (the method's label), condition, value, low, high.
     panels : mapping of str to boolean Series
         For each panel its title and the rows of `means` that it shows.
     title : str
@@ -227,9 +225,6 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     matplotlib.figure.Figure
     """
     looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
-    means = means.assign(
-        name=[method_name(*pair) for pair in means[["method", "intervention"]].to_numpy()]
-    )
     names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
     figure, axes = plt.subplots(
         1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,

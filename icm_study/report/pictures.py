@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import ImageOps
 
-from icm_core.interventions import intervene_images
-from icm_study.animals.latents import redraw_variant, sample_latents
-from icm_study.animals.rendering import render
-from icm_study.animals.silhouettes import Silhouettes
-from icm_study.photographs.folders import read_image
+from icm_study.testbeds.opening import is_rendered, open_testbeds
 
 
 def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
@@ -49,38 +42,21 @@ def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     return figure
 
 
-def pairs_figure(data: Silhouettes | pd.DataFrame, n: int = 12, seed: int = 2) -> Figure:
-    """Show some images of a data set and what interventions make of them.
+def examples_figure(given: Mapping[str, Any], n: int = 12) -> Figure | None:
+    """Show some images of the data that a notebook's parameters name, and what becomes of them.
 
     Parameters
     ----------
-    data : Silhouettes or DataFrame
-        The animals, or the table of a folder's images with the column path.
+    given : mapping of str to value
+        The notebook's parameters.
     n : int
-        Number of images.
-    seed : int
+        Images in each row.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    matplotlib.figure.Figure or None
+        None for recorded tables of files, which are shown without the files.
     """
-    if isinstance(data, Silhouettes):
-        strong = partial(
-            sample_latents, data, coat_strength=0.9, scene_strength=0.9, n=n, seed=seed
-        )
-        source = strong("source")
-        original = render(source, data)
-        later = {
-            "oracle": render(redraw_variant(source), data),
-            "test, no shortcut": render(sample_latents(data, "test", n=n, seed=seed), data),
-            "test, reversed": render(strong("test", shortcut="reversed"), data),
-        }
-    else:
-        paths = data["path"].sample(min(n, len(data)), random_state=seed)
-        squares = [ImageOps.fit(read_image(path), (128, 128)) for path in paths]
-        original = torch.from_numpy(np.stack([np.asarray(image) for image in squares])).permute(
-            0, 3, 1, 2
-        )
-        later = {}
-    rows = {"source": original, "image intervention": intervene_images(original), **later}
-    return image_grid({name: images.numpy() for name, images in rows.items()})
+    if given.get("tables") and not is_rendered(given):
+        return None
+    return image_grid(open_testbeds(given)[0].examples(n))

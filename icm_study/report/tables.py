@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
+
+from icm_study.experiments.choosing import NOT_CHOSEN
+from icm_study.report.style import condition_name
 
 
 def with_interval(row: pd.Series) -> str:
@@ -49,8 +54,39 @@ def interval_table(
     if not signed:
         means = means.assign(low=means["low"].clip(lower=0), high=means["high"].clip(upper=100))
     text = [
-        number.format(mean) if np.isnan(low) else f"{number} ({number} to {number})".format(mean, low, high)
+        number.format(mean)
+        if np.isnan(low)
+        else f"{number} ({number} to {number})".format(mean, low, high)
         for mean, low, high in means[["value", "low", "high"]].to_numpy()
     ]
     wide = means.assign(text=text)
     return wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
+
+
+def readable(means: pd.DataFrame) -> pd.DataFrame:
+    """Say conditions, methods and ways of choosing as pages do.
+
+    Parameters
+    ----------
+    means : DataFrame
+        With the column condition, and as far as it has them method and choice.
+
+    Returns
+    -------
+    DataFrame
+        With the condition in words, and a column name: the method, with the way in which
+        its settings were chosen where the table has several.
+    """
+    means = means.replace({"condition": condition_name})
+    if "method" not in means:
+        return means
+    name = means["method"]
+    if "choice" in means and means.loc[means["choice"] != NOT_CHOSEN, "choice"].nunique() > 1:
+        chosen = means["choice"] != NOT_CHOSEN
+        name = name.where(~chosen, name + ", by " + means["choice"])
+    return means.assign(name=name)
+
+
+def html(table: pd.DataFrame, **options: Any) -> HTML:
+    """Show a table with no row numbers, as HTML."""
+    return HTML(table.to_html(index=False, **options))

@@ -2,30 +2,118 @@
 
 from __future__ import annotations
 
-from icm_study.encoders.loading import (
-    PHOTO,
-)
+import json
 
-NOTES = {  # what a page says beside a result of an encoder
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from icm_study.experiments.reading import Results
+from icm_study.report.tables import html
+
+#: What a page says beside a result of an encoder.
+NOTES = {
     "animal-world": (
-        "This encoder is a small CLIP that ships with the study. It was trained on rendered "
-        "animals of all four styles, so a style is "
-        "*unseen* by what is fitted on its embeddings, not by the encoder itself (model "
-        "card: `icm_study/encoders/weights/README.md`)."
+        "This encoder is a small CLIP that ships with the study. It was trained on rendered animals "
+        "of all four styles, so a style is *unseen* by what is fitted on its embeddings, not by the "
+        "encoder itself (model card: `icm_study/encoders/weights/README.md`)."
     ),
     "animal-world-biased": (
-        "This encoder is a small CLIP that ships with the study. In its own training coat "
-        "and scene followed the class six times in ten, so it "
-        "has learnt a shortcut itself. It was also trained on fewer images than "
-        "`animal-world`, so that it is the weaker of the two is not the "
-        "shortcut's doing alone (model card: `icm_study/encoders/weights/README.md`)."
+        "This encoder is a small CLIP that ships with the study. In its own training coat and scene "
+        "followed the class six times in ten, so it has learnt a shortcut itself. It was also "
+        "trained on fewer images than `animal-world`, so that it is the weaker of the two is not "
+        "the shortcut's doing alone (model card: `icm_study/encoders/weights/README.md`)."
     ),
-    PHOTO: (
-        "**This encoder is not CLIP**: it joins a classifier's image tower and a sentence "
-        "encoder by a regression, and no "
-        "image was ever seen together with a caption. The linear probe is its serious use; "
-        "its zero-shot and its text "
-        "interventions say little about CLIP (model card: "
-        "`icm_study/encoders/weights/lite0-minilm.md`)."
+    "lite0-minilm": (
+        "**This encoder is not CLIP**: it joins a classifier's image tower and a sentence encoder "
+        "by a regression, and no image was ever seen together with a caption. The linear probe is "
+        "its serious use; its zero-shot and its text interventions say little about CLIP (model "
+        "card: `icm_study/encoders/weights/lite0-minilm.md`)."
     ),
 }
+
+#: What an interval speaks for.
+SPREAD = {
+    "seeds": (
+        "Intervals: 95 %, over the seeds; each seed draws new images, the encoder and the animals "
+        "stay."
+    ),
+    "images": (
+        "Intervals: 95 %, over the images that are tested, as if others had been collected in the "
+        "same way; seeds only split the images to train on anew. The encoder and the domains stay."
+    ),
+}
+
+
+def introduction(results: Results, *, is_recorded: bool) -> Markdown:
+    """Say which data and encoder a page is about.
+
+    Parameters
+    ----------
+    results : Results
+    is_recorded : bool
+        Whether the page shows tables of an earlier run.
+    """
+    protocol = results.table["protocol"].iloc[0]
+    words = [
+        f"**Data set** {results.record['testbed']['name']}, **encoder** {results.encoder}, "
+        f"**protocol** {protocol}, {results.n_runs}.",
+        NOTES.get(results.encoder, ""),
+        results.record["testbed"]["note"],
+        spread(results),
+    ]
+    if is_recorded:
+        words.append(
+            "The page shows tables that were made earlier; the record at the end says what they took."
+        )
+    return Markdown(" ".join(filter(None, words)))
+
+
+def spread(results: Results) -> str:
+    """Say what the intervals of results speak for."""
+    return SPREAD[results.over]
+
+
+def accuracy_caption(results: Results) -> Markdown:
+    """Caption accuracies with intervals."""
+    return Markdown(
+        f"*Accuracy in percent with 95 % intervals ({results.n_runs}). {spread(results)} “Augmentation” "
+        "is a probe that is trained on intervened images too. For “ICM auto” λ is fixed at 1 and K "
+        "is the number of positive eigenvalues.*"
+    )
+
+
+def difference_caption(results: Results) -> Markdown:
+    """Caption paired differences, and the verdicts on them."""
+    return Markdown(
+        f"*Differences in percentage points of accuracy, paired. {spread(results)} Not corrected "
+        "for the number of rows.*"
+    )
+
+
+def chosen(results: Results) -> HTML:
+    """Tabulate K and λ of CLIP-ICM, the median over the runs."""
+    table = results.table
+    rows = table[table["K"].notna() & (table["condition"] == results.shifts[0])]
+    medians = (
+        rows.groupby(["world", "predictor", "method", "choice"], sort=False)[
+            ["K", "consistency_weight"]
+        ]
+        .median()
+        .rename(columns={"consistency_weight": "λ"})
+    )
+    return html(medians.reset_index())
+
+
+def record(results: Results) -> Markdown:
+    """Show what it takes to repeat a run, without its diagnosis."""
+    left_out = ("diagnosis", "spectrum", "testbed")
+    told = {name: value for name, value in results.record.items() if name not in left_out}
+    return Markdown(f"```json\n{json.dumps(told, indent=1)}\n```")
+
+
+def accuracies(means: pd.DataFrame, conditions: dict[str, str]) -> str:
+    """Put the accuracies of one method into words, condition by condition."""
+    value = means.set_index("condition")["value"]
+    return ", ".join(
+        f"{value[key]:.0f} % ({said})" for key, said in conditions.items() if key in value
+    )
