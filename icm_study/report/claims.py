@@ -200,6 +200,42 @@ def gains_over_plain(results: Results) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
+def gains_over_rivals(results: Results) -> pd.DataFrame:
+    """Paired gains of every way to run CLIP-ICM over each simple rival, under every shift.
+
+    The rivals are the plain predictor of the same kind, and for probes those trained on
+    augmented images: by image interventions, and for the oracle also on re-rendered ones.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`~icm_study.experiments.intervals.contrast`, with predictor, method
+        and rival.
+    """
+    judged = results.judged()
+    shifted = judged.of(condition=judged.shifts)
+    ours = [
+        (f"{method} {kind}", predictor, choice)
+        for predictor in judged.table["predictor"].unique()
+        for method, choice in ways(judged.choice).values()
+        for kind in (*KINDS, "oracle")
+    ]
+    rows = []
+    for method, predictor, choice in ours:
+        for rival in ("plain", "augmentation", "augmentation oracle"):
+            if rival.endswith("oracle") and not method.endswith("oracle"):
+                continue
+            one, other = side(method, predictor, choice), shifted.side_of(rival, predictor)
+            if shifted.has(one) and other:
+                gain = shifted.gain(one, other)
+                rows.append(gain.assign(predictor=predictor, method=method, rival=rival))
+    return pd.concat(rows, ignore_index=True)
+
+
 def variant_claims(results: Results) -> pd.DataFrame:
     """Judge what CLIP-ICM gains over the plain predictor of the same kind, on each variant.
 

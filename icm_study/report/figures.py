@@ -7,7 +7,7 @@ grey.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,8 +16,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
+from icm_study.experiments.reading import IDENTITY, Results
 from icm_study.report.style import (
     CONDITION_STYLE,
     CONTEXT,
@@ -26,6 +26,7 @@ from icm_study.report.style import (
     PALETTE,
     condition_name,
 )
+from icm_study.report.tables import named
 
 _LINE_HEIGHT = 0.062  # least distance between labels, as a fraction of the height of the axes
 
@@ -160,6 +161,48 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     return figure
 
 
+def accuracy_figures(results: Results) -> None:
+    """Draw one figure a predictor, a panel for each world as strong as the one that is judged.
+
+    Parameters
+    ----------
+    results : Results
+    """
+    means = named(results.means(["strength", *IDENTITY]))
+    strength = means.loc[means["world"] == results.world, "strength"].iloc[0]
+    as_strong = means["strength"].isna() if np.isnan(strength) else means["strength"] == strength
+    for predictor in means["predictor"].unique():
+        part = means[as_strong & (means["predictor"] == predictor)]
+        panels = {world: part["world"] == world for world in part["world"].unique()}
+        accuracy_figure(part, panels, f"{predictor.capitalize()}, {results.n_runs}")
+
+
+def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
+    """Accuracy of the probe against the strength of the shortcut that is judged.
+
+    Parameters
+    ----------
+    results : Results
+    methods : sequence of str
+        Those that are drawn.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None where the strengths are not known, or there is one only.
+    """
+    of_world = results.judged().table["shortcut"].iloc[0]
+    part = results.of(predictor="linear probe", shortcut=of_world, method=methods)
+    if part.table["strength"].nunique() < 2:
+        return None
+    means = named(part.means(["strength", *IDENTITY]))
+    panels = {condition_name[key]: means["condition"] == key for key in results.shifts}
+    return sweep_figure(
+        means, "strength", panels, xlabel="strength ρ of the shortcut in the sources",
+        title=f"Linear probe as the shortcut on {of_world} grows, {results.n_runs}",
+    )  # fmt: skip
+
+
 def axis_floor(means: pd.DataFrame) -> float:
     """Lower end of an axis of accuracies: a multiple of ten below all values and their intervals."""
     return max(0.0, 10 * np.floor((np.nanmin(means[["value", "low"]].to_numpy()) - 1) / 10))
@@ -281,14 +324,12 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def spectrum_figure(
-    spectra: Mapping[str, Mapping[float, NDArray[np.floating]]], title: str
-) -> Figure:
+def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
     """Show the eigenvalues of C − λS, one panel an intervention, one line a λ.
 
     Parameters
     ----------
-    spectra : mapping of str to mapping of float to ndarray of shape (D,)
+    spectra : mapping of str to mapping of str to D floats
         Intervention, then λ, then the eigenvalues from the largest.
     title : str
 
@@ -304,7 +345,7 @@ def spectrum_figure(
         for number, (weight, eigenvalues) in enumerate(by_weight.items()):
             index = np.arange(1, len(eigenvalues) + 1)
             axis.plot(index, eigenvalues, color=PALETTE[number], linewidth=1.6)
-            ends[f"λ = {weight:g}"] = (index[-1], eigenvalues[-1], PALETTE[number])
+            ends[f"λ = {weight}"] = (index[-1], eigenvalues[-1], PALETTE[number])
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.set(xlabel="component", yscale="symlog")
         axis.set_yscale("symlog", linthresh=1e-3)

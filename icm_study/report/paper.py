@@ -6,6 +6,10 @@ Accuracy in percent, ViT-B/16 of CLIP, from the tables of arXiv 2405.15289.
 from __future__ import annotations
 
 import pandas as pd
+from IPython.display import HTML, Markdown
+
+from icm_study.experiments.reading import Results
+from icm_study.report.tables import html
 
 ENCODER = "ViT-B-16/openai"
 
@@ -52,3 +56,17 @@ def paper_figures(
         elif dataset == "terra_incognita" and protocol == "domain shift with open classes":
             rows = dict(_TERRA_OPEN)
     return pd.DataFrame({"method": list(rows), "accuracy in the paper (%)": list(rows.values())})
+
+
+def paper_table(results: Results) -> HTML | Markdown:
+    """Show the paper's figures for the data set, encoder and protocol of results, or say why not."""
+    table = results.table
+    figures = paper_figures(
+        table["dataset"].iloc[0], table["encoder"].iloc[0], table["protocol"].iloc[0]
+    )
+    if figures.empty:
+        return Markdown(
+            "The paper's figures at hand are for ViT-B/16 and the data sets of DomainBed; there are "
+            "none for this run."
+        )
+    return html(figures)

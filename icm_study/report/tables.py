@@ -63,28 +63,25 @@ def interval_table(
     return wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
 
 
-def readable(means: pd.DataFrame) -> pd.DataFrame:
-    """Say conditions, methods and ways of choosing as pages do.
+def named(means: pd.DataFrame) -> pd.DataFrame:
+    """Add the column name: the method, and how its settings were chosen if there are several ways.
 
     Parameters
     ----------
     means : DataFrame
-        With the column condition, and as far as it has them method and choice.
-
-    Returns
-    -------
-    DataFrame
-        With the condition in words, and a column name: the method, with the way in which
-        its settings were chosen where the table has several.
+        With the column method, and choice if settings were chosen.
     """
-    means = means.replace({"condition": condition_name})
-    if "method" not in means:
-        return means
     name = means["method"]
-    if "choice" in means and means.loc[means["choice"] != NOT_CHOSEN, "choice"].nunique() > 1:
-        chosen = means["choice"] != NOT_CHOSEN
+    chosen = means["choice"] != NOT_CHOSEN if "choice" in means else pd.Series(False, means.index)
+    if chosen.any() and means.loc[chosen, "choice"].nunique() > 1:
         name = name.where(~chosen, name + ", by " + means["choice"])
     return means.assign(name=name)
+
+
+def readable(means: pd.DataFrame) -> pd.DataFrame:
+    """Say conditions in words, and methods as :func:`named` does."""
+    means = means.replace({"condition": condition_name})
+    return named(means) if "method" in means else means
 
 
 def html(table: pd.DataFrame, **options: Any) -> HTML:

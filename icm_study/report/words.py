@@ -7,6 +7,7 @@ import json
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from icm_study.experiments.diagnosis import quantity
 from icm_study.experiments.reading import Results
 from icm_study.report.tables import html
 
@@ -109,6 +110,20 @@ def record(results: Results) -> Markdown:
     left_out = ("diagnosis", "spectrum", "testbed")
     told = {name: value for name, value in results.record.items() if name not in left_out}
     return Markdown(f"```json\n{json.dumps(told, indent=1)}\n```")
+
+
+def dimensions(results: Results) -> Markdown:
+    """Say how many directions of the embedding are in use, and how well factors can be read."""
+    seen = pd.DataFrame(results.record["diagnosis"])
+    rank = seen.loc[seen["quantity"] == "live rank", "value"]
+    dimension = int(seen.loc[seen["quantity"] == "dimension", "value"].iloc[0])
+    live = " to ".join(dict.fromkeys(f"{end:.0f}" for end in (rank.min(), rank.max())))
+    readable = quantity(results.record, "r2")["image"]
+    return Markdown(
+        f"The embedding has {dimension} dimensions, of which {live} are live (variance at least 1 % of "
+        "the largest). How well each factor can be read from images (R² of a ridge regression on new "
+        "images): " + ", ".join(f"{factor} {r2:.2f}" for factor, r2 in readable.items()) + "."
+    )
 
 
 def accuracies(means: pd.DataFrame, conditions: dict[str, str]) -> str:
