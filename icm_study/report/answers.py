@@ -5,38 +5,127 @@ from __future__ import annotations
 import pandas as pd
 from IPython.display import Markdown
 
-from icm_study.experiments.reading import Results
-from icm_study.report.claims import ways
+from icm_study.experiments.choosing import NOT_CHOSEN
+from icm_study.experiments.reading import Results, by_worst_case
+from icm_study.report.claims import learnt_from, variant_claims, ways
 from icm_study.report.style import condition_name
-from icm_study.report.words import accuracies
+
+ANSWER = "**The answer of this run.** "
 
 
 def domain_generalization_answer(results: Results) -> Markdown:
     """Say what CLIP-ICM gains, and what the rivals have, in the world that is judged."""
     judged = results.judged()
-    means = judged.means()
-    kind = judged.kinds[-1]
-    said = {name: condition_name.get(name, name) for name in judged.conditions}
-
-    def of(method: str, predictor: str, choice: str = "none") -> str:
-        names = {"method": method, "predictor": predictor, "choice": choice}
-        rows = means[(means[list(names)] == pd.Series(names)).all(axis=1)]
-        return accuracies(rows, said)
-
+    has_probe = "linear probe" in set(judged.table["predictor"])
     lines = [
-        f"Plain zero-shot, which learns nothing from the sources, has {of('plain', 'zero-shot')}: "
+        f"Plain zero-shot, which learns nothing from the sources, has {_of(judged, 'zero-shot')}: "
         "where prompts name the classes well, it is the rival to beat."
     ]
-    for predictor in [name for name in ("linear probe",) if name in set(means["predictor"])]:
-        lines.append(f"The plain probe has {of('plain', predictor)}.")
-        for how, (method, choice) in ways(judged.choice).items():
-            accuracy = of(f"{method} {kind}", predictor, choice)
-            lines.append(
-                f"The ICM probe ({kind.replace('+', ' and ')} interventions; {how}) has {accuracy}."
-            )
-    how, (method, choice) = next(iter(ways(judged.choice).items()))
-    lines.append(f"ICM zero-shot ({how}) has {of(f'{method} {kind}', 'zero-shot', choice)}.")
-    return Markdown("**The answer of this run.** " + " ".join(lines))
+    for predictor in ["linear probe", "zero-shot"] if has_probe else ["zero-shot"]:
+        lines += _icm_lines(judged, predictor)
+    return Markdown(ANSWER + " ".join(lines))
+
+
+def variants_answer(results: Results) -> Markdown:
+    """Say what CLIP-ICM gains on each variant, and how many comparisons it wins."""
+    verdicts = variant_claims(results)["verdict"].value_counts()
+    lines = [
+        line
+        for predictor in results.table["predictor"].unique()
+        for line in _icm_lines(results, predictor)
+    ]
+    lines.append(
+        f"Of {verdicts.sum()} comparisons with the plain predictors, {verdicts.get('supported', 0)} "
+        f"are supported and {verdicts.get('refuted', 0)} refuted."
+    )
+    return Markdown(ANSWER + " ".join(lines))
+
+
+def _icm_lines(results: Results, predictor: str) -> list[str]:
+    """Put the plain predictor and CLIP-ICM, by both ways to have K and λ, into words."""
+    kind = results.kinds[-1]
+    lines = [f"The plain {predictor} has {_of(results, predictor)}."]
+    for how, (method, choice) in ways(results.choice).items():
+        accuracy = _of(results, predictor, f"{method} {kind}", choice)
+        pairs = kind.replace("+", " and ")
+        lines.append(f"With ICM ({pairs} interventions; {how}) it has {accuracy}.")
+    return lines
+
+
+def _of(results: Results, predictor: str, method: str = "plain", choice: str = NOT_CHOSEN) -> str:
+    """Put the accuracies of one method into words, condition by condition."""
+    rows = results.of(method=method, predictor=predictor, choice=choice)
+    value = rows.means().set_index("condition")["value"]
+    return ", ".join(
+        f"{value[name]:.0f} % ({condition_name.get(name, name)})" for name in results.conditions
+    )
+
+
+def comparison_answer(results: Results) -> Markdown:
+    """Say which methods do best where they do worst, and when the projection pays."""
+    honest = results.chosen_by(results.choice)
+    worst = by_worst_case(honest.means())
+    best = worst.groupby("predictor", sort=False).head(3)
+    told = [
+        f"{row.predictor} by *{row.method}* ({row.value:.1f} % where it does worst, "
+        f"{condition_name.get(row.condition, row.condition)})"
+        for row in best.itertuples()
+    ]
+    text = "By the accuracy where a method does worst, the best are: " + "; ".join(told) + "."
+    kind = learnt_from(honest.table["method"])
+    rivals = worst[(worst["predictor"] == "linear probe") & ~worst["method"].str.contains("ICM")]
+    if kind is None or rivals.empty:
+        return Markdown(ANSWER + text)
+    for name in (f"ICM auto {kind}", f"ICM {kind}"):
+        ours = honest.side_of(name, "linear probe")
+        if ours is None:
+            continue
+        for method, predictor in (
+            ("plain", "linear probe"),
+            (rivals["method"].iloc[0], "linear probe"),
+            ("plain", "zero-shot"),
+        ):
+            theirs = honest.side_of(method, predictor)
+            if theirs:
+                gain = honest.of(condition=honest.shifts).gain(ours, theirs)
+                text += f" The probe behind *{name}* over *{method}*, {predictor}: {_points(gain)}."
+    return Markdown(ANSWER + text)
+
+
+def _points(gain: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{row.value:+.1f} points ({row.low:+.1f} to {row.high:+.1f}; "
+        f"{condition_name.get(row.condition, row.condition)})"
+        for row in gain.itertuples()
+    )
+
+
+def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
+    """Say whether the judged way of choosing is better than the other honest ones.
+
+    Parameters
+    ----------
+    results : Results
+    gained : DataFrame
+        As :func:`~icm_study.report.comparison.gains_of_choosing` gives it.
+    """
+    if gained.empty or gained["low"].isna().all():
+        return Markdown("")
+    honest = gained[~gained["ways"].str.endswith("target")]
+    helped, hurt = int((honest["low"] > 0).sum()), int((honest["high"] < 0).sum())
+    best = honest.loc[honest["value"].idxmax()]
+    use = (
+        f"So choose by “{results.choice}”, where a method has no rule of its own."
+        if helped and not hurt
+        else "So none of the honest ways can be recommended over the others here."
+    )
+    return Markdown(
+        f"**Which to use.** Of {len(honest)} comparisons with the other honest ways, "
+        f"“{results.choice}” chooses better settings in {helped} and worse ones in {hurt}; the rest "
+        f"show no difference. The largest gain is {best['value']:+.1f} points ({best['low']:+.1f} to "
+        f"{best['high']:+.1f}; {best['predictor']}, "
+        f"{condition_name.get(best['condition'], best['condition'])}, {best['ways']}). {use}"
+    )
 
 
 def gains_answer(gains: pd.DataFrame) -> str:

@@ -124,11 +124,3 @@ def dimensions(results: Results) -> Markdown:
         "the largest). How well each factor can be read from images (R² of a ridge regression on new "
         "images): " + ", ".join(f"{factor} {r2:.2f}" for factor, r2 in readable.items()) + "."
     )
-
-
-def accuracies(means: pd.DataFrame, conditions: dict[str, str]) -> str:
-    """Put the accuracies of one method into words, condition by condition."""
-    value = means.set_index("condition")["value"]
-    return ", ".join(
-        f"{value[key]:.0f} % ({said})" for key, said in conditions.items() if key in value
-    )
