@@ -19,13 +19,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icm_study.experiments.task import Task
-from icm_study.methods.sources import Images, Sources
+if TYPE_CHECKING:
+    from icm_study.experiments.task import Task
+    from icm_study.methods.sources import Images, Sources
 
 
 @dataclass(frozen=True)
@@ -177,3 +178,5 @@ CHOICES: dict[str, Choice] = {
 }
 #: How the setting of a method with a single one was chosen.
 NOT_CHOSEN = "none"
+#: A reference beside the choices: trained on one half of the target, measured on the other.
+REFERENCE = "half of the target"

@@ -11,8 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from icm_core.projection import InvariantProjection
-from icm_study.embedding.tables import INTERVENTIONS, PAIRS, EmbeddedData, available, pair_moments
+from icm_study.embedding.tables import PAIRS, EmbeddedData, available, pair_moments
 
 FACTORS = ("label", "domain", "coat", "scene", "light", "blur")
 
@@ -164,26 +163,6 @@ def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
         ]
     table = pd.DataFrame(rows, columns=["quantity", "intervention", "of", "value"])
     return table.astype({"value": float})
-
-
-def quantity(record: Mapping[str, Any], name: str) -> pd.DataFrame:
-    """Lay out one quantity of the diagnosis in a run's record: what it is of by interventions.
-
-    Parameters
-    ----------
-    record : mapping
-        With *diagnosis*, the columns of what :func:`diagnose` gives.
-    name : str
-        Such as ``"share"``.
-
-    Returns
-    -------
-    DataFrame
-        Means over the seeds.
-    """
-    seen = pd.DataFrame(record["diagnosis"])
-    wide = seen[seen["quantity"] == name].pivot_table("value", "of", "intervention", sort=False)
-    return wide[[kind for kind in INTERVENTIONS if kind in wide] or list(wide)]
 
 
 def _read_factor(

@@ -139,3 +139,24 @@ def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:
     worst = means.groupby(["predictor", "method"], sort=False)["value"].idxmin()
     ordered = means.loc[worst].sort_values("value", ascending=False, kind="stable")
     return ordered.reset_index(drop=True)
+
+
+def quantity(record: Mapping[str, Any], name: str) -> pd.DataFrame:
+    """Lay out one quantity of the diagnosis in a run's record: what it is of by interventions.
+
+    Parameters
+    ----------
+    record : mapping
+        With *diagnosis*, the columns of what :func:`~icm_study.experiments.diagnosis.diagnose` gives.
+    name : str
+        Such as ``"share"``.
+
+    Returns
+    -------
+    DataFrame
+        Means over the seeds.
+    """
+    seen = pd.DataFrame(record["diagnosis"])
+    wide = seen[seen["quantity"] == name].pivot_table("value", "of", "intervention", sort=False)
+    kinds = [kind for kind in (*KINDS, "oracle") if kind in wide]
+    return wide[kinds] if kinds else wide

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
-from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, Choice, Fold
+from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, REFERENCE, Choice, Fold
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.task import Task, make_task
 from icm_study.methods.base import Method
@@ -38,8 +38,6 @@ ICM_AND_PLAIN = (
     "ICM image", "ICM text", "ICM image+text", "ICM oracle",
     "ICM auto image", "ICM auto text", "ICM auto image+text", "ICM auto oracle",
 )  # fmt: skip
-REFERENCE = "half of the target"
-
 Hits = dict[
     str, NDArray[np.bool_]
 ]  # predictor -> for each image, whether it is classified correctly

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import Embedder
-from icm_study.encoders.loading import load_encoder
-from icm_study.experiments.diagnosis import diagnose, rounded_spectra
 from icm_study.experiments.reading import Results
 from icm_study.experiments.record import gather, run_record, write_table
-from icm_study.experiments.run import Plan, check_seeds, run
-from icm_study.testbeds.animal_variants import AnimalVariants
-from icm_study.testbeds.base import TestBed
-from icm_study.testbeds.opening import open_testbeds
+
+if TYPE_CHECKING:
+    from icm_study.embedding.tables import EmbeddedData, Embedder
+    from icm_study.experiments.run import Plan
+    from icm_study.report.advice import Advice
+    from icm_study.testbeds.base import TestBed
 
 
-def run_study(notebook: str, given: Mapping[str, Any]) -> pd.DataFrame:
-    """Run what the parameters of a notebook say.
+class Study:
+    """A run as the parameters of a notebook say it.
+
+    What takes images or an encoder is opened when it is asked for, once: a page that shows
+    tables of earlier runs needs neither.
 
     Parameters
     ----------
@@ -28,71 +34,116 @@ def run_study(notebook: str, given: Mapping[str, Any]) -> pd.DataFrame:
         The notebook's name, without its ending, for the record.
     given : mapping of str to value
         Its parameters: what :func:`~icm_study.testbeds.opening.open_testbeds` reads,
-        *encoder*, *seeds* and *cache*, and as far as it has them *targets*, *methods*,
-        *choices* and *settings* (see :class:`~icm_study.experiments.run.Plan`).
-
-    Returns
-    -------
-    DataFrame
-        The rows of :func:`~icm_study.experiments.run.run`. Its attributes are the record,
-        with what the pages say of the data, its diagnosis and its spectrum.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is not valid; before anything is embedded. And as the parts.
+        *encoder*, *seeds* and *cache*; as far as it has them *targets*, *methods*, *choices*
+        and *settings* (see :class:`~icm_study.experiments.run.Plan`); *tables*, paths of
+        earlier runs to show together, and *results*, where to write the table.
     """
-    plan = Plan(
-        given.get("methods") or (), given.get("choices", ("intervened",)), given.get("settings", {})
-    )
-    check_seeds(given["seeds"])
-    beds = open_testbeds(given)
-    for bed in beds:
-        bed.targets(given.get("targets"))
-    embedder = Embedder(load_encoder(given["encoder"]), EmbeddingStore(given["cache"]))
-    table = run(beds, embedder, given["seeds"], given.get("targets"), plan)
-    table.attrs.update(record_of(notebook, given, beds[0], embedder))
-    return table
 
+    def __init__(self, notebook: str, given: Mapping[str, Any]) -> None:
+        self.notebook = notebook
+        self.given = given
 
-def record_of(
-    notebook: str, given: Mapping[str, Any], bed: TestBed, embedder: Embedder
-) -> dict[str, Any]:
-    """Describe a run on a test bed, see :func:`~icm_study.experiments.record.run_record`.
+    @cached_property
+    def plan(self) -> Plan:
+        """What is fitted, and how settings are chosen."""
+        from icm_study.experiments.run import Plan
 
-    Beside the record of every run it has *testbed* (its name, world, note and what an
-    interval speaks for), *diagnosis* (of every seed that draws images anew), and the
-    *spectrum* (of the first seed).
-    """
-    seeds = given["seeds"] if bed.over == "seeds" else given["seeds"][:1]
-    data = [bed.embed(embedder, seed) for seed in seeds]
-    prints = {bed.name: data[0].provenance["pixels"]} | data[0].provenance.get("variants", {})
-    if data[0].pairs is not None:
-        prints["projection_images"] = data[0].pairs.attrs["images"]
-    used = [embedder.encoder, *([bed.reference] if isinstance(bed, AnimalVariants) else [])]
-    return run_record(notebook, given, used, prints) | {
-        "testbed": {"name": bed.name, "world": bed.world, "note": bed.note, "over": bed.over},
-        "diagnosis": diagnose(data).to_dict("list"),
-        "spectrum": rounded_spectra(data[0]),
-    }
+        choices = self.given.get("choices", ("intervened",))
+        return Plan(self.given.get("methods") or (), choices, self.given.get("settings", {}))
 
+    @cached_property
+    def beds(self) -> list[TestBed]:
+        """The test beds."""
+        from icm_study.testbeds.opening import open_testbeds
 
-def open_results(notebook: str, given: Mapping[str, Any]) -> Results:
-    """Read the tables that the parameters of a notebook name, or run what the others say.
+        return open_testbeds(self.given)
 
-    Parameters
-    ----------
-    notebook : str
-        The notebook's name, without its ending.
-    given : mapping of str to value
-        Its parameters, as for :func:`run_study`; also *tables*, paths of earlier runs to show
-        together, and *results*, where to write the table.
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The encoder, with the store of its embeddings."""
+        from icm_study.embedding.store import EmbeddingStore
+        from icm_study.embedding.tables import Embedder
+        from icm_study.encoders.loading import load_encoder
 
-    Returns
-    -------
-    Results
-    """
-    tables = given.get("tables")
-    table = gather(tables) if tables else run_study(notebook, given)
-    write_table(table, given.get("results"))
-    return Results(table)
+        return Embedder(load_encoder(self.given["encoder"]), EmbeddingStore(self.given["cache"]))
+
+    def results(self) -> Results:
+        """Read the tables that are given, or run what the parameters say; write the table.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid; before anything is embedded. And as the parts.
+        """
+        tables = self.given.get("tables")
+        table = gather(tables) if tables else self._run()
+        write_table(table, self.given.get("results"))
+        return Results(table)
+
+    def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show some images of the data; none of files, where earlier tables are shown."""
+        from icm_study.testbeds.opening import is_rendered
+
+        if self.given.get("tables") and not is_rendered(self.given):
+            return {}
+        return self.beds[0].examples(n)
+
+    def embedded(self, seed: int) -> EmbeddedData:
+        """Embed the data of the first test bed, or open what is stored."""
+        return self.beds[0].embed(self.embedder, seed)
+
+    def save_projection(self, advice: Advice, path: str | Path) -> tuple[int, ...]:
+        """Estimate the advised projection from the pairs of all domains, and save it.
+
+        Parameters
+        ----------
+        advice : Advice
+        path : path-like
+            Where to write safetensors: *components*, (K, D), and in the metadata the advice,
+            the encoder and what the pairs were made from.
+
+        Returns
+        -------
+        tuple of int
+            The shape of the components.
+        """
+        from safetensors.numpy import save_file
+
+        from icm_core.projection import InvariantProjection
+        from icm_study.embedding.tables import pair_moments
+
+        data = self.embedded(self.given["seeds"][0])
+        weight = advice.consistency_weight
+        fitted = InvariantProjection(advice.n_components, consistency_weight=weight)
+        fitted.fit_moments(pair_moments(data.source, advice.intervention))
+        about = {name: str(value) for name, value in (data.provenance | asdict(advice)).items()}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"components": fitted.components_.copy()}, path, metadata=about)
+        return fitted.components_.shape
+
+    def _run(self) -> pd.DataFrame:
+        from icm_study.experiments.run import check_seeds, run
+
+        plan, seeds, targets = self.plan, self.given["seeds"], self.given.get("targets")
+        check_seeds(seeds)
+        for bed in self.beds:
+            bed.targets(targets)
+        table = run(self.beds, self.embedder, seeds, targets, plan)
+        table.attrs.update(self._record())
+        return table
+
+    def _record(self) -> dict[str, Any]:
+        """Describe the run, with what pages say of the data, its diagnosis and its spectrum."""
+        from icm_study.experiments.diagnosis import diagnose, rounded_spectra
+
+        bed, seeds = self.beds[0], self.given["seeds"]
+        data = [self.embedded(seed) for seed in (seeds if bed.over == "seeds" else seeds[:1])]
+        prints = {bed.name: data[0].provenance["pixels"]} | data[0].provenance.get("variants", {})
+        if data[0].pairs is not None:
+            prints["projection_images"] = data[0].pairs.attrs["images"]
+        encoders = [self.embedder.encoder, *bed.encoders]
+        return run_record(self.notebook, self.given, encoders, prints) | {
+            "testbed": {"name": bed.name, "world": bed.world, "note": bed.note, "over": bed.over},
+            "diagnosis": diagnose(data).to_dict("list"),
+            "spectrum": rounded_spectra(data[0]),
+        }

@@ -8,7 +8,7 @@ from IPython.display import Markdown
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import learnt_from, variant_claims, ways
-from icm_study.report.style import condition_name
+from icm_study.report.style import said
 
 ANSWER = "**The answer of this run.** "
 
@@ -56,9 +56,7 @@ def _of(results: Results, predictor: str, method: str = "plain", choice: str = N
     """Put the accuracies of one method into words, condition by condition."""
     rows = results.of(method=method, predictor=predictor, choice=choice)
     value = rows.means().set_index("condition")["value"]
-    return ", ".join(
-        f"{value[name]:.0f} % ({condition_name.get(name, name)})" for name in results.conditions
-    )
+    return ", ".join(f"{value[name]:.0f} % ({said(name)})" for name in results.conditions)
 
 
 def comparison_answer(results: Results) -> Markdown:
@@ -68,7 +66,7 @@ def comparison_answer(results: Results) -> Markdown:
     best = worst.groupby("predictor", sort=False).head(3)
     told = [
         f"{row.predictor} by *{row.method}* ({row.value:.1f} % where it does worst, "
-        f"{condition_name.get(row.condition, row.condition)})"
+        f"{said(row.condition)})"
         for row in best.itertuples()
     ]
     text = "By the accuracy where a method does worst, the best are: " + "; ".join(told) + "."
@@ -94,8 +92,7 @@ def comparison_answer(results: Results) -> Markdown:
 
 def _points(gain: pd.DataFrame) -> str:
     return ", ".join(
-        f"{row.value:+.1f} points ({row.low:+.1f} to {row.high:+.1f}; "
-        f"{condition_name.get(row.condition, row.condition)})"
+        f"{row.value:+.1f} points ({row.low:+.1f} to {row.high:+.1f}; {said(row.condition)})"
         for row in gain.itertuples()
     )
 
@@ -113,7 +110,7 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
         return Markdown("")
     honest = gained[~gained["ways"].str.endswith("target")]
     helped, hurt = int((honest["low"] > 0).sum()), int((honest["high"] < 0).sum())
-    best = honest.loc[honest["value"].idxmax()]
+    best = honest.iloc[honest["value"].argmax()]
     use = (
         f"So choose by “{results.choice}”, where a method has no rule of its own."
         if helped and not hurt
@@ -124,7 +121,7 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
         f"“{results.choice}” chooses better settings in {helped} and worse ones in {hurt}; the rest "
         f"show no difference. The largest gain is {best['value']:+.1f} points ({best['low']:+.1f} to "
         f"{best['high']:+.1f}; {best['predictor']}, "
-        f"{condition_name.get(best['condition'], best['condition'])}, {best['ways']}). {use}"
+        f"{said(best['condition'])}, {best['ways']}). {use}"
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from icm_study.experiments.choosing import REFERENCE
 from icm_study.experiments.intervals import mean_interval
 from icm_study.experiments.reading import Results, by_worst_case
-from icm_study.experiments.run import REFERENCE
 from icm_study.report.claims import differences, learnt_from
 from icm_study.report.figures import accuracy_figure
 from icm_study.report.tables import interval_table, readable
@@ -113,7 +113,7 @@ def gains_of_choosing(results: Results) -> pd.DataFrame:
     tables = []
     for other in given[1:]:
         gain = wide.assign(value=wide[results.choice] - wide[other])
-        mean = gain.groupby([*by, "seed"], as_index=False, sort=False)["value"].mean()
+        mean = gain.groupby([*by, "seed"], sort=False)["value"].mean().reset_index()
         pooled = mean_interval(mean, by, "value").rename(columns={"mean": "value"})
         tables.append(pooled.assign(ways=f"{results.choice} over {other}"))
     gained = pd.concat(tables, ignore_index=True)

@@ -25,6 +25,7 @@ from icm_study.report.style import (
     INVARIANT,
     PALETTE,
     condition_name,
+    said,
 )
 from icm_study.report.tables import named
 
@@ -287,7 +288,7 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
                 axis.axvline(plain, color=color, linewidth=1, linestyle=":")
         axis.set(xlim=(axis_floor(means), 101), yticks=range(len(names)), yticklabels=names)
         axis.set_xlabel("accuracy (%)", fontsize=10)
-        axis.set_title(condition_name.get(condition, condition), fontsize=11)
+        axis.set_title(said(condition), fontsize=11)
         axis.grid(axis="x")
     axes[0, 0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)

@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 
+from icm_study.animals.latents import captions, redraw_variant, sample_latents
+from icm_study.animals.rendering import render
+from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT
 
 
@@ -42,6 +45,15 @@ def method_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
     _draw_subspace(axes)
     _draw_prediction(axes)
     return figure
+
+
+def example_figure() -> Figure:
+    """Draw the method with a pair of the animal world's: the oracle's, which changes all."""
+    silhouettes = load_silhouettes()
+    before = sample_latents(silhouettes, "test", n=40, seed=1)
+    pair = [latents.iloc[[9]] for latents in (before, redraw_variant(before, seed=3))]
+    images = [render(latents, silhouettes)[0].permute(1, 2, 0).numpy() for latents in pair]
+    return method_figure(images, [captions(latents, left_out=0)[0] for latents in pair])
 
 
 def _heading(axes: Axes, x: float, y: float, number: int, text: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from icm_study.testbeds.opening import is_rendered, open_testbeds
+from icm_study.experiments.study import Study
 
 
 def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
@@ -42,13 +41,12 @@ def image_grid(rows: Mapping[str, NDArray[np.uint8]]) -> Figure:
     return figure
 
 
-def examples_figure(given: Mapping[str, Any], n: int = 12) -> Figure | None:
-    """Show some images of the data that a notebook's parameters name, and what becomes of them.
+def examples_figure(study: Study, n: int = 12) -> Figure | None:
+    """Show some images of a run's data, and what becomes of them.
 
     Parameters
     ----------
-    given : mapping of str to value
-        The notebook's parameters.
+    study : Study
     n : int
         Images in each row.
 
@@ -57,6 +55,5 @@ def examples_figure(given: Mapping[str, Any], n: int = 12) -> Figure | None:
     matplotlib.figure.Figure or None
         None for recorded tables of files, which are shown without the files.
     """
-    if given.get("tables") and not is_rendered(given):
-        return None
-    return image_grid(open_testbeds(given)[0].examples(n))
+    shown = study.examples(n)
+    return image_grid(shown) if shown else None

@@ -53,3 +53,8 @@ CONDITION_STYLE = {
 }
 
 condition_name = {name: said for name, (said, _, _) in CONDITION_STYLE.items()}
+
+
+def said(condition: object) -> str:
+    """Say a condition in words; the name of a variant is its own."""
+    return condition_name.get(str(condition), str(condition))

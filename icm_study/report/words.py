@@ -7,8 +7,7 @@ import json
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from icm_study.experiments.diagnosis import quantity
-from icm_study.experiments.reading import Results
+from icm_study.experiments.reading import Results, quantity
 from icm_study.report.tables import html
 
 #: What a page says beside a result of an encoder.

@@ -126,6 +126,11 @@ class AnimalVariants(TestBed):
         """None are given."""
         return ()
 
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The reference."""
+        return [self.reference]
+
     def targets(self, names: Sequence[str] | None = None) -> list[str | None]:
         """Leave no domain out: every variant is a test."""
         return variants_are_no_targets(names)

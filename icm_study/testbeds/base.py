@@ -120,6 +120,11 @@ class TestBed(ABC):
     def spurious(self) -> tuple[str, ...]:
         """Prompts that name a value of a variant factor and no class."""
 
+    @property
+    def encoders(self) -> list[Encoder]:
+        """Encoders that the data were made with, beside the one that is tested."""
+        return []
+
     def check_protocol(self) -> None:
         """Refuse a protocol that is none."""
         if self.protocol not in PROTOCOLS:

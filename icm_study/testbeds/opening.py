@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icm_study.animals.rendering import write_folder
+from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.check import load_folder, load_images
 from icm_study.photographs.known import guess_dataset
@@ -56,6 +58,35 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
     folder = Path(given["dataset"])
     images = load_folder(folder, accept_problems=given.get("accept_problems", False))
     return [ImageFolder(folder.name, images, texts, given.get("protocol", PROTOCOLS[0]))]
+
+
+def example_or_folder(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the data set of a user's run: the folder, or without one an example that is written.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        Parameters of a notebook: *folder*, *encoder* and *example*.
+
+    Returns
+    -------
+    dict
+        With *dataset* too, and the encoder of the example.
+
+    Raises
+    ------
+    ValueError
+        If there is a folder and no encoder.
+    """
+    if given["folder"] is None:
+        written = write_folder(given["example"], load_silhouettes())
+        return {**given, "dataset": str(written), "encoder": given["encoder"] or animal_world.NAME}
+    if given["encoder"] is None:
+        raise ValueError(
+            "Name an encoder for your images: encoder='ViT-B-16/openai', or 'lite0-minilm' where "
+            "there is no network."
+        )
+    return {**given, "dataset": given["folder"]}
 
 
 def _animals(given: Mapping[str, Any]) -> list[TestBed]:
