@@ -122,7 +122,8 @@ def proportion_interval(
     successes, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
     if not (np.all(n > 0) and np.all(successes >= 0) and np.all(successes <= n)):
         raise ValueError(
-            f"Got {successes} successes of {n}; expected 0 <= successes <= n, and one image or more."
+            f"Got {successes} successes of {n}; expected 0 <= successes <= n, and one image or "
+            "more."
         )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
@@ -224,8 +225,8 @@ def aggregate(table: pd.DataFrame, by: Sequence[str], *, over: str = "seeds") ->
     Parameters
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.run.run` for several targets and seeds. Without the column correct there is an interval over seeds only,
-        from their spread alone.
+        Rows of :func:`~icm_study.experiments.run.run`. Without the column correct, as of a
+        grid, there is an interval over seeds only, from their spread alone.
     by : sequence of str
         Columns to keep apart.
     over : {"seeds", "images"}
@@ -298,8 +299,8 @@ def contrast(
     )
     if first.empty or len(first) != len(second) or set(first.index) != set(second.index):
         raise ValueError(
-            f"{dict(side)} has {len(first)} runs and {dict(against)} has {len(second)}; expected both, "
-            "on the same targets and seeds. Run the missing ones."
+            f"{dict(side)} has {len(first)} runs and {dict(against)} has {len(second)}; expected "
+            "both, on the same targets and seeds. Run the missing ones."
         )
     if not first.index.is_unique:
         raise ValueError(
@@ -311,8 +312,8 @@ def contrast(
     if "correct" in table:
         if not first["n"].equals(second["n"]):
             raise ValueError(
-                f"{dict(side)} and {dict(against)} were tested on other numbers of images; expected the "
-                "same images. Run both again on the same data."
+                f"{dict(side)} and {dict(against)} were tested on other numbers of images; "
+                "expected the same images. Run both again on the same data."
             )
         ours, theirs = (
             [int.from_bytes(row) for row in runs_of["correct"]] for runs_of in (first, second)
@@ -380,6 +381,6 @@ def _check_whole(runs: pd.DataFrame, by: Sequence[str]) -> None:
     for group in size.index[(size != expected) | (different != expected)][:1]:
         key = next(runs.loc[runs["group"] == group, list(by)].itertuples(index=False, name=None))
         raise ValueError(
-            f"The group {key} has {size[group]} rows for {expected[group]} pairs of seed and target; "
-            "expected one each. Run the missing ones, or name more columns in `by`."
+            f"The group {key} has {size[group]} rows for {expected[group]} pairs of seed and "
+            "target; expected one each. Run the missing ones, or name more columns in `by`."
         )

@@ -1,4 +1,6 @@
-"""Intervals: of means and of paired differences, over seeds and over images, by bootstrap and by Student."""
+"""Intervals: of means and of paired differences, and how often they cover the truth."""
+
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,19 +12,19 @@ from scipy import stats
 
 from icm_study.experiments.intervals import (
     aggregate,
-    bootstrap_interval,
     contrast,
+    difference_interval,
     mean_interval,
-    method_name,
     pack,
+    proportion_interval,
+    t_interval,
     unpack,
 )
-from icm_study.report.tables import interval_table, with_interval
 
 values = st.lists(st.floats(0.01, 100), min_size=2, max_size=10)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(values)
 def test_interval_is_students(runs):
     table = pd.DataFrame({"group": "a", "value": runs})
@@ -34,14 +36,14 @@ def test_interval_is_students(runs):
         assert (row["low"], row["high"]) == pytest.approx(tuple(expected))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(values)
 def test_log_interval_is_that_of_the_logarithms(runs):
     table = pd.DataFrame({"group": "a", "value": runs, "log": np.log(runs)})
     geometric = mean_interval(table, ["group"], "value", log=True).iloc[0]
     plain = mean_interval(table, ["group"], "log").iloc[0]
     for name in ("mean", "low", "high"):
-        assert np.log(geometric[name]) == pytest.approx(plain[name], abs=1e-9)
+        assert np.log(geometric[name]) == pytest.approx(plain[name], abs=1e-9, nan_ok=True)
 
 
 def test_interval_keeps_groups_apart_and_needs_two_runs():
@@ -52,93 +54,63 @@ def test_interval_keeps_groups_apart_and_needs_two_runs():
     assert np.isnan(result["low"].iloc[1])
 
 
-def test_interval_as_text():
-    assert with_interval(pd.Series({"mean": 0.12345, "low": 0.1, "high": 12.0})) == "0.123 (0.1 to 12)"
-    assert with_interval(pd.Series({"mean": 2.0, "low": np.nan, "high": np.nan})) == "2"
-
-
-def test_interval_table_lays_out_means_and_intervals():
-    means = pd.DataFrame(
-        {"name": ["a", "a", "b", "b"], "where": ["x", "y", "x", "y"], "value": [1.0, 2, -3, 4],
-         "low": [0.5, np.nan, -4, 3], "high": [1.5, np.nan, -2, 5]}
-    )  # fmt: skip
-    table = interval_table(means, ["name"], ["where"])
-    assert table.loc["a"].tolist() == ["1.0 (0.5 to 1.5)", "2.0"]
-    assert (
-        interval_table(means.assign(low=-5, high=105), ["name"], ["where"]).loc["a", "x"]
-        == "1.0 (0.0 to 100.0)"
-    )
-    signed = interval_table(means, ["name"], ["where"], signed=True)
-    assert signed.loc["b"].tolist() == ["-3.0 (-4.0 to -2.0)", "+4.0 (+3.0 to +5.0)"]
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.integers(20, 300), st.floats(0.5, 0.99))
-def test_interval_agrees_with_scipy(seed, n, level):
-    rng = np.random.default_rng(seed)
-    values = (rng.random(n) < 0.7).astype(float) - (rng.random(n) < 0.4)
-    n_resamples = 4000
-    ours = bootstrap_interval(values, level=level, n_resamples=n_resamples)
-    theirs = scipy.stats.bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=n_resamples,
-        method="percentile",
-        rng=rng,
-        batch=500,
-    )
-    # the Monte Carlo error of a quantile at p is √(p (1 - p) / R) / density, here of a normal distribution
-    spread, tail = values.std() / np.sqrt(n), (1 - level) / 2
-    density = scipy.stats.norm.pdf(scipy.stats.norm.ppf(tail)) / max(spread, 1e-12)
-    error = np.sqrt(2 * tail * (1 - tail) / n_resamples) / density
-    step = 1 / n  # the means lie on a grid
-    np.testing.assert_allclose(ours, theirs.confidence_interval, atol=6 * error + 2 * step)
-
-
-@pytest.mark.parametrize("p", [0.3, 0.8])
-def test_interval_covers_the_truth_as_often_as_it_says(p):
-    """1,000 seeded draws of 200 images: the coverage's own standard error is 0.7 %; 2 % more for the discrete mean."""
-    rng = np.random.default_rng(11)
-    draws = (rng.random((1000, 200)) < p).astype(float)
-    intervals = np.array([bootstrap_interval(d, n_resamples=500, seed=i) for i, d in enumerate(draws)])
-    covered = ((intervals[:, 0] <= p) & (p <= intervals[:, 1])).mean()
-    assert covered == pytest.approx(0.95, abs=0.035)
-
-
-def test_paired_differences_have_narrower_intervals():
-    rng = np.random.default_rng(0)
-    one = (rng.random(500) < 0.7).astype(float)
-    flipped = rng.random(500) < 0.05
-    other = np.where(flipped, 1 - one, one)
-    low, high = bootstrap_interval(one - other)
-    widths = [np.diff(bootstrap_interval(v, seed=s))[0] for s, v in enumerate((one, other))]
-    assert high - low < 0.7 * np.hypot(*widths)
-    assert low <= (one - other).mean() <= high
-
-
-def test_interval_of_constant_values_and_its_seed():
-    assert bootstrap_interval(np.full(30, 0.5)) == (0.5, 0.5)
-    values = np.random.default_rng(0).normal(size=40)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 300), st.floats(0, 1), st.floats(0.5, 0.999))
+def test_interval_of_one_proportion_is_that_of_scipy(n, share, level):
+    successes = round(share * n)
+    ours = proportion_interval(successes, n, level)
+    theirs = stats.binomtest(successes, n).proportion_ci(level, method="exact")
+    assert ours == pytest.approx(tuple(theirs), abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("values", "options", "message"),
+    ("successes", "n", "level", "message"),
     [
-        ([], {}, "Got 0 values"),
-        ([1.0, np.nan], {}, "expected finite values"),
-        ([1.0, 2.0], {"level": 95}, "level is 95; expected a number between 0 and 1"),
-        ([1.0, 2.0], {"level": 0}, "level is 0"),
+        (0, 0, 0.95, "Got 0.0 successes of 0.0; expected"),
+        (3, 2, 0.95, "Got 3.0 successes of 2.0"),
+        (np.nan, 2, 0.95, "Got nan successes"),
+        (1, 2, 95, "level is 95; expected a number between 0 and 1"),
+        (1, 2, 0, "level is 0"),
     ],
 )
-def test_bad_intervals(values, options, message):
+def test_proportions_that_are_none(successes, n, level, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap_interval(np.array(values), **options)
+        proportion_interval(successes, n, level)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(1, 60).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))
+    )
+)
+def test_the_interval_of_a_difference_turns_with_its_sign(counts):
+    n, gains = counts[0], min(counts[:2])
+    losses = min(counts[2], n - gains)
+    (low,), (high,) = difference_interval([gains], [losses], [n])
+    assert -1 <= low <= (gains - losses) / n <= high <= 1
+    assert low < high
+    (other_low,), (other_high,) = difference_interval([losses], [gains], [n])
+    assert (-other_high, -other_low) == pytest.approx((low, high))
+
+
+def test_without_ties_a_difference_is_one_proportion():
+    """Where every image is gained or lost, the difference is twice the share of gains, less one."""
+    gains, n = np.arange(20, 81), 100
+    low, high = difference_interval(gains, n - gains, np.full(len(gains), n))
+    expected = [2 * limit - 1 for limit in proportion_interval(gains, n)]
+    np.testing.assert_allclose([low, high], expected, atol=2e-3)
+
+
+def test_agreeing_runs_have_no_spread_to_go_by():
+    assert t_interval(np.array([0.5, 0.5]))[0] == 0.5
+    assert np.isnan(t_interval(np.array([0.5, 0.5]))[1:]).all()
 
 
 # Pooling
+
+TEXT = {"method": "ICM", "intervention": "text"}
+PLAIN = {"method": "plain", "intervention": "none"}
 
 
 def runs(seeds=3, targets=4):
@@ -147,9 +119,11 @@ def runs(seeds=3, targets=4):
     rows = [
         {
             "method": method, "intervention": kind, "K": k, "target": t, "seed": s,
-            "value": 60 + 5 * t + 3 * s + rng.normal(), "difference": rng.normal(),
+            "value": 60 + 5 * t + 3 * s + rng.normal(),
         }
-        for method, kind, k in (("plain", "none", np.nan), ("ICM", "text", 8.0), ("ICM", "image", 16.0))
+        for method, kind, k in (
+            ("plain", "none", np.nan), ("ICM", "text", 8.0), ("ICM", "image", 16.0),
+        )
         for t in range(targets)
         for s in range(seeds)
     ]  # fmt: skip
@@ -159,23 +133,21 @@ def runs(seeds=3, targets=4):
 def by_hand(values, table):
     """Mean and t interval over seeds, from scipy."""
     means = [
-        np.mean([v for v, s in zip(values, table["seed"], strict=True) if s == seed]) for seed in range(3)
+        np.mean([v for v, s in zip(values, table["seed"], strict=True) if s == seed])
+        for seed in range(3)
     ]
     interval = scipy.stats.t.interval(0.95, 2, loc=np.mean(means), scale=scipy.stats.sem(means))
     return np.mean(values), *interval
 
 
-@pytest.mark.parametrize("value", ["value", "difference"])
-def test_aggregate_is_a_t_interval_over_seeds(value):
+def test_aggregate_is_a_t_interval_over_seeds():
     table = runs()
-    pooled = aggregate(table, ["method", "intervention", "K"], value=value).set_index(
-        ["method", "intervention"]
-    )
+    pooled = aggregate(table, ["method", "intervention", "K"]).set_index(["method", "intervention"])
     assert len(pooled) == 3
     for key, mine in table.groupby(["method", "intervention"]):
         row = pooled.loc[key]
         assert row["n_runs"] == 12
-        assert tuple(row[["value", "low", "high"]]) == pytest.approx(by_hand(mine[value], mine))
+        assert tuple(row[["value", "low", "high"]]) == pytest.approx(by_hand(mine["value"], mine))
 
 
 def test_targets_of_one_seed_are_no_independent_runs():
@@ -194,33 +166,29 @@ def test_aggregate_of_a_single_seed_has_no_interval():
 
 
 def test_contrast_keeps_the_order_of_its_table_whatever_the_order_of_the_runs():
-    table = pd.concat([runs().assign(condition=name) for name in ("unseen", "in_distribution", "reversed")])
+    table = pd.concat(
+        [runs().assign(condition=name) for name in ("unseen", "in_distribution", "reversed")]
+    )
     keys = ["value", "low", "high", "n_runs"]
-    gain = contrast(table, ("ICM", "text"), ("plain", "none"), ["condition"])
+    gain = contrast(table, TEXT, PLAIN, ["condition"])
     assert gain["condition"].tolist() == ["unseen", "in_distribution", "reversed"]
     shuffled = table.sample(frac=1, random_state=0)
-    again = contrast(shuffled, ("ICM", "text"), ("plain", "none"), ["condition"])
+    again = contrast(shuffled, TEXT, PLAIN, ["condition"])
     pd.testing.assert_frame_equal(
-        gain.set_index("condition")[keys].sort_index(), again.set_index("condition")[keys].sort_index()
+        gain.set_index("condition")[keys].sort_index(),
+        again.set_index("condition")[keys].sort_index(),
     )
 
 
 def test_contrast_refuses_several_rows_for_a_run():
     both = pd.concat([runs().assign(world=world) for world in ("coat", "scene")])
     with pytest.raises(ValueError, match="several rows for a target and seed; expected one"):
-        contrast(both.assign(condition="unseen"), ("ICM", "text"), ("plain", "none"), ["condition"])
-
-
-def test_methods_are_named_for_readers_and_apart():
-    names = {("plain", "none"): "plain", ("augmentation", "image"): "augmented, image"}
-    names |= {("ICM", "text"): "ICM, text", ("ICM auto", "image+text"): "ICM auto, image + text"}
-    for pair, name in names.items():
-        assert method_name(*pair) == name
+        contrast(both.assign(condition="unseen"), TEXT, PLAIN, ["condition"])
 
 
 def test_contrast_is_paired_run_by_run():
     table = runs()
-    gain = contrast(table.assign(world="coat"), ("ICM", "text"), ("plain", "none"), ["world"])
+    gain = contrast(table.assign(world="coat"), TEXT, PLAIN, ["world"])
     first, second = (
         table[table["intervention"] == kind].set_index(["target", "seed"])["value"]
         for kind in ("text", "none")
@@ -229,22 +197,22 @@ def test_contrast_is_paired_run_by_run():
     assert tuple(gain[["value", "low", "high"]].iloc[0]) == pytest.approx(
         by_hand(difference["value"], difference)
     )
-    assert gain[["world", "n_runs", "method", "against"]].iloc[0].tolist() == [
-        "coat",
-        12,
-        "ICM, text",
-        "plain",
-    ]
+    names = gain[["world", "n_runs", "side", "against"]].iloc[0].tolist()
+    assert names == ["coat", 12, "ICM, text", "plain, none"]
     # what all methods share by seed and target cancels
     unpaired = (
-        aggregate(table.assign(world="coat"), ["world", "intervention"]).set_index("intervention").loc["text"]
+        aggregate(table.assign(world="coat"), ["world", "intervention"])
+        .set_index("intervention")
+        .loc["text"]
     )
     assert (gain["high"] - gain["low"]).item() < (unpaired["high"] - unpaired["low"]) / 2
 
 
 def test_pooling_needs_one_run_for_every_target_and_seed():
     table = runs()
-    lacking = table[~((table["intervention"] == "text") & (table["target"] == 2) & (table["seed"] == 1))]
+    lacking = table[
+        ~((table["intervention"] == "text") & (table["target"] == 2) & (table["seed"] == 1))
+    ]
     with pytest.raises(
         ValueError, match=r"The group \('ICM', 8\.0\) has 11 rows for 12 pairs of seed and target"
     ):
@@ -252,9 +220,9 @@ def test_pooling_needs_one_run_for_every_target_and_seed():
     with pytest.raises(ValueError, match=r"has 24 rows for 12 pairs.*name more columns"):
         aggregate(table, ["method"])
     with pytest.raises(ValueError, match=r"has 11 runs and .* has 12; expected both, on the same"):
-        contrast(lacking.assign(world=0), ("ICM", "text"), ("plain", "none"), ["world"])
+        contrast(lacking.assign(world=0), TEXT, PLAIN, ["world"])
     with pytest.raises(ValueError, match=r"has 0 runs"):
-        contrast(table.assign(world=0), ("ICM", "oracle"), ("plain", "none"), ["world"])
+        contrast(table.assign(world=0), TEXT | {"intervention": "oracle"}, PLAIN, ["world"])
 
 
 # Over images
@@ -264,7 +232,8 @@ def outcomes(correct, method="plain", intervention="none"):
     """Rows of runs from truth values: (target, seed) -> one value an image."""
     return pd.DataFrame(
         {
-            "target": target, "seed": seed, "condition": "unseen", "method": method, "intervention": intervention,
+            "target": target, "seed": seed, "condition": "unseen",
+            "method": method, "intervention": intervention,
             "value": 100 * values.mean(), "n": len(values), "correct": pack(values),
         }
         for (target, seed), values in correct.items()
@@ -277,54 +246,203 @@ def test_truth_values_survive_packing(truths):
     assert unpack(row).tolist() == truths
 
 
-def test_interval_over_images_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    truth, hits = [0.9, 0.6, 0.3], []
-    for _ in range(400):
-        table = outcomes({(i, 0): rng.random(150) < p for i, p in enumerate(truth)})
-        row = aggregate(table, ["condition"], over="images").iloc[0]
-        hits.append(row["low"] <= 100 * np.mean(truth) <= row["high"])
-    assert np.mean(hits) == pytest.approx(0.95, abs=0.03)
-
-
 def test_seeds_on_the_same_images_count_once():
     images = np.random.default_rng(0).random(200) < 0.7
     once, thrice = (
-        aggregate(outcomes({("a", s): images for s in range(n)}), ["condition"], over="images").iloc[0]
+        aggregate(
+            outcomes({("a", s): images for s in range(n)}), ["condition"], over="images"
+        ).iloc[0]
         for n in (1, 3)
     )
-    assert tuple(once[["value", "low", "high"]]) == pytest.approx(tuple(thrice[["value", "low", "high"]]))
+    assert tuple(once[["value", "low", "high"]]) == pytest.approx(
+        tuple(thrice[["value", "low", "high"]])
+    )
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_where_all_images_agree_there_is_still_an_interval(right):
     row = aggregate(outcomes({("a", 0): np.full(100, right)}), ["condition"], over="images").iloc[0]
     assert row["value"] == 100 * right
-    assert 1 < row["high"] - row["low"] < 3
+    assert row["high"] - row["low"] == pytest.approx(100 * (1 - 0.025**0.01))
     assert (row["low"], row["high"])[right] == 100 * right  # never beyond 0 and 100
 
 
 def test_differences_are_paired_image_by_image():
     rng = np.random.default_rng(0)
-    plain = {(target, 0): rng.random(300) < 0.5 for target in "ab"}
-    better = {
-        key: values | (rng.random(300) < 0.1) for key, values in plain.items()
-    }  # never worse on an image
+    plain = {(target, 0): rng.random(1000) < 0.5 for target in "ab"}
+    better = {key: right | (rng.random(1000) < 0.1) for key, right in plain.items()}  # never worse
     table = pd.concat([outcomes(plain), outcomes(better, "ICM", "text")])
-    row = contrast(table, ("ICM", "text"), ("plain", "none"), ["condition"], over="images").iloc[0]
+    compared = TEXT, PLAIN, ["condition"]
+    row = contrast(table, *compared, over="images").iloc[0]
     gains = [better[key].astype(float) - plain[key] for key in plain]
-    error = np.sqrt(sum(gain.var() / 300 for gain in gains)) / 2
+    error = 100 * np.sqrt(sum(gain.var() / 1000 for gain in gains)) / 2
     assert row["value"] == pytest.approx(100 * np.mean(gains))
-    assert row["high"] - row["value"] == pytest.approx(100 * 1.959964 * error)
-    wider = contrast(
-        table, ("ICM", "text"), ("plain", "none"), ["condition"], over="images", level=0.99
-    ).iloc[0]
-    assert (wider["high"] - wider["low"]) / (row["high"] - row["low"]) == pytest.approx(2.575829 / 1.959964)
+    # of many images the interval is nearly the normal one
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    wider = contrast(table, *compared, over="images", level=0.99).iloc[0]
+    assert wider["high"] - wider["low"] == pytest.approx(2 * 2.576 * error, rel=0.15)
+
+
+def test_where_seeds_agree_the_images_still_differ():
+    """Two seeds that get 29 of 30 images right: as wide as the interval of 58 of 60."""
+    table = outcomes({("a", seed): np.arange(30) > 0 for seed in (0, 1)})
+    row = aggregate(table, ["condition"]).iloc[0]
+    low, high = proportion_interval(58, 60)
+    assert row["low"] / 100 <= low + 1e-12
+    assert high - 1e-12 <= row["high"] / 100
+    assert (row["high"] - row["low"]) / 100 == pytest.approx(high - low, abs=0.03)
+    both = pd.concat([table, table.assign(method="ICM")])
+    row = contrast(both, {"method": "ICM"}, {"method": "plain"}, ["condition"]).iloc[0]
+    assert row["low"] < 0 == row["value"] < row["high"]
+
+
+def test_where_seeds_differ_by_more_than_their_images_students_t_decides():
+    right = {("a", seed): np.arange(1000) < hits for seed, hits in enumerate((500, 700, 900))}
+    row = aggregate(outcomes(right), ["condition"]).iloc[0]
+    expected = stats.t.interval(0.95, 2, loc=70, scale=20 / np.sqrt(3))
+    assert (row["low"], row["high"]) == pytest.approx((expected[0], 100))  # never beyond 100
+
+
+def test_seeds_without_images_and_spread_have_no_interval():
+    row = aggregate(runs().assign(value=70.0), ["intervention"]).iloc[0]
+    assert row["value"] == 70
+    assert np.isnan(row["low"])
 
 
 def test_bad_ways_to_pool():
-    table = pd.concat([outcomes({("a", 0): np.ones(4, bool)}, method) for method in ("plain", "ICM")])
+    table = pd.concat(
+        [outcomes({("a", 0): np.ones(4, bool)}, method) for method in ("plain", "ICM")]
+    )
     with pytest.raises(ValueError, match="over='rows' is unknown"):
         aggregate(table, ["method"], over="rows")
-    with pytest.raises(ValueError, match=r"level=0.9: intervals over seeds are at 0.95 only"):
-        contrast(table, ("ICM", "none"), ("plain", "none"), ["condition"], level=0.9)
+    with pytest.raises(ValueError, match="needs the column correct"):
+        aggregate(table.drop(columns="correct"), ["method"], over="images")
+    other = table.assign(n=np.where(table["method"] == "ICM", 3, 4))
+    with pytest.raises(ValueError, match="other numbers of images; expected the same images"):
+        contrast(other, {"method": "ICM"}, {"method": "plain"}, ["condition"], over="images")
+
+
+# Coverage: how often the interval holds the truth, at a nominal 95 %
+
+SHARES = (0.5, 0.7, 0.9, 0.95, 0.99, 0.995)
+
+
+@cache
+def bits(*blocks):
+    """Packed truth values, from (how many, right or wrong) blocks."""
+    return pack(np.repeat([right for _, right in blocks], [n for n, _ in blocks]))
+
+
+def draws(shape, **columns):
+    """One row for each (draw, target, seed); `columns` broadcast to that shape."""
+    index = dict(zip(("draw", "target", "seed"), np.indices(shape).reshape(3, -1), strict=True))
+    given = {name: np.broadcast_to(of, shape).ravel() for name, of in columns.items()}
+    return pd.DataFrame(index | given)
+
+
+def of_accuracies(hits, n):
+    """Rows with this many hits, shape (draws, targets, seeds), of n images."""
+    table = draws(hits.shape, hits=hits, n=n)
+    packed = [bits((k, True), (n - k, False)) for k, n in table[["hits", "n"]].to_numpy()]
+    return table.assign(value=100 * table["hits"] / table["n"], correct=packed)
+
+
+def of_differences(gains, losses, n):
+    """Rows of two methods that differ on so many images."""
+    table = draws(gains.shape, gains=gains, losses=losses, n=n).assign(intervention="none")
+    counts = table[["gains", "losses", "n"]].to_numpy()
+    first, second = (
+        table.assign(
+            method=name,
+            correct=[bits((a, right), (b, not right), (n - a - b, True)) for a, b, n in counts],
+            value=100 * (table["n"] - table[worse]) / table["n"],
+        )
+        for name, right, worse in (("ICM", True, "losses"), ("plain", False, "gains"))
+    )
+    return pd.concat([first, second])
+
+
+def accuracy_covers(hits, n, truth, over):
+    """For each draw, whether the interval of its mean accuracy holds the truth."""
+    found = aggregate(of_accuracies(hits, n), ["draw"], over=over)
+    return (found["low"] <= 100 * truth + 1e-9) & (100 * truth - 1e-9 <= found["high"])
+
+
+def difference_covers(gains, losses, n, truth, over):
+    """For each draw, whether the interval of its mean difference holds the truth."""
+    table = of_differences(gains, losses, n)
+    found = contrast(table, {"method": "ICM"}, {"method": "plain"}, ["draw"], over=over)
+    return (found["low"] <= 100 * truth + 1e-9) & (100 * truth - 1e-9 <= found["high"])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 30, 100, 487, 2000])
+def test_exact_coverage_of_one_accuracy(n):
+    hits = np.arange(n + 1)
+    for share in SHARES:
+        covers = accuracy_covers(hits[:, None, None], n, share, "images")
+        assert stats.binom.pmf(hits, n, share) @ covers >= 0.95 - 1e-9
+
+
+RATES = [
+    (gain, loss)
+    for gain in (0, 0.005, 0.02, 0.1, 0.3, 0.5, 0.9)
+    for loss in (0, 0.005, 0.02, 0.1, 0.3, 0.5)
+    if gain + loss <= 1
+]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 10, 30])
+def test_exact_coverage_of_one_difference(n):
+    gains, losses = np.nonzero(np.add.outer(np.arange(n + 1), np.arange(n + 1)) <= n)
+    counts = np.stack([gains, losses, n - gains - losses], axis=1)
+    table = of_differences(gains[:, None, None], losses[:, None, None], n)
+    found = contrast(table, {"method": "ICM"}, {"method": "plain"}, ["draw"], over="images")
+    for gain, loss in RATES:
+        chance = stats.multinomial.pmf(counts, n, [gain, loss, max(0, 1 - gain - loss)])
+        truth = 100 * (gain - loss)
+        covers = (found["low"] <= truth + 1e-9) & (truth - 1e-9 <= found["high"])
+        assert chance @ covers >= 0.95 - 1e-9, (gain, loss)
+
+
+@pytest.mark.parametrize("n", [100, 2000])
+def test_coverage_of_one_difference_of_many_images(n):
+    rng = np.random.default_rng(n)
+    for gain, loss in [(0.005, 0), (0.02, 0), (0.1, 0.02), (0.3, 0.3), (0.5, 0.4), (0.02, 0.9)]:
+        gains, losses, _ = rng.multinomial(
+            n, [gain, loss, 1 - gain - loss], (1000, 1, 1)
+        ).transpose(3, 0, 1, 2)
+        assert difference_covers(gains, losses, n, gain - loss, "images").mean() >= 0.93
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[1] * 2, [1] * 6, [3] * 2, [3] * 6, [30] * 4, [487] * 4, [1, 30, 30], [1, 487, 487]],
+    ids=str,
+)
+def test_coverage_of_means_over_targets(sizes):
+    rng = np.random.default_rng(sizes)
+    n = np.array(sizes)[:, None]
+    for first, last in [(0.5, 0.5), (0.99, 0.99), (0.5, 0.95)]:
+        shares = np.linspace(first, last, len(n))[:, None]
+        hits = rng.binomial(n, shares, (800, *n.shape))
+        assert accuracy_covers(hits, n, shares.mean(), "images").mean() >= 0.93
+    for gain, loss in [(0.02, 0), (0.5, 0.4)]:
+        gains = rng.binomial(n, gain, (800, *n.shape))
+        losses = rng.binomial(n - gains, loss / (1 - gain))
+        assert difference_covers(gains, losses, n, gain - loss, "images").mean() >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(("share", "spread"), [(0.95, 0), (0.995, 0), (0.9, 0.03), (0.7, 0.1)])
+def test_coverage_of_means_over_seeds(seeds, share, spread):
+    """Seeds that do not differ at all, by about as much as their images, or by far more."""
+    rng = np.random.default_rng([seeds, round(1000 * share)])
+    for n in (30, 300):
+        each = np.clip(share + spread * rng.standard_normal((600, 1, seeds)), 0, 1)
+        hits = rng.binomial(n, np.broadcast_to(each, (600, 2, seeds)))
+        assert accuracy_covers(hits, n, share, "seeds").mean() >= 0.93
+        gain = (1 - share) / 2 + spread / 4 * rng.standard_normal((600, 1, seeds))
+        gains = rng.binomial(n, np.broadcast_to(np.clip(gain, 0, 1), (600, 2, seeds)))
+        losses = rng.binomial(n - gains, 0.01)
+        truth = (1 - share) / 2 * 1.01 - 0.01
+        assert difference_covers(gains, losses, n, truth, "seeds").mean() >= 0.93

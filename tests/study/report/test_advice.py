@@ -1,0 +1,149 @@
+"""Does CLIP-ICM help here: three answers, and one interval for each gain."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icm_study.experiments.intervals import pack
+from icm_study.experiments.reading import Results
+from icm_study.report.advice import ANSWERS, advise, gains_over_plain_probe
+
+SHARES = {"plain": 0.0, "augmentation": 0.0, "ICM image": 0.0, "ICM auto image": -0.4}
+
+
+def outcomes(n=400, target="a", plain=0.5, zero_shot=0.1, **better):
+    """Results on one target; each method is right wherever a worse one is.
+
+    In `better`, by how much a method is better than the plain probe; a space is a _.
+    """
+    shares = SHARES | {name.replace("_", " "): gain for name, gain in better.items()}
+    rows = [
+        {"predictor": "linear probe", "method": name, "share": plain + gain}
+        for name, gain in shares.items()
+    ]
+    rows.append({"predictor": "zero-shot", "method": "plain", "share": zero_shot})
+    table = pd.DataFrame(rows)
+    chosen = table["method"].isin(["augmentation", "ICM image"])
+    columns = {"world": "w", "condition": "unseen", "target": target, "seed": 0, "n": n, "K": 8}
+    return table.assign(
+        **columns,
+        choice=np.where(chosen, "intervened", "none"),
+        consistency_weight=1.0,
+        setting=json.dumps({"intervention": "image"}),
+        value=100 * table["share"],
+        correct=[pack(np.arange(n) < round(share * n)) for share in table["share"]],
+    )
+
+
+def results(*tables):
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {
+        "testbed": {"over": "images", "world": "w"},
+        "parameters": {"encoder": "e", "choices": ["intervened"]},
+    }
+    return Results(table)
+
+
+@pytest.mark.parametrize(
+    ("gain", "n", "verdict"),
+    [
+        (0.4, 400, "helps"),
+        (-0.3, 400, "does not pay"),
+        (0.005, 400, "cannot be told"),
+        (0.0, 4000, "does not pay"),
+        (0.005, 40000, "does not pay"),  # a gain beyond doubt, but not worth a point
+        (0.02, 40000, "helps"),
+    ],
+)
+def test_three_answers(gain, n, verdict):
+    advice = advise(results(outcomes(n=n, ICM_image=gain)))
+    assert advice.verdict == verdict
+    assert advice.answer.startswith(ANSWERS[verdict].split("{")[0])
+    assert advice.gain == pytest.approx(100 * gain)
+    assert advice.low < advice.gain < advice.high
+    assert (advice.method, advice.intervention) == ("ICM image", "image")
+    assert (advice.n_components, advice.consistency_weight) == (8, 1.0)
+
+
+def test_how_much_is_worth_the_trouble_is_for_the_reader_to_say():
+    runs = results(outcomes(n=40000, ICM_image=0.005))
+    assert [advise(runs, worth=worth).verdict for worth in (0.1, 1)] == ["helps", "does not pay"]
+
+
+def test_what_does_not_pay_says_how_much_it_can_gain_at_most():
+    runs = results(outcomes(n=4000))
+    gains = gains_over_plain_probe(runs)
+    ways = gains[gains["method"].str.startswith("ICM")]
+    assert f"at most {ways['high'].max():+.1f} points" in advise(runs).answer
+
+
+def test_one_gain_has_one_interval_that_holds_for_all_at_once():
+    runs = results(outcomes(ICM_image=0.05))
+    gains, advice = gains_over_plain_probe(runs), advise(runs)
+    assert set(gains["name"]) == {
+        "augmentation, probe", "ICM image, probe", "ICM auto image, probe", "plain, zero-shot",
+    }  # fmt: skip
+    row = gains.set_index("method").loc["ICM image"]
+    assert (advice.gain, advice.low, advice.high) == (row["value"], row["low"], row["high"])
+    ours, plain = runs.side_of("ICM image", "linear probe"), runs.side_of("plain", "linear probe")
+    expected = runs.gain(ours, plain, level=1 - 0.05 / 4).iloc[0]
+    assert (row["low"], row["high"]) == (expected["low"], expected["high"])
+
+
+@pytest.mark.parametrize(
+    ("better", "best"),
+    [
+        ({"ICM_image": 0.1}, "ICM image, probe"),
+        ({"ICM_image": 0.1, "augmentation": 0.2}, "augmentation, probe"),
+        ({"ICM_image": 0.1, "zero_shot": 0.9}, "plain, zero-shot"),
+        ({"ICM_image": -0.1, "augmentation": -0.1}, "plain, probe"),
+    ],
+)
+def test_the_best_of_all_is_named(better, best):
+    assert advise(results(outcomes(**better))).best == best
+
+
+def test_a_domain_too_small_to_say_anything():
+    """Two domains without any difference, and one picture that turned from wrong to right."""
+    alike = [outcomes(target=target) for target in "ab"]
+    assert advise(results(*alike)).verdict == "does not pay"
+    one = outcomes(target="one picture", n=1, plain=0, zero_shot=0, ICM_image=1, ICM_auto_image=0)
+    advice = advise(results(*alike, one))
+    assert advice.verdict == "cannot be told"
+    assert advice.answer.endswith("too few images to say anything: one picture.")
+    assert advice.low < 0 < advice.high
+    # not even where all others leave no doubt
+    sure = [outcomes(target=target, ICM_image=0.5) for target in "ab"]
+    assert advise(results(*sure)).verdict == "helps"
+    assert advise(results(*sure, one)).verdict == "cannot be told"
+
+
+def test_advice_names_a_pair_that_was_chosen():
+    runs = results(
+        *(
+            outcomes(ICM_image=0.4, target=target).assign(K=k, consistency_weight=weight)
+            for target, k, weight in (
+                ("a", 8, 0.3),
+                ("b", 32, 1.0),
+                ("c", 32, 1.0),
+                ("d", 16, 10.0),
+            )
+        )
+    )
+    advice = advise(runs)
+    assert (advice.n_components, advice.consistency_weight) == (32, 1.0)
+
+
+def test_advice_never_takes_what_was_tuned_on_the_target():
+    honest = outcomes(ICM_image=-0.1)
+    tuned = outcomes(ICM_image=0.49).query("method == 'ICM image'").assign(choice="target")
+    runs = results(honest, tuned)
+    assert advise(runs).gain == pytest.approx(-10)
+    assert set(gains_over_plain_probe(runs)["choice"]) == {"none", "intervened"}
+
+
+def test_advice_needs_a_probe_of_clip_icm():
+    with pytest.raises(ValueError, match="no linear probe of CLIP-ICM"):
+        advise(results(outcomes().query("method == 'plain'")))
