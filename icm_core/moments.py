@@ -22,11 +22,19 @@ from os import PathLike
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
+_SUMS = (
+    "sum_outer",
+    "sum_difference_outer",
+    "sum_original",
+    "sum_intervened",
+    "sum_between_kinds",
+    "sum_rounding",
+)
 
-_SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened", "sum_between_kinds")
-
-_BLOCK_ROWS = 4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
+_BLOCK_ROWS = (
+    4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
+)
 
 
 class PairMoments:
@@ -49,12 +57,15 @@ class PairMoments:
         ``E[f]`` and ``E[f_do]``.
     covariance : ndarray of shape (n_features, n_features)
         Of the original embeddings, each about the mean of its own kind of pairs, see :func:`combine`.
+    rounding : float
+        Variance of the rounding error of an entry of an embedding, by the precision in which the
+        embeddings were given: pass half precision as it is, not cast to a higher one.
 
     Raises
     ------
     ValueError
-        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``, ``mean_do`` and
-        ``covariance``, if no pair has been seen.
+        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``, ``mean_do``,
+        ``covariance`` and ``rounding``, if no pair has been seen.
 
     Notes
     -----
@@ -86,6 +97,7 @@ class PairMoments:
         self._sum_original = np.zeros(d)
         self._sum_intervened = np.zeros(d)
         self._sum_between_kinds = np.zeros((d, d))
+        self._sum_rounding = np.zeros(())
 
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
@@ -125,6 +137,10 @@ class PairMoments:
             self._sum_difference_outer += difference.T @ difference
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
+            for rows, given in ((block, original), (block_do, intervened)):
+                self._sum_rounding += (
+                    _rounding_error(given.dtype) * (rows**2).sum() / rows.shape[1] / 2
+                )
         self.n_pairs += len(original)
         return self
 
@@ -176,6 +192,11 @@ class PairMoments:
         """Covariance of the original embeddings within their kind of pairs, shape (n_features, n_features)."""
         return self.C - np.outer(self.mean, self.mean) - self._average(self._sum_between_kinds)
 
+    @property
+    def rounding(self) -> float:
+        """Variance of the rounding error of an entry of an embedding."""
+        return float(self._average(self._sum_rounding))
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the moments to a ``.npz`` file of plain arrays.
 
@@ -222,7 +243,9 @@ class PairMoments:
             raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
         if arrays["format_version"] != _FORMAT_VERSION:
             raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
-        return cls._from_sums(int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}")
+        return cls._from_sums(
+            int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}"
+        )
 
     @classmethod
     def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
@@ -252,7 +275,9 @@ class PairMoments:
                 "a row."
             )
         if len(values) == 0:
-            raise ValueError(f"{name} has no rows; expected at least one pair. Pass a non-empty batch.")
+            raise ValueError(
+                f"{name} has no rows; expected at least one pair. Pass a non-empty batch."
+            )
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{name} contains NaN or infinity in {np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
@@ -331,6 +356,11 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     return result
 
 
+def _rounding_error(dtype: np.dtype) -> float:
+    """Variance of the rounding error of a number, relative to its square: at most that of ±eps/2, uniform."""
+    return float(np.finfo(dtype).eps) ** 2 / 12 if dtype.kind == "f" else 0.0
+
+
 def _check_same_space(moments: Sequence[PairMoments]) -> None:
     for item in moments:
         if not isinstance(item, PairMoments):
@@ -347,6 +377,9 @@ def _weighted_sum(moments: Sequence[PairMoments], factors: Sequence[float]) -> P
     result = PairMoments(moments[0].n_features)
     result.n_pairs = sum(item.n_pairs for item in moments)
     for name in _SUMS:
-        terms = (factor * getattr(item, f"_{name}") for item, factor in zip(moments, factors, strict=True))
+        terms = (
+            factor * getattr(item, f"_{name}")
+            for item, factor in zip(moments, factors, strict=True)
+        )
         setattr(result, f"_{name}", sum(terms))
     return result

@@ -38,6 +38,7 @@ from icm_core.spectrum import (
     auto_n_components,
     generalized_spectrum,
     intervention_share,
+    rounding_tolerance,
     trace_spectrum,
 )
 from icm_core.stiefel import minimize_on_stiefel
@@ -45,6 +46,7 @@ from icm_core.stiefel import minimize_on_stiefel
 __all__ = ["InvariantProjection", "auto_consistency_weight", "auto_n_components", "subspace_angles"]
 
 SOLVERS = ("closed_form", "gradient")
+PRECISIONS = (np.float64, np.float32, np.float16)
 _MAX_STEPS = 2000
 _GRADIENT_TOLERANCE = (
     1e-3  # relative to the eigengap: the subspace is then exact to half of this (Davis-Kahan)
@@ -89,6 +91,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         are orthogonal in ``C + σ²I`` instead: the components are uncorrelated, not at right angles.
     n_components_ : int
         K.
+    auto_n_components_ : int
+        The K that ``n_components="auto"`` takes, whichever was asked for: one fit serves every K.
     consistency_weight_ : float
         λ, given or chosen. NaN for the generalised objective, which has none.
     eigenvalues_ : ndarray of shape (n_features_in_,)
@@ -336,7 +340,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _fit_pairs(self, X: ArrayLike, X_do: ArrayLike | None, earlier: PairMoments | None) -> Self:
         self._check_parameters()
-        originals = validate_data(self, X, dtype=[np.float64, np.float32], reset=earlier is None)
+        originals = validate_data(self, X, dtype=PRECISIONS, reset=earlier is None)
         shape = np.asarray(X_do).shape
         if len(shape) < 2:
             got = "no X_do" if X_do is None else f"X_do of shape {shape}, like labels,"
@@ -345,9 +349,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"{originals.shape}. Call fit(X, X_do). In a pipeline, fit the projection on pairs first and "
                 "put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
-        intervened = check_array(
-            X_do, dtype=[np.float64, np.float32], input_name="X_do", ensure_min_samples=0
-        )
+        intervened = check_array(X_do, dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0)
         moments = PairMoments(originals.shape[1]).update(originals, intervened)
         return self._solve(moments if earlier is None else earlier.merge(moments))
 
@@ -370,9 +372,12 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             )
         self.consistency_weight_, noise = self._choose_weight(moments)
         eigenvalues, directions = self._spectrum(C, S)
-        k = self._choose_k(eigenvalues, noise)
+        self.auto_n_components_ = self._count(eigenvalues, directions, moments, noise)
+        k = self.auto_n_components_ if self.n_components == "auto" else int(self.n_components)
         if self.solver == "gradient":
-            eigengap = eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
+            eigengap = (
+                eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
+            )
             components = self._descend(C, S, k, tolerance=_GRADIENT_TOLERANCE * eigengap)
         else:
             components = directions[:k]
@@ -415,19 +420,28 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             _warn(f"{reason}: consistency_weight='auto' is set to 1.")
         return weight, self.shrinkage * variance
 
-    def _choose_k(self, eigenvalues: NDArray[np.float64], noise: float) -> int:
-        if isinstance(self.n_components, (int, np.integer)):
-            return int(self.n_components)
+    def _count(
+        self,
+        eigenvalues: NDArray[np.float64],
+        directions: NDArray[np.float64],
+        moments: PairMoments,
+        noise: float,
+    ) -> int:
+        """K by the spectrum."""
         if self.objective == "generalized":
             return auto_n_components(eigenvalues, self.objective)
+        C, S, weight = moments.C, moments.S, self.consistency_weight_
+        # errors of one variance in every entry: their largest singular value, by the number of pairs
+        entry_error = np.sqrt(moments.rounding) * (1 + np.sqrt(len(C) / moments.n_pairs))
+        tolerance = rounding_tolerance(directions, C, S, weight, entry_error)
         # noise adds σ² to C and 2σ² to S (see generalized_spectrum): under it, C - λS has these eigenvalues
-        eigenvalues = eigenvalues - (2 * self.consistency_weight_ - 1) * noise
-        if eigenvalues.max() <= 0:
+        eigenvalues = eigenvalues - (2 * weight - 1) * noise
+        if self.n_components == "auto" and (eigenvalues <= tolerance).all():
             _warn(
-                f"No eigenvalue of C - λS is positive at consistency_weight={self.consistency_weight_}: "
+                f"No eigenvalue of C - λS is positive at consistency_weight={weight}: "
                 "every component raises the objective. One is kept. Lower consistency_weight."
             )
-        return auto_n_components(eigenvalues, self.objective)
+        return auto_n_components(eigenvalues, self.objective, tolerance)
 
     def _descend(
         self, C: NDArray[np.float64], S: NDArray[np.float64], k: int, tolerance: float
@@ -444,7 +458,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             return reconstruction + weight * torch.trace(A @ change @ A.T)
 
         start = np.random.default_rng(self.random_state).normal(size=(k, len(C)))
-        descent = minimize_on_stiefel(objective, start, gradient_tolerance=tolerance, max_steps=_MAX_STEPS)
+        descent = minimize_on_stiefel(
+            objective, start, gradient_tolerance=tolerance, max_steps=_MAX_STEPS
+        )
         self.objective_path_ = descent.objective_path
         self.n_iter_ = len(descent.objective_path) - 1
         if not descent.converged:
@@ -470,7 +486,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"n_components is {self.n_components!r}; expected 'auto' or an integer from 1 to n_features."
             )
         if not _is_weight(self.shrinkage):
-            raise ValueError(f"shrinkage is {self.shrinkage!r}; expected a finite number, at least 0.")
+            raise ValueError(
+                f"shrinkage is {self.shrinkage!r}; expected a finite number, at least 0."
+            )
         is_auto = isinstance(self.consistency_weight, str) and self.consistency_weight == "auto"
         if not is_auto and not _is_weight(self.consistency_weight):
             raise ValueError(

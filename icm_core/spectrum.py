@@ -87,7 +87,46 @@ def generalized_spectrum(
     return shares, rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def auto_n_components(eigenvalues: ArrayLike, objective: str = "trace") -> int:
+def rounding_tolerance(
+    directions: NDArray[np.float64],
+    C: NDArray[np.float64],
+    S: NDArray[np.float64],
+    consistency_weight: float,
+    entry_error: float,
+) -> NDArray[np.float64]:
+    """How far from zero rounding alone can bring ``v'(C - λS)v``.
+
+    Where C and λS cancel, what is left of them can be smaller than their own rounding errors. In double
+    precision these are in proportion to ``‖C‖ + λ‖S‖``. An error e in the embedding f adds ``2 v'E[f eᵀ]v`` to
+    ``v'Cv``, which is in proportion to the root of ``v'Cv``.
+
+    Parameters
+    ----------
+    directions : ndarray of shape (K, D)
+        One unit vector v a row.
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences.
+    consistency_weight : float
+        λ.
+    entry_error : float
+        Largest root mean square, over the directions, of the rounding error of an embedding.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+    """
+    expressed, changed = (
+        np.sqrt(np.maximum(_quadratic(directions, moment), 0)) for moment in (C, 2 * S)
+    )
+    double = len(C) * np.finfo(np.float64).eps
+    return double * (np.linalg.norm(C) + consistency_weight * np.linalg.norm(S)) + entry_error * (
+        expressed + consistency_weight * changed
+    )
+
+
+def auto_n_components(
+    eigenvalues: ArrayLike, objective: str = "trace", tolerance: ArrayLike = 0.0
+) -> int:
     """Choose the dimension of the invariant subspace from the spectrum alone.
 
     For the trace objective it is the number of positive eigenvalues of ``C - λS``, since a component with
@@ -100,6 +139,9 @@ def auto_n_components(eigenvalues: ArrayLike, objective: str = "trace") -> int:
         All eigenvalues, in any order.
     objective : {"trace", "generalized", "released_code"}
         ``"released_code"`` takes as many as ``"trace"``, from the other end of the spectrum.
+    tolerance : float or array-like of shape (n_features,)
+        An eigenvalue of ``C - λS`` counts as positive above it, see :func:`rounding_tolerance`. The rounding
+        of the largest eigenvalue is its least value.
 
     Returns
     -------
@@ -119,12 +161,14 @@ def auto_n_components(eigenvalues: ArrayLike, objective: str = "trace") -> int:
     3
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"objective is {objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}.")
-    values = _sorted("eigenvalues", eigenvalues)
+        raise ValueError(
+            f"objective is {objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}."
+        )
+    values = _finite("eigenvalues", eigenvalues)
     if objective == "generalized":
-        return int(np.argmax(np.diff(values))) + 1 if len(values) > 1 else 1
+        return int(np.argmax(np.diff(np.sort(values)))) + 1 if len(values) > 1 else 1
     rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
-    return max(1, int(np.count_nonzero(values > rounding)))
+    return max(1, int(np.count_nonzero(values > np.maximum(tolerance, rounding))))
 
 
 def auto_consistency_weight(shares: ArrayLike) -> float:
@@ -172,7 +216,7 @@ def auto_consistency_weight(shares: ArrayLike) -> float:
     >>> auto_consistency_weight([0.01, 0.1, 0.3, 0.5, 0.8, 1.2, 1.6])  # nothing stands apart
     1.0
     """
-    values = _sorted("shares", shares)
+    values = np.sort(_finite("shares", shares))
     closed = np.append(np.clip(values, len(values) * np.finfo(np.float64).eps, 2), 2)
     gaps = np.diff(np.arccos(1 - closed / 2))[: np.count_nonzero(values < 1)]
     if not (gaps >= _NARROWEST_GAP).any():
@@ -181,12 +225,17 @@ def auto_consistency_weight(shares: ArrayLike) -> float:
     return float(1 / np.sqrt(closed[k] * closed[k + 1]))
 
 
-def _sorted(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Sort values, of which there must be at least one, all finite."""
-    ascending = np.sort(np.asarray(values, dtype=np.float64).ravel())
-    if len(ascending) == 0 or not np.isfinite(ascending).all():
+def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """One row of values, of which there must be at least one, all finite."""
+    row = np.asarray(values, dtype=np.float64).ravel()
+    if len(row) == 0 or not np.isfinite(row).all():
         raise ValueError(f"{name} are {values!r}; expected at least one, all of them finite.")
-    return ascending
+    return row
+
+
+def _quadratic(rows: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``v M vᵀ`` for each row v."""
+    return ((rows @ moment) * rows).sum(axis=1)
 
 
 def intervention_share(
@@ -206,6 +255,6 @@ def intervention_share(
     ndarray of shape (K,)
         NaN for a component without second moment.
     """
-    changed, expressed = (((components @ moment) * components).sum(axis=1) for moment in (S, C))
+    changed, expressed = (_quadratic(components, moment) for moment in (S, C))
     live = expressed > len(C) * np.finfo(np.float64).eps * np.trace(C)
     return np.divide(changed, expressed, out=np.full(len(components), np.nan), where=live)

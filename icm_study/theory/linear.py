@@ -19,7 +19,7 @@ from scipy.linalg import orth
 from sklearn.linear_model import LinearRegression
 
 from icm_core.moments import PairMoments
-from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
+from icm_core.projection import InvariantProjection, subspace_angles
 
 
 def largest_angle(components: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
@@ -92,7 +92,7 @@ def recovery(
                         "condition_number": condition_number,
                         "seed": seed,
                         "angle": largest_angle(fitted.components_, scm.invariant_subspace_),
-                        "auto_k": auto_n_components(fitted.eigenvalues_, fitted.objective),
+                        "auto_k": fitted.auto_n_components_,
                     }
                 )
     return pd.DataFrame(rows)

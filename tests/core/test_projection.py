@@ -29,7 +29,7 @@ from icm_core.projection import (
     auto_n_components,
     subspace_angles,
 )
-from icm_core.spectrum import generalized_spectrum, trace_spectrum
+from icm_core.spectrum import generalized_spectrum, rounding_tolerance, trace_spectrum
 from icm_core.stiefel import minimize_on_stiefel
 from icm_study.theory.linear import LinearGaussianSCM, largest_angle
 
@@ -124,7 +124,9 @@ def test_generalized_subspace_follows_any_invertible_map(seed, k):
     U, V = (np.linalg.qr(rng.normal(size=(6, 6)))[0] for _ in range(2))
     B = U * np.geomspace(1, 0.1, 6) @ V  # condition number 10
     plain = InvariantProjection(k, objective="generalized", shrinkage=1e-9).fit(X, X_do)
-    mapped = InvariantProjection(k, objective="generalized", shrinkage=1e-9).fit(X @ B.T, X_do @ B.T)
+    mapped = InvariantProjection(k, objective="generalized", shrinkage=1e-9).fit(
+        X @ B.T, X_do @ B.T
+    )
     gap = plain.eigenvalues_[k] - plain.eigenvalues_[k - 1]
     np.testing.assert_allclose(mapped.eigenvalues_, plain.eigenvalues_, atol=1e-4)
     assert distance(mapped.components_ @ B, plain.components_) < 1e-4 / gap
@@ -136,7 +138,9 @@ def test_the_unit_of_the_embedding_does_not_matter(seed, scale, objective):
     X, X_do = random_pairs(seed)
     plain = InvariantProjection(3, objective=objective).fit(X, X_do)
     scaled = InvariantProjection(3, objective=objective).fit(scale * X, scale * X_do)
-    np.testing.assert_allclose(scaled.intervention_share_, plain.intervention_share_, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(
+        scaled.intervention_share_, plain.intervention_share_, rtol=1e-4, atol=1e-9
+    )
 
 
 @settings(deadline=None)
@@ -147,7 +151,9 @@ def test_nested_subspaces_one_fit_serves_every_k(seed, objective):
     for k in range(1, 7):
         cut, own = full.truncate(k), InvariantProjection(k, objective=objective).fit(X, X_do)
         np.testing.assert_array_equal(cut.components_, own.components_)
-        np.testing.assert_allclose(cut.intervention_share_, own.intervention_share_, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            cut.intervention_share_, own.intervention_share_, rtol=1e-9, atol=1e-9
+        )
         np.testing.assert_array_equal(cut.transform(X), own.transform(X))
         assert cut.get_params() == own.get_params()
     assert full.n_components_ == 6
@@ -174,9 +180,15 @@ def test_signs_are_fixed(seed, objective):
 
 @settings(deadline=None)
 @given(seed=seeds, objective=st.sampled_from(OBJECTIVES), weight=st.floats(0, 100))
-def test_intervention_share_of_an_exchangeable_redraw_is_between_zero_and_two(seed, objective, weight):
+def test_intervention_share_of_an_exchangeable_redraw_is_between_zero_and_two(
+    seed, objective, weight
+):
     rng = np.random.default_rng(seed)
-    mixing, kept, variants = rng.normal(size=(5, 5)), rng.normal(size=(7, 2)), rng.normal(size=(4, 3))
+    mixing, kept, variants = (
+        rng.normal(size=(5, 5)),
+        rng.normal(size=(7, 2)),
+        rng.normal(size=(4, 3)),
+    )
     # every kept value with every pair of variant values: f and f_do are exchangeable, exactly
     rows = [(z, v, w) for z in kept for v in variants for w in variants]
     X, X_do = (np.array([np.r_[row[0], row[i]] for row in rows]) @ mixing.T for i in (1, 2))
@@ -242,7 +254,9 @@ def test_auto_counts_positive_eigenvalues_in_any_order(values, random):
     random.shuffle(values)
     rounding = len(values) * np.finfo(float).eps * max(map(abs, values))
     expected = max(1, sum(value > rounding for value in values))
-    assert auto_n_components(values, "trace") == expected == auto_n_components(values, "released_code")
+    assert (
+        auto_n_components(values, "trace") == expected == auto_n_components(values, "released_code")
+    )
 
 
 @settings(deadline=None)
@@ -269,7 +283,9 @@ def test_auto_at_the_edges(values, objective, k):
 
 @pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
 def test_auto_refuses_spectra_without_finite_values(values):
-    with pytest.raises(ValueError, match=r"eigenvalues are .*; expected at least one, all of them finite"):
+    with pytest.raises(
+        ValueError, match=r"eigenvalues are .*; expected at least one, all of them finite"
+    ):
         auto_n_components(values, "trace")
 
 
@@ -287,6 +303,42 @@ def test_auto_says_when_every_component_harms():
     assert fitted.n_components_ == 1
 
 
+def removed_pairs(kind, spread, n=1000, d=64):
+    """Pairs of 12 factors: 4 stay, 8 are removed, re-drawn, or re-drawn in every second pair."""
+    rng = np.random.default_rng(0)
+    mixing = np.linalg.qr(rng.normal(size=(d, 12)))[0]
+    z = rng.normal(size=(n, 12))
+    z[:, :4] *= spread
+    z_do = z.copy()
+    rows = slice(None, None, 2 if kind == "half" else 1)
+    z_do[rows, 4:] = 0 if kind == "removed" else rng.normal(size=(len(z_do[rows]), 8))
+    return z @ mixing.T, z_do @ mixing.T
+
+
+@pytest.mark.parametrize("spread", [1, 0.1, 0.01])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize(("kind", "k"), [("removed", 4), ("redrawn", 4), ("half", 8)])
+def test_rounding_is_no_signal(kind, k, dtype, spread):
+    pairs = [part.astype(dtype) for part in removed_pairs(kind, spread)]
+    fitted = InvariantProjection().fit(*pairs)
+    assert fitted.n_components_ == fitted.auto_n_components_ == k
+    assert InvariantProjection(64).fit(*pairs).auto_n_components_ == k
+
+
+@given(seed=seeds, weight=st.floats(0, 50))
+def test_the_tolerance_is_above_what_rounding_does(seed, weight):
+    X, X_do = random_pairs(seed)
+    half, half_do = X.astype(np.float16), X_do.astype(np.float16)
+    exact, rounded = (
+        second_moments(a.astype(float), b.astype(float)) for a, b in ((X, X_do), (half, half_do))
+    )
+    error = np.sqrt(PairMoments(6).update(half, half_do).rounding) * (1 + np.sqrt(6 / len(X)))
+    directions = np.eye(6)
+    tolerance = rounding_tolerance(directions, *rounded, weight, error)
+    change = np.diag(exact[0] - rounded[0]) - weight * np.diag(exact[1] - rounded[1])
+    assert (np.abs(change) <= tolerance).all()
+
+
 # --- the rule for λ
 
 
@@ -294,7 +346,11 @@ def widest_gap(shares):
     """Ends of the widest gap that begins below 1, in degrees and by trying all; None if another is as wide."""
     ends = [*sorted(min(share, 2.0) for share in shares), 2.0]
     degrees = [2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends]
-    gaps = {(a, b): y - x for a, b, x, y in zip(ends, ends[1:], degrees, degrees[1:], strict=False) if a < 1}
+    gaps = {
+        (a, b): y - x
+        for a, b, x, y in zip(ends, ends[1:], degrees, degrees[1:], strict=False)
+        if a < 1
+    }
     width = max(gaps.values())
     widest = [ends for ends in gaps if gaps[ends] > width - 1e-6]
     return widest[0] if len(widest) == 1 else None
@@ -343,7 +399,9 @@ def test_auto_weight_of_known_spectra(shares, ends):
 
 @pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf]])
 def test_auto_weight_refuses_spectra_without_finite_values(values):
-    with pytest.raises(ValueError, match=r"shares are .*; expected at least one, all of them finite"):
+    with pytest.raises(
+        ValueError, match=r"shares are .*; expected at least one, all of them finite"
+    ):
         auto_consistency_weight(values)
 
 
@@ -368,7 +426,9 @@ def test_auto_keeps_the_shares_below_the_gap(seed, shrinkage, offset):
     assert fitted.consistency_weight_ == pytest.approx(auto_consistency_weight(shares), rel=1e-6)
     shares = scipy.linalg.eigh(S + 2 * noise, C + noise, eigvals_only=True)  # the mean counts
     assert fitted.n_components_ == np.count_nonzero(shares < 1 / fitted.consistency_weight_)
-    given_weight = InvariantProjection(fitted.n_components_, consistency_weight=fitted.consistency_weight_)
+    given_weight = InvariantProjection(
+        fitted.n_components_, consistency_weight=fitted.consistency_weight_
+    )
     np.testing.assert_allclose(fitted.components_, given_weight.fit(X, X_do).components_)
 
 
@@ -388,19 +448,26 @@ def test_auto_follows_any_invertible_map(seed):
 
 def test_a_constant_opens_no_gap():
     rng = np.random.default_rng(0)
-    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    kept = (
+        1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2
+    )  # correlation of each factor with itself
     X, new = rng.normal(size=(2, 5000, 6))
     X_do = kept * X + np.sqrt(1 - kept**2) * new
     plain = InvariantProjection(consistency_weight="auto", shrinkage=1e-9).fit(X, X_do)
     ones = np.ones((5000, 1))
     beside = clone(plain).fit(np.hstack([X, ones]), np.hstack([X_do, ones]))
-    assert (plain.n_components_, beside.n_components_) == (3, 4)  # the constant is kept, but not alone
+    assert (plain.n_components_, beside.n_components_) == (
+        3,
+        4,
+    )  # the constant is kept, but not alone
     assert beside.consistency_weight_ == pytest.approx(plain.consistency_weight_, rel=1e-6)
 
 
 def test_two_kinds_of_pairs_with_other_means_open_no_gap():
     rng = np.random.default_rng(0)
-    kept = 1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2  # correlation of each factor with itself
+    kept = (
+        1 - np.array([0.5, 0.55, 0.6, 1.7, 1.8, 2.0]) / 2
+    )  # correlation of each factor with itself
     X, new = rng.normal(size=(2, 5000, 6))
     X_do = kept * X + np.sqrt(1 - kept**2) * new
     apart = 5 * rng.normal(size=6)  # as the texts of CLIP are from its images
@@ -435,7 +502,9 @@ def recovers(n_features, draw):
         condition_number=rng.choice([1, 10, 100]),
         seed=draw,
     )
-    pairs = scm.sample_pairs("source", max(1000, 8 * n_features), rng, leak=rng.choice([0, 0.05, 0.1]))
+    pairs = scm.sample_pairs(
+        "source", max(1000, 8 * n_features), rng, leak=rng.choice([0, 0.05, 0.1])
+    )
     fitted = InvariantProjection(consistency_weight="auto").fit(*pairs)
     return fitted.n_components_ == n_invariant
 
@@ -538,7 +607,9 @@ def test_auto_weight_by_every_way_to_fit(objective):
 def test_auto_weight_serves_the_gradient_solver():
     X, X_do = random_pairs(3)
     exact = InvariantProjection(consistency_weight="auto").fit(X, X_do)
-    descent = InvariantProjection(consistency_weight="auto", solver="gradient", random_state=0).fit(X, X_do)
+    descent = InvariantProjection(consistency_weight="auto", solver="gradient", random_state=0).fit(
+        X, X_do
+    )
     assert descent.consistency_weight_ == exact.consistency_weight_
     assert distance(exact.components_, descent.components_) < 1e-3
 
@@ -560,7 +631,9 @@ def test_gradient_agrees_with_the_closed_form(k, weight):
     exact = InvariantProjection(k, consistency_weight=weight).fit(X, X_do)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        descent = InvariantProjection(k, consistency_weight=weight, solver="gradient", random_state=0)
+        descent = InvariantProjection(
+            k, consistency_weight=weight, solver="gradient", random_state=0
+        )
         descent.fit(X, X_do)
     assert distance(exact.components_, descent.components_) < 1e-3
     np.testing.assert_allclose(descent.components_ @ descent.components_.T, np.eye(k), atol=1e-10)
@@ -584,7 +657,9 @@ def test_gradient_is_reproducible_from_its_seed():
 
 def test_gradient_warns_when_it_stops_early(monkeypatch):
     monkeypatch.setattr(projection_module, "_MAX_STEPS", 1)
-    with pytest.warns(ConvergenceWarning, match=r"did not converge in 1 steps, .* Use solver='closed_form'"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"did not converge in 1 steps, .* Use solver='closed_form'"
+    ):
         fitted = InvariantProjection(2, solver="gradient", random_state=0).fit(*random_pairs(1))
     assert fitted.n_iter_ == 1
 
@@ -637,7 +712,9 @@ def test_partial_fit_leaves_the_moments_that_were_given():
 def test_fit_forgets_earlier_pairs():
     first, second = random_pairs(0), random_pairs(1, d=4)
     refitted = InvariantProjection().fit(*first).fit(*second)
-    np.testing.assert_array_equal(refitted.components_, InvariantProjection().fit(*second).components_)
+    np.testing.assert_array_equal(
+        refitted.components_, InvariantProjection().fit(*second).components_
+    )
 
 
 def test_truncated_copy_is_independent():
@@ -724,7 +801,12 @@ def labelled_pairs(n=300):
     shortcut = (2 * y - 1)[:, None] * 3 + 0.1 * rng.normal(size=(n, 1))
     reversed_ = -shortcut
     redrawn = 3 * rng.choice([-1, 1], size=(n, 1))
-    return np.hstack([signal, shortcut]), np.hstack([signal, redrawn]), np.hstack([signal, reversed_]), y
+    return (
+        np.hstack([signal, shortcut]),
+        np.hstack([signal, redrawn]),
+        np.hstack([signal, reversed_]),
+        y,
+    )
 
 
 def test_a_frozen_projection_makes_a_pipeline_invariant():
@@ -752,7 +834,9 @@ def test_grid_search_over_pairs_routed_as_metadata():
             make_pipeline(projection, LogisticRegression()),
             {"invariantprojection__consistency_weight": [0.0, 10.0]},
         ).fit(X, y, X_do=X_do)
-    assert search.cv_results_["mean_test_score"].min() > 0.9  # the shortcut holds in X: both look good here
+    assert (
+        search.cv_results_["mean_test_score"].min() > 0.9
+    )  # the shortcut holds in X: both look good here
     best = search.best_estimator_.set_params(invariantprojection__consistency_weight=10.0)
     with sklearn.config_context(enable_metadata_routing=True):
         assert best.fit(X, y, X_do=X_do).score(X_target, y) > 0.95
@@ -802,14 +886,35 @@ def test_transform_keeps_single_precision():
         ({"n_components": True}, "n_components is True; expected 'auto'"),
         ({"n_components": "all"}, "n_components is 'all'; expected 'auto'"),
         ({"n_components": 7}, "n_components is 7; expected at most n_features, 6"),
-        ({"consistency_weight": -1.0}, r"consistency_weight is -1\.0; expected 'auto' or a finite number"),
-        ({"consistency_weight": np.nan}, "consistency_weight is nan; expected 'auto' or a finite number"),
-        ({"consistency_weight": np.inf}, "consistency_weight is inf; expected 'auto' or a finite number"),
-        ({"consistency_weight": "foo"}, "consistency_weight is 'foo'; expected 'auto' or a finite number"),
-        ({"consistency_weight": None}, "consistency_weight is None; expected 'auto' or a finite number"),
-        ({"consistency_weight": True}, "consistency_weight is True; expected 'auto' or a finite number"),
+        (
+            {"consistency_weight": -1.0},
+            r"consistency_weight is -1\.0; expected 'auto' or a finite number",
+        ),
+        (
+            {"consistency_weight": np.nan},
+            "consistency_weight is nan; expected 'auto' or a finite number",
+        ),
+        (
+            {"consistency_weight": np.inf},
+            "consistency_weight is inf; expected 'auto' or a finite number",
+        ),
+        (
+            {"consistency_weight": "foo"},
+            "consistency_weight is 'foo'; expected 'auto' or a finite number",
+        ),
+        (
+            {"consistency_weight": None},
+            "consistency_weight is None; expected 'auto' or a finite number",
+        ),
+        (
+            {"consistency_weight": True},
+            "consistency_weight is True; expected 'auto' or a finite number",
+        ),
         ({"shrinkage": -0.1}, r"shrinkage is -0\.1; expected a finite number"),
-        ({"objective": "pca"}, "objective is 'pca'; expected one of 'trace', 'generalized', 'released_code'"),
+        (
+            {"objective": "pca"},
+            "objective is 'pca'; expected one of 'trace', 'generalized', 'released_code'",
+        ),
         ({"objective": None}, "objective is None; expected one of"),
         ({"solver": "newton"}, "solver is 'newton'; expected one of 'closed_form', 'gradient'"),
     ],
@@ -863,9 +968,13 @@ def test_bad_moments_are_refused():
 
 def test_other_dimensions_after_fitting_are_refused():
     fitted = InvariantProjection().fit(*random_pairs(0))
-    with pytest.raises(ValueError, match="X has 3 features, but InvariantProjection is expecting 6"):
+    with pytest.raises(
+        ValueError, match="X has 3 features, but InvariantProjection is expecting 6"
+    ):
         fitted.transform(ONES)
-    with pytest.raises(ValueError, match="X has 3 features, but InvariantProjection is expecting 6"):
+    with pytest.raises(
+        ValueError, match="X has 3 features, but InvariantProjection is expecting 6"
+    ):
         fitted.partial_fit(ONES, ONES)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         fitted.transform(np.full((1, 6), np.nan))
