@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,9 +121,11 @@ class PairMoments:
         Raises
         ------
         ValueError
-            If an array is not two-dimensional, has no rows, has the wrong number of columns or holds NaN or
-            infinity, or if the two shapes differ. The moments are then left as they were.
+            If an array is not two-dimensional, has no rows, has the wrong number of columns
+            or holds NaN or infinity, or if the two shapes or the names of their columns
+            differ. The moments are then left as they were.
         """
+        check_same_columns(X, X_do)
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
         if original.shape != intervened.shape:
             raise ValueError(
@@ -359,6 +362,36 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
 def _rounding_error(dtype: np.dtype) -> float:
     """Variance of the rounding error of a number, relative to its square: at most that of ±eps/2, uniform."""
     return float(np.finfo(dtype).eps) ** 2 / 12 if dtype.kind == "f" else 0.0
+
+
+def check_same_columns(X: Any, X_do: Any) -> None:
+    """Refuse two frames whose columns have other names, or the same ones in another order.
+
+    Parameters
+    ----------
+    X, X_do : array-like
+        Embeddings of pairs. What has no columns with names is not looked at.
+
+    Raises
+    ------
+    ValueError
+        If both have string column names, and not the same ones in the same order.
+    """
+    names, names_do = ([*getattr(part, "columns", [])] for part in (X, X_do))
+    if names == names_do or not all(isinstance(name, str) for name in names + names_do):
+        return
+    if names and names_do:
+        what = "in another order" if sorted(names) == sorted(names_do) else "with other names"
+        raise ValueError(
+            f"X_do has the columns of X {what}: X has {_some(names)}, X_do has {_some(names_do)}. "
+            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same, "
+            "or X.to_numpy() and X_do.to_numpy()."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown}, … ({len(names)} in all)" if len(names) > 4 else shown
 
 
 def _check_same_space(moments: Sequence[PairMoments]) -> None:

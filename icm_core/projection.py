@@ -31,7 +31,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from icm_core.moments import PairMoments
+from icm_core.moments import PairMoments, check_same_columns
 from icm_core.spectrum import (
     OBJECTIVES,
     auto_consistency_weight,
@@ -188,9 +188,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            If a parameter is out of range, X_do is missing or one-dimensional (labels), the shapes
-            differ, an array is empty or holds NaN or infinity, n_components exceeds n_features, or
-            every embedding is zero.
+            If a parameter is out of range, X_do is missing or one-dimensional (labels), the
+            shapes or the names of the columns differ, an array is empty or holds NaN or
+            infinity, n_components exceeds n_features, or every embedding is zero.
         """
         return self._fit_pairs(X, X_do, earlier=None)
 
@@ -349,6 +349,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"{originals.shape}. Call fit(X, X_do). In a pipeline, fit the projection on pairs first and "
                 "put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
+        check_same_columns(X, X_do)
         intervened = check_array(X_do, dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0)
         moments = PairMoments(originals.shape[1]).update(originals, intervened)
         return self._solve(moments if earlier is None else earlier.merge(moments))

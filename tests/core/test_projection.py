@@ -866,6 +866,33 @@ def test_frames_go_in_and_come_out():
     assert not hasattr(fitted, "feature_names_in_")
 
 
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (
+            list("fedcba"),
+            "in another order: X has a, b, c, d, .* X_do has f, e, d, c, .* X_do.X.columns.",
+        ),
+        (list("abcdeg"), r"with other names: .* X_do has a, b, c, d, … \(6 in all\)"),
+    ],
+)
+def test_pairs_whose_columns_differ_are_refused(order, message):
+    X, X_do = random_pairs(0)
+    frame, frame_do = pd.DataFrame(X, columns=list("abcdef")), pd.DataFrame(X_do, columns=order)
+    for fit in (
+        InvariantProjection().fit,
+        InvariantProjection().partial_fit,
+        PairMoments(6).update,
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(frame, frame_do)
+    alike = InvariantProjection().fit(frame, frame_do.set_axis(frame.columns, axis=1))
+    for unnamed in (X_do, pd.DataFrame(X_do), pd.DataFrame(X_do, columns=range(6, 12))):
+        np.testing.assert_array_equal(
+            InvariantProjection().fit(frame, unnamed).components_, alike.components_
+        )
+
+
 def test_transform_keeps_single_precision():
     X, X_do = random_pairs(0)
     fitted = InvariantProjection(2).fit(X.astype(np.float32), X_do.astype(np.float32))
