@@ -33,9 +33,8 @@ _SUMS = (
     "sum_rounding",
 )
 
-_BLOCK_ROWS = (
-    4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
-)
+_BFLOAT16_EPS = 2.0**-7
+_BLOCK_ROWS = 4096  # rows cast to float64 at a time, to bound the memory of `update`
 
 
 class PairMoments:
@@ -108,7 +107,7 @@ class PairMoments:
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, n_features)
+        X : array-like or Tensor of shape (n_pairs, n_features)
             Embeddings of the observations.
         X_do : array-like of shape (n_pairs, n_features)
             Row i is the embedding of observation i after the intervention.
@@ -127,6 +126,7 @@ class PairMoments:
         """
         check_same_columns(X, X_do)
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
+        errors = _rounding_error(X, original.dtype), _rounding_error(X_do, intervened.dtype)
         if original.shape != intervened.shape:
             raise ValueError(
                 f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must be aligned: "
@@ -140,10 +140,8 @@ class PairMoments:
             self._sum_difference_outer += difference.T @ difference
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
-            for rows, given in ((block, original), (block_do, intervened)):
-                self._sum_rounding += (
-                    _rounding_error(given.dtype) * (rows**2).sum() / rows.shape[1] / 2
-                )
+            for rows, error in zip((block, block_do), errors, strict=True):
+                self._sum_rounding += error * (rows**2).sum() / rows.shape[1] / 2
         self.n_pairs += len(original)
         return self
 
@@ -266,7 +264,7 @@ class PairMoments:
         return moments
 
     def _validated(self, array: ArrayLike, name: str) -> NDArray[np.floating]:
-        values = np.asarray(array)
+        values = np.asarray(as_array(array))
         if values.dtype.kind not in "fiub":
             raise ValueError(
                 f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of shape "
@@ -359,9 +357,34 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     return result
 
 
-def _rounding_error(dtype: np.dtype) -> float:
+def as_array(X: Any) -> Any:
+    """Give a torch tensor as an array, on whatever device it is and with or without gradients.
+
+    Parameters
+    ----------
+    X : array-like or Tensor
+
+    Returns
+    -------
+    array-like
+        bfloat16, which numpy does not know, becomes float32. What is no tensor comes back as it is.
+    """
+    if not hasattr(X, "detach"):
+        return X
+    tensor = X.detach().cpu()
+    return (tensor.float() if _is_bfloat16(tensor) else tensor).numpy()
+
+
+def _is_bfloat16(X: Any) -> bool:
+    return str(getattr(X, "dtype", "")).endswith("bfloat16")
+
+
+def _rounding_error(given: Any, dtype: np.dtype) -> float:
     """Variance of the rounding error of a number, relative to its square: at most that of ±eps/2, uniform."""
-    return float(np.finfo(dtype).eps) ** 2 / 12 if dtype.kind == "f" else 0.0
+    if dtype.kind != "f":
+        return 0.0
+    eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
+    return eps**2 / 12
 
 
 def check_same_columns(X: Any, X_do: Any) -> None:

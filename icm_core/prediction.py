@@ -6,7 +6,7 @@ fitted projection in a pipeline::
     make_pipeline(FrozenEstimator(projection), LinearProbe()).fit(X, y)
     make_pipeline(FrozenEstimator(projection), ZeroShotClassifier()).fit(prompt_embeddings, prompt_classes)
 
-A zero-shot classifier is "fitted" on the embeddings of prompts, so the projection acts on prompts and images
+Embeddings are arrays, frames or torch tensors. A zero-shot classifier is "fitted" on the embeddings of prompts, so the projection acts on prompts and images
 alike, as in the paper.
 """
 
@@ -22,6 +22,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from icm_core.moments import as_array
 
 
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
@@ -63,7 +65,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         """
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
-        prompts, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -90,7 +92,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
         return unit_rows(embeddings) @ self.prototypes_.T
 
 
@@ -134,7 +136,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         ValueError
             If shapes differ, an embedding is not finite, there is one class only, or C is not positive.
         """
-        embeddings, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        embeddings, y = validate_data(
+            self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
+        )
         mean_square = float(np.mean(np.square(embeddings, dtype=np.float64)))
         self.scale_ = 1.0 / np.sqrt(mean_square) if mean_square > 0 else 1.0
         self.model_ = LogisticRegression(C=self.C, max_iter=self.max_iter, solver="newton-cg")
@@ -160,7 +164,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def _scaled(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False) * self.scale_
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        return embeddings * self.scale_
 
 
 def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -186,7 +191,9 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[lis
     """
     for what, given in (("classes", classes), ("templates", templates)):
         if isinstance(given, str):
-            raise TypeError(f"{what} is {given!r}; expected a sequence of strings. Write [{given!r}].")
+            raise TypeError(
+                f"{what} is {given!r}; expected a sequence of strings. Write [{given!r}]."
+            )
     if not classes or not templates:
         raise ValueError(
             f"Got {len(classes)} classes and {len(templates)} templates; expected at least one each."

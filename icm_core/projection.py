@@ -31,7 +31,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from icm_core.moments import PairMoments, check_same_columns
+from icm_core.moments import PairMoments, as_array, check_same_columns
 from icm_core.spectrum import (
     OBJECTIVES,
     auto_consistency_weight,
@@ -174,9 +174,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, n_features)
+        X : array-like or Tensor of shape (n_pairs, n_features)
             Embeddings of the observations.
-        X_do : array-like of shape (n_pairs, n_features)
+        X_do : array-like or Tensor of shape (n_pairs, n_features)
             Row i is the embedding of observation i after the intervention. (It has a default only because
             scikit-learn calls ``fit(X)``; without it, an error tells what to do.)
 
@@ -202,7 +202,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X, X_do : array-like of shape (n_pairs, n_features)
+        X, X_do : array-like or Tensor of shape (n_pairs, n_features)
             As for :meth:`fit`.
 
         Returns
@@ -271,7 +271,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or Tensor of shape (n_samples, n_features)
             Embeddings, of images or of text.
 
         Returns
@@ -287,7 +287,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If X has another number of features, or holds NaN or infinity.
         """
         check_is_fitted(self)
-        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
         return embeddings @ self.components_.T.astype(embeddings.dtype)
 
     def truncate(self, k: int) -> InvariantProjection:
@@ -340,8 +340,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _fit_pairs(self, X: ArrayLike, X_do: ArrayLike | None, earlier: PairMoments | None) -> Self:
         self._check_parameters()
-        originals = validate_data(self, X, dtype=PRECISIONS, reset=earlier is None)
-        shape = np.asarray(X_do).shape
+        originals = validate_data(self, as_array(X), dtype=PRECISIONS, reset=earlier is None)
+        shape = np.asarray(as_array(X_do)).shape
         if len(shape) < 2:
             got = "no X_do" if X_do is None else f"X_do of shape {shape}, like labels,"
             raise ValueError(
@@ -350,8 +350,14 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
         check_same_columns(X, X_do)
-        intervened = check_array(X_do, dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0)
-        moments = PairMoments(originals.shape[1]).update(originals, intervened)
+        intervened = check_array(
+            as_array(X_do), dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0
+        )
+        pairs: tuple[tuple[Any, NDArray], ...] = ((X, originals), (X_do, intervened))
+        # a tensor is handed on as it is, for the moments to see its precision
+        moments = PairMoments(originals.shape[1]).update(
+            *(given if hasattr(given, "detach") else checked for given, checked in pairs)
+        )
         return self._solve(moments if earlier is None else earlier.merge(moments))
 
     def _solve(self, moments: PairMoments) -> Self:

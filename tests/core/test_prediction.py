@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -259,3 +260,18 @@ def test_columns_in_another_order_are_refused(model):
     model = clone(model).fit(pd.DataFrame(X, columns=list("abcde")), y)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(pd.DataFrame(new, columns=list("edcba")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("model", [ZeroShotClassifier(), LinearProbe()])
+def test_tensors_as_clip_gives_them(model, dtype):
+    X, y, new = labelled(0)
+    X, new = (torch.tensor(part, dtype=dtype, requires_grad=True) for part in (X, new))
+    given = clone(model).fit(X, torch.tensor(y))
+    expected = clone(model).fit(X.detach().float().numpy(), y)
+    for method in ("predict", "predict_proba", "decision_function"):
+        np.testing.assert_allclose(
+            getattr(given, method)(new),
+            getattr(expected, method)(new.detach().float().numpy()),
+            rtol=1e-3,
+        )

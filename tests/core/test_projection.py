@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import scipy.linalg
 import sklearn
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -899,6 +900,30 @@ def test_transform_keeps_single_precision():
     assert fitted.transform(X.astype(np.float32)).dtype == np.float32
     assert fitted.components_.dtype == np.float64
     np.testing.assert_allclose(fitted.fit_transform(X, X_do), X @ fitted.components_.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_as_clip_gives_them(dtype):
+    tensors = [torch.tensor(part, dtype=dtype, requires_grad=True) for part in random_pairs(0)]
+    arrays = [tensor.detach().to(torch.float64).numpy() for tensor in tensors]
+    fitted, expected = InvariantProjection(3).fit(*tensors), InvariantProjection(3).fit(*arrays)
+    np.testing.assert_array_equal(fitted.components_, expected.components_)
+    moments = PairMoments(6).update(*tensors)
+    np.testing.assert_array_equal(fitted.moments_.S, moments.S)
+    np.testing.assert_array_equal(
+        clone(fitted).partial_fit(*tensors).components_, fitted.components_
+    )
+    np.testing.assert_allclose(
+        fitted.transform(tensors[0]), expected.transform(arrays[0]), rtol=1e-4
+    )
+    error = np.sqrt(12 * moments.rounding / np.mean(np.square(arrays)))
+    assert error == pytest.approx(torch.finfo(dtype).eps)
+    assert fitted.moments_.rounding == moments.rounding
+
+
+def test_rounding_to_bfloat16_is_no_signal():
+    pairs = [torch.tensor(part).bfloat16() for part in removed_pairs("removed", 1)]
+    assert InvariantProjection().fit(*pairs).n_components_ == 4
 
 
 # --- bad input
