@@ -7,10 +7,12 @@ invariant subspace depends on such pairs through two D x D matrices only,
     C = E[f fᵀ]                          what the embedding expresses,
     S = E[(f - f_do) (f - f_do)ᵀ]        what the intervention changes.
 
-:class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs need O(D²) memory,
-and moments of shards add up: ``a.merge(b)`` equals one pass over both. :func:`combine` mixes kinds of
-pairs, such as image and text interventions, whatever the number of pairs behind each. A
-:class:`PairMoments` is saved as plain arrays (``.npz``, never pickled objects) and is all that
+:class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs
+need O(D²) memory, and moments of shards add up: ``a.merge(b)`` equals one pass over both.
+They are kept for five folds of the pairs, so that each can be held out: what is left of
+the others is a difference of sums. :func:`combine` mixes kinds of pairs, such as image
+and text interventions, whatever the number of pairs behind each. A :class:`PairMoments`
+is saved as plain arrays (``.npz``, never pickled objects) and is all that
 :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 """
 
@@ -18,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
+_FOLDS = 5
 _SUMS = (
     "sum_outer",
     "sum_difference_outer",
@@ -31,10 +35,29 @@ _SUMS = (
     "sum_intervened",
     "sum_between_kinds",
     "sum_rounding",
+    "sum_pairs",
 )
 
 _BFLOAT16_EPS = 2.0**-7
 _BLOCK_ROWS = 4096  # rows cast to float64 at a time, to bound the memory of `update`
+
+
+class Fold(NamedTuple):
+    """Moments of the pairs without those of one fold, and what that fold adds to all.
+
+    Attributes
+    ----------
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences of all other pairs.
+    C_out, S_out : ndarray of shape (D, D)
+        The same of the pairs held out, times their share of all pairs: over the folds they sum to the
+        moments of all.
+    """
+
+    C: NDArray[np.float64]
+    S: NDArray[np.float64]
+    C_out: NDArray[np.float64]
+    S_out: NDArray[np.float64]
 
 
 class PairMoments:
@@ -92,12 +115,13 @@ class PairMoments:
         d = int(n_features)
         self.n_features = d
         self.n_pairs = 0
-        self._sum_outer = np.zeros((d, d))
-        self._sum_difference_outer = np.zeros((d, d))
+        self._sum_outer = np.zeros((_FOLDS, d, d))
+        self._sum_difference_outer = np.zeros((_FOLDS, d, d))
         self._sum_original = np.zeros(d)
         self._sum_intervened = np.zeros(d)
         self._sum_between_kinds = np.zeros((d, d))
         self._sum_rounding = np.zeros(())
+        self._sum_pairs = np.zeros(_FOLDS)
 
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
@@ -133,11 +157,15 @@ class PairMoments:
                 "row i of X_do is row i of X after the intervention. Pass two arrays of the same shape."
             )
         for start in range(0, len(original), _BLOCK_ROWS):
-            block = original[start : start + _BLOCK_ROWS].astype(np.float64)
+            block = original[start : start + _BLOCK_ROWS].astype(np.float64, order="C")
             block_do = intervened[start : start + _BLOCK_ROWS].astype(np.float64)
-            difference = block - block_do
-            self._sum_outer += block.T @ block
-            self._sum_difference_outer += difference.T @ difference
+            fold_of_row = np.array([crc32(row) % _FOLDS for row in block])
+            for fold in range(_FOLDS):
+                rows = block[fold_of_row == fold]
+                difference = rows - block_do[fold_of_row == fold]
+                self._sum_outer[fold] += rows.T @ rows
+                self._sum_difference_outer[fold] += difference.T @ difference
+                self._sum_pairs[fold] += len(rows)
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
             for rows, error in zip((block, block_do), errors, strict=True):
@@ -171,12 +199,12 @@ class PairMoments:
     @property
     def C(self) -> NDArray[np.float64]:
         """Second moment of the original embeddings, shape (n_features, n_features)."""
-        return self._average(self._sum_outer)
+        return self._average(self._sum_outer.sum(axis=0))
 
     @property
     def S(self) -> NDArray[np.float64]:
         """Second moment of the differences, shape (n_features, n_features)."""
-        return self._average(self._sum_difference_outer)
+        return self._average(self._sum_difference_outer.sum(axis=0))
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -197,6 +225,40 @@ class PairMoments:
     def rounding(self) -> float:
         """Variance of the rounding error of an entry of an embedding."""
         return float(self._average(self._sum_rounding))
+
+    def folds(self) -> list[Fold]:
+        """Hold out a fifth of the pairs at a time.
+
+        The content of an original decides which fold its pairs are in. All pairs of the
+        same original are therefore held out together, and neither the order of the pairs,
+        nor batches, nor shards make a difference.
+
+        Returns
+        -------
+        list of Fold
+            Five, or fewer where there are few different originals.
+
+        Raises
+        ------
+        ValueError
+            If all pairs are in the same fold.
+        """
+        used = np.flatnonzero(self._sum_pairs)
+        if len(used) < 2:
+            raise ValueError(
+                f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
+                "different originals, to hold some out. Pass more pairs, or numbers as "
+                "n_components and consistency_weight."
+            )
+        C, S, folds = self.C, self.S, []
+        for fold in used:
+            C_out, S_out = (
+                self._average(total[fold])
+                for total in (self._sum_outer, self._sum_difference_outer)
+            )
+            rest = 1 - self._sum_pairs[fold] / self.n_pairs
+            folds.append(Fold((C - C_out) / rest, (S - S_out) / rest, C_out, S_out))
+        return folds
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the moments to a ``.npz`` file of plain arrays.
@@ -251,7 +313,7 @@ class PairMoments:
     @classmethod
     def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
         """Build moments from their sums, checking that the shapes belong together."""
-        moments = cls(max(len(np.atleast_1d(sums[0])), 1))
+        moments = cls(max(np.atleast_1d(sums[0]).shape[-1], 1))
         for name, values in zip(_SUMS, sums, strict=True):
             expected = getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:

@@ -116,7 +116,7 @@ def rounding_tolerance(
     ndarray of shape (K,)
     """
     expressed, changed = (
-        np.sqrt(np.maximum(_quadratic(directions, moment), 0)) for moment in (C, 2 * S)
+        np.sqrt(np.maximum(quadratic(directions, moment), 0)) for moment in (C, 2 * S)
     )
     double = len(C) * np.finfo(np.float64).eps
     return double * (np.linalg.norm(C) + consistency_weight * np.linalg.norm(S)) + entry_error * (
@@ -233,8 +233,8 @@ def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return row
 
 
-def _quadratic(rows: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``v M vᵀ`` for each row v."""
+def quadratic(rows: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``v M vᵀ`` for each row v, shape (K,)."""
     return ((rows @ moment) * rows).sum(axis=1)
 
 
@@ -255,6 +255,6 @@ def intervention_share(
     ndarray of shape (K,)
         NaN for a component without second moment.
     """
-    changed, expressed = (_quadratic(components, moment) for moment in (S, C))
+    changed, expressed = (quadratic(components, moment) for moment in (S, C))
     live = expressed > len(C) * np.finfo(np.float64).eps * np.trace(C)
     return np.divide(changed, expressed, out=np.full(len(components), np.nan), where=live)

@@ -77,6 +77,57 @@ def test_streaming_batches_equal_one_pass_beyond_the_block_size():
     assert repr(streamed) == "PairMoments(n_features=3, n_pairs=10000)"
 
 
+def fold_of_each(X, X_do):
+    """Which fold each pair is in, found by the moments of that pair alone."""
+    single = (PairMoments(D).update(x, y) for x, y in zip(X[:, None], X_do[:, None], strict=True))
+    return np.array([int(np.flatnonzero(moments._sum_pairs)[0]) for moments in single])
+
+
+def test_folds_are_the_moments_of_the_other_rows_and_of_their_own():
+    X, X_do = pairs(5000)
+    fold = fold_of_each(X, X_do)
+    assert np.bincount(fold).min() > 800
+    folds = PairMoments(D).update(X, X_do).folds()
+    assert len(folds) == 5
+    for number, (C, S, C_out, S_out) in enumerate(folds):
+        rest, own = (
+            PairMoments(D).update(X[rows], X_do[rows]) for rows in (fold != number, fold == number)
+        )
+        np.testing.assert_allclose(C, rest.C, rtol=1e-9)
+        np.testing.assert_allclose(S, rest.S, rtol=1e-9)
+        np.testing.assert_allclose(C_out, own.C * own.n_pairs / 5000, rtol=1e-9)
+        np.testing.assert_allclose(S_out, own.S * own.n_pairs / 5000, rtol=1e-9)
+
+
+def test_pairs_of_one_original_are_in_one_fold_whatever_their_precision_and_layout():
+    X, _ = pairs(100)
+    X = X.astype(np.float32).astype(np.float64)
+    for same in (X.astype(np.float32), np.asfortranarray(X), X.tolist()):
+        again = PairMoments(D).update(same, X + 1)
+        np.testing.assert_array_equal(again._sum_pairs, PairMoments(D).update(X, X)._sum_pairs)
+    np.testing.assert_array_equal(fold_of_each(X, X), fold_of_each(X, X + 1))
+    with pytest.raises(ValueError, match=r"All pairs are in one fold \(n_samples=7\)"):
+        PairMoments(D).update(np.ones((7, D)), X[:7]).folds()
+    with pytest.raises(ValueError, match=r"one fold \(n_samples=0\)"):
+        PairMoments(D).folds()
+
+
+def test_folds_of_mixed_kinds_are_mixed():
+    image, text = PairMoments(D).update(*pairs(500)), PairMoments(D).update(*pairs(90, seed=1))
+    mixed = combine([image, text], [1, 3])
+    for fold, of_image, of_text in zip(
+        *(item.folds() for item in (mixed, image, text)), strict=True
+    ):
+        np.testing.assert_allclose(fold.C_out, of_image.C_out / 4 + 3 * of_text.C_out / 4)
+        np.testing.assert_allclose(fold.S_out, of_image.S_out / 4 + 3 * of_text.S_out / 4)
+        left = np.trace(mixed.C - fold.C_out) / np.trace(fold.C)  # what the other pairs weigh
+        shares = [
+            np.trace(item.C - part.C_out) / np.trace(part.C)
+            for item, part in ((image, of_image), (text, of_text))
+        ]
+        assert left == pytest.approx(shares[0] / 4 + 3 * shares[1] / 4)
+
+
 def test_merge_leaves_its_operands_unchanged():
     a, b = PairMoments(D).update(*pairs(5)), PairMoments(D).update(*pairs(7, seed=1))
     before = a.C.copy()
@@ -258,6 +309,7 @@ def test_saved_moments_are_loaded_bit_for_bit(tmp_path_factory, both):
     assert loaded.n_pairs == moments.n_pairs
     for name in STATISTICS:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(moments, name))
+    np.testing.assert_array_equal(loaded._sum_pairs, moments._sum_pairs)
     assert loaded.merge(moments).n_pairs == 2 * moments.n_pairs
 
 

@@ -3,6 +3,7 @@
 import doctest
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from icm_core import projection as projection_module
 from icm_core import spectrum as spectrum_module
 from icm_core.moments import PairMoments, combine
 from icm_core.projection import (
+    HELD_OUT_WEIGHTS,
     InvariantProjection,
     auto_consistency_weight,
     auto_n_components,
@@ -35,6 +37,9 @@ from icm_core.stiefel import minimize_on_stiefel
 from icm_study.theory.linear import LinearGaussianSCM, largest_angle
 
 OBJECTIVES = ("trace", "generalized", "released_code")
+REAL_CLIP = (
+    Path(__file__).parents[3] / "shared" / "data" / "real_clip" / "ViT-B-16_openai_coco500.npy"
+)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -622,6 +627,190 @@ def test_the_weight_that_was_used_is_kept():
     assert np.isnan(none.consistency_weight_)
 
 
+# --- pairs held out
+
+
+HELD_OUT = {"n_components": "held-out", "consistency_weight": "held-out"}
+
+
+def wide_pairs(n, *, leak=0.0, heavy=False, mean=0.0, seed=0, d=128, invariant=5, variant=30):
+    """Pairs of few factors in many dimensions, with noise in all of them; a tuple for each seed is of one model."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(d, invariant + variant)) / np.sqrt(d)
+    offset = mean * rng.normal(size=d)
+    rng = np.random.default_rng(seed + 1)
+
+    def draw(size):
+        return rng.standard_t(3, size) / np.sqrt(3) if heavy else rng.normal(size=(n, size[1]))
+
+    kept = draw((n, invariant))
+    moved = np.sqrt(1 - leak**2) * kept + leak * draw((n, invariant))
+    return tuple(
+        np.hstack([z, draw((n, variant))]) @ mixing.T + 0.02 * rng.normal(size=(n, d)) + offset
+        for z in (kept, moved)
+    )
+
+
+def redrawn_share(components, X, X_do):
+    return np.sum(((X - X_do) @ components.T) ** 2) / np.sum((X @ components.T) ** 2)
+
+
+@pytest.mark.parametrize("n", [60, 100, 300, 2000])
+@pytest.mark.parametrize("model", [{}, {"leak": 0.1}, {"leak": 0.3}, {"heavy": True}])
+def test_few_pairs_are_enough_for_the_number_of_invariant_factors(n, model):
+    fitted = InvariantProjection(**HELD_OUT).fit(*wide_pairs(n, **model))
+    new = redrawn_share(fitted.components_, *wide_pairs(3000, seed=1, **model))
+    assert fitted.n_components_ == 5 or (n == 60 and 4 <= fitted.n_components_ <= 6)
+    assert new < 0.15 + 3 * model.get("leak", 0) ** 2
+    assert fitted.held_out_share_.shape == (fitted.n_components_,)
+    assert fitted.held_out_share_[-1] == pytest.approx(new, abs=0.1)
+
+
+def test_a_constant_is_kept_beside_the_invariant_factors():
+    fitted = InvariantProjection(**HELD_OUT).fit(*wide_pairs(300, mean=1.0))
+    assert fitted.n_components_ == 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=seeds,
+    k=st.sampled_from(["held-out", 1, 3, 6]),
+    weight=st.sampled_from(["held-out", "auto", 0.0, 0.5, 2.0]),
+    objective=st.sampled_from(["trace", "generalized"]),
+)
+@pytest.mark.filterwarnings("ignore:On . of . folds")
+def test_the_choice_is_the_best_on_rows_held_out(seed, k, weight, objective):
+    X, X_do = random_pairs(seed, n=40)
+    given_ = {"objective": objective, "consistency_weight": weight}
+    fitted = InvariantProjection(k, **given_).fit(X, X_do)
+    fold = np.array(
+        [
+            np.argmax(PairMoments(6).update(x, y)._sum_pairs)
+            for x, y in zip(X[:, None], X_do[:, None], strict=True)
+        ]
+    )
+    chosen = weight == "held-out" or objective == "generalized"
+    criterion = 1.0 if chosen else fitted.consistency_weight_
+
+    def score(weight, size):
+        total = 0
+        for held_out in range(5):
+            seen, new = fold != held_out, fold == held_out
+            A = InvariantProjection(size, objective=objective, consistency_weight=weight)
+            basis = scipy.linalg.orth(A.fit(X[seen], X_do[seen]).components_.T).T
+            total += np.sum((X[new] @ basis.T) ** 2) - criterion * np.sum(
+                ((X - X_do)[new] @ basis.T) ** 2
+            )
+        return total
+
+    weights = (
+        HELD_OUT_WEIGHTS
+        if weight == "held-out"
+        else [np.nan_to_num(fitted.consistency_weight_, nan=1.0)]
+    )
+    sizes = range(1, 7) if k == "held-out" else [k]
+    best = max(score(w, size) for w in weights for size in sizes)
+    at_choice = score(np.nan_to_num(fitted.consistency_weight_, nan=1.0), fitted.n_components_)
+    assert at_choice == pytest.approx(best, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "parameters", [HELD_OUT, {"n_components": "held-out", "objective": "generalized"}]
+)
+def test_held_out_by_every_way_to_fit(parameters, tmp_path):
+    X, X_do = random_pairs(0)
+    chosen = InvariantProjection(**parameters)
+    whole, parts = clone(chosen).fit(X, X_do), clone(chosen)
+    for start in range(0, len(X), 37):
+        parts.partial_fit(X[start : start + 37], X_do[start : start + 37])
+    shuffled = np.random.default_rng(0).permutation(len(X))
+    first, rest = (PairMoments(6).update(X[rows], X_do[rows]) for rows in np.split(shuffled, [90]))
+    rest.merge(first).save(tmp_path / "moments.npz")
+    merged = clone(chosen).fit_moments(PairMoments.load(tmp_path / "moments.npz"))
+    for other in (
+        parts,
+        merged,
+        pickle.loads(pickle.dumps(whole)),
+        whole.truncate(whole.n_components_),
+    ):
+        np.testing.assert_allclose(other.components_, whole.components_, atol=1e-9)
+        np.testing.assert_allclose(other.held_out_share_, whole.held_out_share_, atol=1e-9)
+        np.testing.assert_equal(other.consistency_weight_, whole.consistency_weight_)
+
+
+def test_held_out_serves_the_gradient_solver():
+    X, X_do = random_pairs(3)
+    exact = InvariantProjection(**HELD_OUT).fit(X, X_do)
+    descent = InvariantProjection(**HELD_OUT, solver="gradient", random_state=0).fit(X, X_do)
+    assert descent.n_components_ == exact.n_components_
+    assert distance(exact.components_, descent.components_) < 1e-3
+
+
+def test_repeated_originals_are_held_out_together():
+    X, X_do = wide_pairs(60)
+    once = InvariantProjection(**HELD_OUT).fit(X, X_do)
+    often = InvariantProjection(**HELD_OUT).fit(np.tile(X, (7, 1)), np.tile(X_do, (7, 1)))
+    assert often.n_components_ == once.n_components_
+    np.testing.assert_allclose(often.held_out_share_, once.held_out_share_, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["trace", "generalized"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_dead_directions_do_no_better_on_pairs_held_out(objective, dtype):
+    pairs = [part.astype(dtype) for part in low_rank_pairs()[:2]]
+    weight = {"consistency_weight": "held-out"} if objective == "trace" else {}
+    fitted = InvariantProjection("held-out", objective=objective, **weight).fit(*pairs)
+    assert fitted.n_components_ == 2
+
+
+def test_too_few_pairs_are_reported():
+    X, X_do = wide_pairs(25)
+    with pytest.warns(
+        UserWarning, match="Either 25 pairs are too few to tell what is invariant, or nothing is"
+    ):
+        InvariantProjection("held-out").fit(X, X_do)
+    with pytest.warns(
+        UserWarning, match="'auto' keeps 25 components of 25 pairs: .* n_components='held-out'"
+    ):
+        InvariantProjection().fit(X, X_do)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        InvariantProjection(**HELD_OUT).fit(*wide_pairs(300))
+        InvariantProjection().fit(*random_pairs(0))
+
+
+def test_nothing_invariant_is_reported():
+    X, X_do = np.random.default_rng(0).normal(size=(2, 1000, 6))
+    with pytest.warns(
+        UserWarning, match="are worse than none.*or nothing is. .* leave the embedding as it is"
+    ):
+        assert InvariantProjection(**HELD_OUT).fit(X, X_do).n_components_ == 1
+
+
+@pytest.mark.parametrize(
+    "parameters", [HELD_OUT, {"n_components": "held-out"}, {"consistency_weight": "held-out"}]
+)
+def test_one_original_cannot_be_held_out(parameters):
+    X = np.tile([1.0, 2.0], (3, 1))
+    with pytest.raises(
+        ValueError,
+        match=r"All pairs are in one fold \(n_samples=3\); expected .* different originals",
+    ):
+        InvariantProjection(**parameters).fit(X, X + np.eye(3, 2))
+
+
+@pytest.mark.skipif(not REAL_CLIP.exists(), reason="needs the real embeddings beside the checkout")
+def test_held_out_on_real_embeddings():
+    images, captions = np.load(REAL_CLIP)
+    fitted = InvariantProjection(**HELD_OUT).fit(images[:400], captions[:400])
+    plain = redrawn_share(np.eye(512), images[400:], captions[400:])
+    counted = InvariantProjection().fit(images[:400], captions[:400])
+    assert fitted.n_components_ < counted.n_components_ / 4
+    new = redrawn_share(fitted.components_, images[400:], captions[400:])
+    assert new == pytest.approx(fitted.held_out_share_[-1], abs=0.05)
+    assert new < plain / 4
+
+
 # --- gradient solver
 
 
@@ -748,6 +937,7 @@ class PairedWithItself(InvariantProjection):
     [
         PairedWithItself(),
         PairedWithItself(consistency_weight="auto"),
+        PairedWithItself("held-out", consistency_weight="held-out"),
         PairedWithItself(objective="generalized"),
         PairedWithItself(1, solver="gradient"),
     ]
@@ -932,7 +1122,10 @@ def test_rounding_to_bfloat16_is_no_signal():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_components": 0}, "n_components is 0; expected 'auto' or an integer from 1"),
+        (
+            {"n_components": 0},
+            "n_components is 0; expected 'auto', 'held-out' or an integer from 1",
+        ),
         ({"n_components": -1}, "n_components is -1; expected 'auto'"),
         ({"n_components": 2.0}, r"n_components is 2\.0; expected 'auto'"),
         ({"n_components": True}, "n_components is True; expected 'auto'"),
@@ -940,27 +1133,27 @@ def test_rounding_to_bfloat16_is_no_signal():
         ({"n_components": 7}, "n_components is 7; expected at most n_features, 6"),
         (
             {"consistency_weight": -1.0},
-            r"consistency_weight is -1\.0; expected 'auto' or a finite number",
+            r"consistency_weight is -1\.0; expected 'auto', 'held-out' or a finite number",
         ),
         (
             {"consistency_weight": np.nan},
-            "consistency_weight is nan; expected 'auto' or a finite number",
+            "consistency_weight is nan; expected 'auto', 'held-out' or a finite number",
         ),
         (
             {"consistency_weight": np.inf},
-            "consistency_weight is inf; expected 'auto' or a finite number",
+            "consistency_weight is inf; expected 'auto', 'held-out' or a finite number",
         ),
         (
             {"consistency_weight": "foo"},
-            "consistency_weight is 'foo'; expected 'auto' or a finite number",
+            "consistency_weight is 'foo'; expected 'auto', 'held-out' or a finite number",
         ),
         (
             {"consistency_weight": None},
-            "consistency_weight is None; expected 'auto' or a finite number",
+            "consistency_weight is None; expected 'auto', 'held-out' or a finite number",
         ),
         (
             {"consistency_weight": True},
-            "consistency_weight is True; expected 'auto' or a finite number",
+            "consistency_weight is True; expected 'auto', 'held-out' or a finite number",
         ),
         ({"shrinkage": -0.1}, r"shrinkage is -0\.1; expected a finite number"),
         (
