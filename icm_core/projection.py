@@ -66,12 +66,11 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         :func:`~icm_core.spectrum.auto_n_components`, and counts too many where there are not
         several pairs for each dimension of the embedding. "held-out" takes the K that does
         best on pairs that were not fitted on, see Notes.
-    objective : {"trace", "generalized", "released_code"}, default="trace"
-        ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``. ``"generalized"``
-        solves ``S v = μ C v``, smallest μ first; it ignores ``consistency_weight`` and, up to
-        ``shrinkage``, its subspace follows any invertible linear map of the embedding.
-        ``"released_code"`` exists for the audit only: the *smallest* eigenvalues of ``C - λS``, as in
-        the code released with the paper.
+    objective : {"trace", "generalized"}, default="trace"
+        ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``.
+        ``"generalized"`` solves ``S v = μ C v``, smallest μ first; it ignores
+        ``consistency_weight`` and, up to ``shrinkage``, its subspace follows any invertible
+        linear map of the embedding.
     consistency_weight : float, "auto" or "held-out", default=1.0
         λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an
         uncentred principal component analysis of the original embeddings. "auto" looks for
@@ -95,7 +94,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ----------
     components_ : ndarray of shape (n_components_, n_features_in_)
         Rows of A, the best first, of unit length, with the largest entry in absolute value positive.
-        Orthonormal for the trace objective and the released code. For the generalised objective they
+        Orthonormal for the trace objective. For the generalised objective they
         are orthogonal in ``C + σ²I`` instead: the components are uncorrelated, not at right angles.
     n_components_ : int
         K.
@@ -104,8 +103,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     consistency_weight_ : float
         λ, given or chosen. NaN for the generalised objective, which has none.
     eigenvalues_ : ndarray of shape (n_features_in_,)
-        The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest
-        (released code: from the smallest), or μ from the smallest.
+        The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest,
+        or μ from the smallest.
     intervention_share_ : ndarray of shape (n_components_,)
         ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention, 2 (for a direction of mean zero)
         re-drawn entirely. It lies in [0, 2] when f_do is an exchangeable re-draw of f and can exceed 2 otherwise. NaN
@@ -429,13 +428,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _spectrum(
         self, C: NDArray[np.float64], S: NDArray[np.float64], weight: float
     ) -> tuple[NDArray, NDArray]:
-        """All eigenvalues and directions (rows), the best first."""
+        """All eigenvalues and directions (rows), the best first; a subclass may rank otherwise."""
         if self.objective == "generalized":
             return generalized_spectrum(C, S, self.shrinkage)
-        eigenvalues, directions = trace_spectrum(C, S, weight)
-        if self.objective == "released_code":
-            return eigenvalues[::-1], directions[::-1]
-        return eigenvalues, directions
+        return trace_spectrum(C, S, weight)
 
     def _choose_weight(self, moments: PairMoments) -> tuple[float, float]:
         """λ, and the variance of the noise that it was chosen under (0 if it was given)."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-OBJECTIVES = ("trace", "generalized", "released_code")
+OBJECTIVES = ("trace", "generalized")
 _NARROWEST_GAP = np.pi / 8
 
 
@@ -137,8 +137,7 @@ def auto_n_components(
     ----------
     eigenvalues : array-like of shape (n_features,)
         All eigenvalues, in any order.
-    objective : {"trace", "generalized", "released_code"}
-        ``"released_code"`` takes as many as ``"trace"``, from the other end of the spectrum.
+    objective : {"trace", "generalized"}
     tolerance : float or array-like of shape (n_features,)
         An eigenvalue of ``C - λS`` counts as positive above it, see :func:`rounding_tolerance`. The rounding
         of the largest eigenvalue is its least value.

@@ -36,7 +36,7 @@ from icm_core.spectrum import generalized_spectrum, rounding_tolerance, trace_sp
 from icm_core.stiefel import minimize_on_stiefel
 from icm_study.theory.linear import LinearGaussianSCM, largest_angle
 
-OBJECTIVES = ("trace", "generalized", "released_code")
+OBJECTIVES = ("trace", "generalized")
 REAL_CLIP = (
     Path(__file__).parents[3] / "shared" / "data" / "real_clip" / "ViT-B-16_openai_coco500.npy"
 )
@@ -166,18 +166,6 @@ def test_nested_subspaces_one_fit_serves_every_k(seed, objective):
 
 
 @settings(deadline=None)
-@given(seed=seeds)
-def test_released_code_is_the_other_end_of_the_spectrum(seed):
-    X, X_do = random_pairs(seed)
-    top = InvariantProjection(2).fit(X, X_do)
-    released = InvariantProjection(4, objective="released_code").fit(X, X_do)
-    np.testing.assert_allclose(released.eigenvalues_, top.eigenvalues_[::-1])
-    np.testing.assert_allclose(top.components_ @ released.components_.T, 0, atol=1e-8)
-    auto = InvariantProjection(objective="released_code").fit(X, X_do)
-    assert auto.n_components_ == InvariantProjection().fit(X, X_do).n_components_
-
-
-@settings(deadline=None)
 @given(seed=seeds, objective=st.sampled_from(OBJECTIVES))
 def test_signs_are_fixed(seed, objective):
     A = InvariantProjection(6, objective=objective).fit(*random_pairs(seed)).components_
@@ -260,9 +248,7 @@ def test_auto_counts_positive_eigenvalues_in_any_order(values, random):
     random.shuffle(values)
     rounding = len(values) * np.finfo(float).eps * max(map(abs, values))
     expected = max(1, sum(value > rounding for value in values))
-    assert (
-        auto_n_components(values, "trace") == expected == auto_n_components(values, "released_code")
-    )
+    assert auto_n_components(values, "trace") == expected
 
 
 @settings(deadline=None)
@@ -590,10 +576,9 @@ def test_auto_needs_embeddings_that_differ(rows):
         InvariantProjection(consistency_weight="auto").fit(X, -X)
 
 
-@pytest.mark.parametrize("objective", ["trace", "released_code"])
-def test_auto_weight_by_every_way_to_fit(objective):
+def test_auto_weight_by_every_way_to_fit():
     X, X_do = random_pairs(0)
-    auto = InvariantProjection(objective=objective, consistency_weight="auto")
+    auto = InvariantProjection(consistency_weight="auto")
     whole, parts = clone(auto).fit(X, X_do), clone(auto)
     for start in range(0, len(X), 37):
         parts.partial_fit(X[start : start + 37], X_do[start : start + 37])
@@ -854,10 +839,9 @@ def test_gradient_warns_when_it_stops_early(monkeypatch):
     assert fitted.n_iter_ == 1
 
 
-@pytest.mark.parametrize("objective", ["generalized", "released_code"])
-def test_gradient_refuses_other_objectives(objective):
+def test_gradient_refuses_other_objectives():
     with pytest.raises(ValueError, match="solver='gradient' minimises objective='trace', got"):
-        InvariantProjection(objective=objective, solver="gradient").fit(*random_pairs(0))
+        InvariantProjection(objective="generalized", solver="gradient").fit(*random_pairs(0))
 
 
 def test_descent_stays_on_the_manifold_and_reports_a_floor_it_cannot_pass():
@@ -1158,7 +1142,7 @@ def test_rounding_to_bfloat16_is_no_signal():
         ({"shrinkage": -0.1}, r"shrinkage is -0\.1; expected a finite number"),
         (
             {"objective": "pca"},
-            "objective is 'pca'; expected one of 'trace', 'generalized', 'released_code'",
+            "objective is 'pca'; expected one of 'trace', 'generalized'",
         ),
         ({"objective": None}, "objective is None; expected one of"),
         ({"solver": "newton"}, "solver is 'newton'; expected one of 'closed_form', 'gradient'"),
