@@ -1,19 +1,20 @@
 """Second moments of interventional pairs, streamed.
 
-An interventional pair is the embedding ``f`` of an observation and the embedding ``f_do`` of the same
-observation after an intervention that re-draws its variant factors and keeps its invariant ones. The
-invariant subspace depends on such pairs through two D x D matrices only,
+An interventional pair is the embedding ``f`` of an observation and the embedding
+``f_do`` of the same observation after an intervention that re-draws its variant factors
+and keeps its invariant ones. The invariant subspace depends on such pairs through two D
+x D matrices only,
 
     C = E[f fᵀ]                          what the embedding expresses,
     S = E[(f - f_do) (f - f_do)ᵀ]        what the intervention changes.
 
 :class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs
-need O(D²) memory, and moments of shards add up: ``a.merge(b)`` equals one pass over both.
-They are kept for five folds of the pairs, so that each can be held out: what is left of
-the others is a difference of sums. :func:`combine` mixes kinds of pairs, such as image
-and text interventions, whatever the number of pairs behind each. A :class:`PairMoments`
-is saved as plain arrays (``.npz``, never pickled objects) and is all that
-:class:`icm_core.projection.InvariantProjection` needs to be fitted.
+need O(D²) memory, and moments of shards add up: ``a.merge(b)`` equals one pass over
+both. They are kept for five folds of the pairs, so that each can be held out: what is
+left of the others is a difference of sums. :func:`combine` mixes kinds of pairs, such
+as image and text interventions, whatever the number of pairs behind each. A
+:class:`PairMoments` is saved as plain arrays (``.npz``, never pickled objects) and is
+all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Fold(NamedTuple):
     C, S : ndarray of shape (D, D)
         Second moments of the originals and of the differences of all other pairs.
     C_out, S_out : ndarray of shape (D, D)
-        The same of the pairs held out, times their share of all pairs: over the folds they sum to the
-        moments of all.
+        The same of the pairs held out, times their share of all pairs: over the folds
+        they sum to the moments of all.
     """
 
     C: NDArray[np.float64]
@@ -79,21 +80,23 @@ class PairMoments:
     mean, mean_do : ndarray of shape (n_features,)
         ``E[f]`` and ``E[f_do]``.
     covariance : ndarray of shape (n_features, n_features)
-        Of the original embeddings, each about the mean of its own kind of pairs, see :func:`combine`.
+        Of the original embeddings, each about the mean of its own kind of pairs, see
+        :func:`combine`.
     rounding : float
-        Variance of the rounding error of an entry of an embedding, by the precision in which the
-        embeddings were given: pass half precision as it is, not cast to a higher one.
+        Variance of the rounding error of an entry of an embedding, by the precision in
+        which the embeddings were given: pass half precision as it is, not cast to a
+        higher one.
 
     Raises
     ------
     ValueError
-        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``, ``mean_do``,
-        ``covariance`` and ``rounding``, if no pair has been seen.
+        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``,
+        ``mean_do``, ``covariance`` and ``rounding``, if no pair has been seen.
 
     Notes
     -----
-    C and S are the matrices of the reconstruction and of the consistency term of CLIP-ICM, arXiv
-    2405.15289.
+    C and S are the matrices of the reconstruction and of the consistency term of
+    CLIP-ICM, arXiv 2405.15289.
 
     Examples
     --------
@@ -110,7 +113,8 @@ class PairMoments:
         is_integer = isinstance(n_features, (int, np.integer)) and not isinstance(n_features, bool)
         if not is_integer or n_features < 1:
             raise ValueError(
-                f"n_features is {n_features!r}; expected a positive integer, the dimension of the embedding."
+                f"n_features is {n_features!r}; expected a positive integer, the dimension of the "
+                "embedding."
             )
         d = int(n_features)
         self.n_features = d
@@ -144,17 +148,19 @@ class PairMoments:
         Raises
         ------
         ValueError
-            If an array is not two-dimensional, has no rows, has the wrong number of columns
-            or holds NaN or infinity, or if the two shapes or the names of their columns
-            differ. The moments are then left as they were.
+            If an array is not two-dimensional, has no rows, has the wrong number of
+            columns or holds NaN or infinity, or if the two shapes or the names of their
+            columns differ. The moments are then left as they were.
         """
         check_same_columns(X, X_do)
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
         errors = _rounding_error(X, original.dtype), _rounding_error(X_do, intervened.dtype)
         if original.shape != intervened.shape:
             raise ValueError(
-                f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must be aligned: "
-                "row i of X_do is row i of X after the intervention. Pass two arrays of the same shape."
+                f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must "
+                "be aligned: "
+                "row i of X_do is row i of X after the intervention. Pass two arrays of the same "
+                "shape."
             )
         for start in range(0, len(original), _BLOCK_ROWS):
             block = original[start : start + _BLOCK_ROWS].astype(np.float64, order="C")
@@ -174,7 +180,7 @@ class PairMoments:
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
-        """Moments of the pairs of this object and of another one, as if both had been seen in one pass.
+        """Moments of the pairs of this object and of another one, as of one pass over both.
 
         Parameters
         ----------
@@ -218,7 +224,7 @@ class PairMoments:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """Covariance of the original embeddings within their kind of pairs, shape (n_features, n_features)."""
+        """Covariance of the originals within their kind of pairs, shape (D, D)."""
         return self.C - np.outer(self.mean, self.mean) - self._average(self._sum_between_kinds)
 
     @property
@@ -230,8 +236,8 @@ class PairMoments:
         """Hold out a fifth of the pairs at a time.
 
         The content of an original decides which fold its pairs are in. All pairs of the
-        same original are therefore held out together, and neither the order of the pairs,
-        nor batches, nor shards make a difference.
+        same original are therefore held out together, and neither the order of the
+        pairs, nor batches, nor shards make a difference.
 
         Returns
         -------
@@ -288,8 +294,8 @@ class PairMoments:
         Raises
         ------
         ValueError
-            If the file does not hold moments, is damaged, or has another format version. Pickled
-            objects are refused.
+            If the file does not hold moments, is damaged, or has another format
+            version. Pickled objects are refused.
         """
         advice = f"Write the file again with PairMoments.save (format version {_FORMAT_VERSION})."
         # the file is opened here: np.load leaks its handle when the content is not an archive
@@ -318,7 +324,8 @@ class PairMoments:
             expected = getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
                 raise ValueError(
-                    f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; expected "
+                    f"{source} is damaged: {name} has shape {values.shape} with "
+                    f"n_pairs={n_pairs}; expected "
                     f"finite values of shape {expected}. Compute the moments again."
                 )
             setattr(moments, f"_{name}", values.astype(np.float64))
@@ -329,13 +336,13 @@ class PairMoments:
         values = np.asarray(as_array(array))
         if values.dtype.kind not in "fiub":
             raise ValueError(
-                f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of shape "
-                f"(n_pairs, {self.n_features})."
+                f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of "
+                f"shape (n_pairs, {self.n_features})."
             )
         if values.ndim != 2 or values.shape[1] != self.n_features:
             raise ValueError(
-                f"{name} has shape {values.shape}; expected (n_pairs, {self.n_features}): one embedding "
-                "a row."
+                f"{name} has shape {values.shape}; expected (n_pairs, {self.n_features}): one "
+                "embedding a row."
             )
         if len(values) == 0:
             raise ValueError(
@@ -343,15 +350,18 @@ class PairMoments:
             )
         if not np.isfinite(values).all():
             raise ValueError(
-                f"{name} contains NaN or infinity in {np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
-                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do together."
+                f"{name} contains NaN or infinity in "
+                f"{np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
+                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do "
+                "together."
             )
         return values
 
     def _average(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.n_pairs == 0:
             raise ValueError(
-                "The moments of zero pairs are undefined; expected at least one. Call update(X, X_do) first."
+                "The moments of zero pairs are undefined; expected at least one. Call update(X, "
+                "X_do) first."
             )
         return total / self.n_pairs
 
@@ -359,10 +369,11 @@ class PairMoments:
 def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMoments:
     """Mix several kinds of pairs in given proportions, whatever the number of pairs behind each.
 
-    The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to sum to one: the
-    moments of pairs of which a share ``w_i`` is of kind i. (:meth:`PairMoments.merge`, in contrast,
-    counts every pair once.) Images and texts have different means; the covariance of the result leaves the
-    difference out, since it tells kinds of pairs apart and not observations.
+    The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to
+    sum to one: the moments of pairs of which a share ``w_i`` is of kind i.
+    (:meth:`PairMoments.merge`, in contrast, counts every pair once.) Images and texts
+    have different means; the covariance of the result leaves the difference out, since
+    it tells kinds of pairs apart and not observations.
 
     Parameters
     ----------
@@ -381,8 +392,9 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     TypeError
         If an entry is not a :class:`PairMoments`.
     ValueError
-        If there is nothing to combine, the lengths or dimensions differ, a weight is negative or not
-        finite, all weights are zero, or an entry with a positive weight has no pairs.
+        If there is nothing to combine, the lengths or dimensions differ, a weight is
+        negative or not finite, all weights are zero, or an entry with a positive weight
+        has no pairs.
 
     Examples
     --------
@@ -407,8 +419,8 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     used = [(item, share) for item, share in zip(moments, shares, strict=True) if share > 0]
     if any(item.n_pairs == 0 for item, _ in used):
         raise ValueError(
-            "An entry with a positive weight has zero pairs; expected at least one. Call update(X, X_do) on "
-            "it first, or give it weight 0."
+            "An entry with a positive weight has zero pairs; expected at least one. Call "
+            "update(X, X_do) on it first, or give it weight 0."
         )
     total = sum(item.n_pairs for item, _ in used)
     factors = [total * share / shares.sum() / item.n_pairs for item, share in used]
@@ -429,7 +441,8 @@ def as_array(X: Any) -> Any:
     Returns
     -------
     array-like
-        bfloat16, which numpy does not know, becomes float32. What is no tensor comes back as it is.
+        bfloat16, which numpy does not know, becomes float32. What is no tensor comes
+        back as it is.
     """
     if not hasattr(X, "detach"):
         return X
@@ -442,7 +455,7 @@ def _is_bfloat16(X: Any) -> bool:
 
 
 def _rounding_error(given: Any, dtype: np.dtype) -> float:
-    """Variance of the rounding error of a number, relative to its square: at most that of ±eps/2, uniform."""
+    """Variance of the rounding error of a number, relative to its square: as of ±eps/2, uniform."""
     if dtype.kind != "f":
         return 0.0
     eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
@@ -486,8 +499,8 @@ def _check_same_space(moments: Sequence[PairMoments]) -> None:
     dimensions = sorted({item.n_features for item in moments})
     if len(dimensions) > 1:
         raise ValueError(
-            f"The moments have dimensions {dimensions}; expected one. Only pairs from the same embedding "
-            "space can be added."
+            f"The moments have dimensions {dimensions}; expected one. Only pairs from the same "
+            "embedding space can be added."
         )
 
 

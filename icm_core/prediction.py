@@ -1,13 +1,14 @@
 """Invariant prediction: zero-shot and linear probe, on embeddings or on their projection.
 
-Both predictors follow scikit-learn's contract, and both work in the invariant subspace by standing behind a
-fitted projection in a pipeline::
+Both predictors follow scikit-learn's contract, and both work in the invariant subspace
+by standing behind a fitted projection in a pipeline::
 
     make_pipeline(FrozenEstimator(projection), LinearProbe()).fit(X, y)
-    make_pipeline(FrozenEstimator(projection), ZeroShotClassifier()).fit(prompt_embeddings, prompt_classes)
+    make_pipeline(FrozenEstimator(projection), ZeroShotClassifier()).fit(prompts, classes)
 
-Embeddings are arrays, frames or torch tensors. A zero-shot classifier is "fitted" on the embeddings of prompts, so the projection acts on prompts and images
-alike, as in the paper.
+Embeddings are arrays, frames or torch tensors. A zero-shot classifier is "fitted" on
+the embeddings of prompts, so the projection acts on prompts and images alike, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     temperature : float, default=0.01
-        Cosines are divided by it before the softmax. It changes the probabilities, never the label.
+        Cosines are divided by it before the softmax. It changes the probabilities,
+        never the label.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
     prototypes_ : ndarray of shape (n_classes, n_features)
-        For each class, the mean of its unit prompt embeddings, scaled to unit length (prompt ensembling).
+        For each class, the mean of its unit prompt embeddings, scaled to unit length
+        (prompt ensembling).
     """
 
     def __init__(self, temperature: float = 0.01):
@@ -61,7 +64,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the temperature is not positive, shapes differ, or an embedding is not finite.
+            If the temperature is not positive, shapes differ, or an embedding is not
+            finite.
         """
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
@@ -70,7 +74,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"The prompts name {len(self.classes_)} class; expected at least two, to choose between."
+                f"The prompts name {len(self.classes_)} class; expected at least two, to choose "
+                "between."
             )
         members = np.eye(len(self.classes_))[index]
         self.prototypes_ = unit_rows(members.T @ unit_rows(prompts))
@@ -110,8 +115,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
     scale_ : float
-        The embeddings are multiplied by it, so that a feature has unit second moment on average: C then means
-        the same for every encoder and every K.
+        The embeddings are multiplied by it, so that a feature has unit second moment on
+        average: C then means the same for every encoder and every K.
     model_ : LogisticRegression
     """
 
@@ -134,7 +139,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If shapes differ, an embedding is not finite, there is one class only, or C is not positive.
+            If shapes differ, an embedding is not finite, there is one class only, or C
+            is not positive.
         """
         embeddings, y = validate_data(
             self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
@@ -196,7 +202,8 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[lis
             )
     if not classes or not templates:
         raise ValueError(
-            f"Got {len(classes)} classes and {len(templates)} templates; expected at least one each."
+            f"Got {len(classes)} classes and {len(templates)} templates; expected at least one "
+            "each."
         )
     for template in templates:
         if "{}" not in template:

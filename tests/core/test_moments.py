@@ -1,4 +1,4 @@
-"""Moments: streaming equals one pass, shards add up, bad input is refused, files hold no pickles."""
+"""Moments: streaming equals one pass, shards add up, bad input is refused, no pickles."""
 
 import doctest
 

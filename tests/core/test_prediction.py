@@ -82,7 +82,7 @@ def test_the_probe_is_logistic_regression_on_scaled_embeddings(seed):
 
 
 def test_the_probe_minimises_the_penalised_loss():
-    """At the minimum the gradient of ``C · log-loss + ‖W‖² / 2`` is zero, for an independent gradient."""
+    """At the minimum the gradient of ``C · log-loss + ‖W‖² / 2`` is zero."""
     X, y, _ = labelled(1)
     probe = LinearProbe().fit(X, y)
     residual = probe.predict_proba(X) - np.eye(3)[y]

@@ -1,4 +1,4 @@
-"""The projection: exact against independent oracles, a proper scikit-learn citizen, clear about bad input."""
+"""The projection: exact, a proper scikit-learn citizen, clear about bad input."""
 
 import doctest
 import pickle
@@ -335,7 +335,7 @@ def test_the_tolerance_is_above_what_rounding_does(seed, weight):
 
 
 def widest_gap(shares):
-    """Ends of the widest gap that begins below 1, in degrees and by trying all; None if another is as wide."""
+    """Ends of the widest gap that begins below 1, in degrees; None if another is as wide."""
     ends = [*sorted(min(share, 2.0) for share in shares), 2.0]
     degrees = [2 * np.degrees(np.arcsin(np.sqrt(end) / 2)) for end in ends]
     gaps = {
@@ -483,7 +483,7 @@ def test_dead_directions_do_not_count(size):
 
 
 def recovers(n_features, draw):
-    """Whether auto finds the number of invariant factors of a random linear model, whole or mostly dead."""
+    """Whether auto finds the number of invariant factors of a model, whole or mostly dead."""
     rng = np.random.default_rng([n_features, draw])
     n_factors = n_features if draw % 2 else max(3, n_features * 17 // 64)
     n_invariant = int(rng.integers(1, n_factors))
@@ -619,7 +619,7 @@ HELD_OUT = {"n_components": "held-out", "consistency_weight": "held-out"}
 
 
 def wide_pairs(n, *, leak=0.0, heavy=False, mean=0.0, seed=0, d=128, invariant=5, variant=30):
-    """Pairs of few factors in many dimensions, with noise in all of them; a tuple for each seed is of one model."""
+    """Pairs of few factors in many dimensions, with noise in all; every seed has the same model."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(d, invariant + variant)) / np.sqrt(d)
     offset = mean * rng.normal(size=d)
