@@ -141,8 +141,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     direction adds as long as less than half of it is re-drawn; where λ is given, by
     ``tr A (C - λS) Aᵀ``. The choice has the largest sum over the folds, and the
     projection is then estimated from all pairs. Few pairs show too little change in
-    directions that they leave alone by chance; a larger λ makes up for it, and with
-    many pairs λ is about 1. The gradient solver takes the K and λ of the closed form.
+    directions that they leave alone by chance; a larger λ makes up for it, and
+    with ever more pairs λ falls to 1. The gradient solver takes the K and λ of the closed form.
     To choose both takes 31 eigenproblems instead of one.
 
     The K that ``consistency_weight="auto"`` finds does not change under an invertible
@@ -427,7 +427,6 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         eigenvalues, directions = self._spectrum(C, S, self.consistency_weight_)
         self.auto_n_components_ = self._count(eigenvalues, directions, moments, noise)
         k = self._choose_k(moments)
-        self._warn_of_few_pairs(moments, k)
         if self.solver == "gradient":
             eigengap = (
                 eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
@@ -479,33 +478,35 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return weight, self.shrinkage * variance
 
     def _choose_k(self, moments: PairMoments) -> int:
-        if self.n_components == "auto":
-            return self.auto_n_components_
-        if self.n_components != "held-out":
-            return int(self.n_components)
-        total = self._held_out_objective(moments, self.consistency_weight_).sum(axis=0)
-        rounding = len(total) * (np.finfo(np.float64).eps * np.trace(moments.C) + moments.rounding)
-        return int(np.argmax(total >= total.max() - rounding)) + 1
+        k = self.auto_n_components_ if self.n_components == "auto" else self.n_components
+        if self._holds_out():
+            return self._choose_held_out(moments, k)
+        if self.n_components == "auto" and int(k) > moments.n_pairs / 2:
+            _warn(
+                f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs: so few "
+                "pairs leave directions alone by chance, and new pairs change them. Pass more "
+                "pairs, or n_components='held-out' and consistency_weight='held-out'."
+            )
+        return int(k)
 
-    def _warn_of_few_pairs(self, moments: PairMoments, k: int) -> None:
-        if not self._holds_out():
-            if self.n_components == "auto" and k > moments.n_pairs / 2:
-                _warn(
-                    f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs: so few "
-                    "pairs leave directions alone by chance, and new pairs change them. Pass more "
-                    "pairs, or n_components='held-out' and consistency_weight='held-out'."
-                )
-            return
-        on_folds = self._held_out_objective(moments, self.consistency_weight_)[:, k - 1]
-        worse = np.count_nonzero(on_folds <= 0)
+    def _choose_held_out(self, moments: PairMoments, k: int | str) -> int:
+        """Choose K by the held-out objective, if it is not given, and say where that fails."""
+        objective = self._held_out_objective(moments, self.consistency_weight_)
+        if k == "held-out":
+            total = objective.sum(axis=0)
+            double = np.finfo(np.float64).eps * np.trace(moments.C)
+            rounding = len(total) * (double + moments.rounding)
+            k = int(np.argmax(total >= total.max() - rounding)) + 1
+        worse = np.count_nonzero(objective[:, int(k) - 1] <= 0)
         if worse:
             _warn(
-                f"On {worse} of {len(on_folds)} folds of pairs held out, the {k} components that "
+                f"On {worse} of {len(objective)} folds of pairs held out, the {k} components that "
                 f"n_components={self.n_components!r} and consistency_weight="
                 f"{self.consistency_weight!r} keep are worse than none. Either {moments.n_pairs} "
                 "pairs are too few to tell what is invariant, or nothing is. Pass more pairs, or "
                 "leave the embedding as it is."
             )
+        return int(k)
 
     def _holds_out(self) -> bool:
         weighted = self.objective != "generalized"
