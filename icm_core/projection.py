@@ -63,7 +63,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Parameters
     ----------
-    n_components : int, "auto" or "held-out", default="auto"
+    n_components : int, "auto" or "held-out", default="held-out"
         Dimension K of the subspace. "auto" reads it off the spectrum by
         :func:`~icm_core.spectrum.auto_n_components`, and counts too many where there
         are not several pairs for each dimension of the embedding. "held-out" takes the
@@ -73,7 +73,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ``"generalized"`` solves ``S v = μ C v``, smallest μ first; it ignores
         ``consistency_weight`` and, up to ``shrinkage``, its subspace follows any
         invertible linear map of the embedding.
-    consistency_weight : float, "auto" or "held-out", default=1.0
+    consistency_weight : float, "auto" or "held-out", default="held-out"
         λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is
         an uncentred principal component analysis of the original embeddings. "auto"
         looks for the gap in what the intervention re-draws, without labels, by
@@ -186,10 +186,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def __init__(
         self,
-        n_components: int | str = "auto",
+        n_components: int | str = "held-out",
         *,
         objective: str = "trace",
-        consistency_weight: float | str = 1.0,
+        consistency_weight: float | str = "held-out",
         solver: str = "closed_form",
         shrinkage: float = 1e-4,
         random_state: int | np.random.Generator | None = None,

@@ -24,7 +24,7 @@ def test_released_code_is_the_other_end_of_the_spectrum(pairs, weight):
     )
     np.testing.assert_array_equal(released.eigenvalues_, top.eigenvalues_[::-1])
     np.testing.assert_array_equal(released.components_, top.components_[::-1])
-    auto = ReleasedProjection(consistency_weight=weight).fit(*pairs)
+    auto = ReleasedProjection("auto", consistency_weight=weight).fit(*pairs)
     assert auto.n_components_ == top.auto_n_components_ < d
     np.testing.assert_array_equal(
         auto.components_, released.truncate(auto.n_components_).components_

@@ -154,7 +154,9 @@ def test_auto_finds_the_number_of_invariant_factors(objective):
     for seed in range(5):
         scm = LinearGaussianSCM(n_features=16, seed=seed)
         pairs = scm.sample_pairs("source", 3_000, np.random.default_rng(seed))
-        projection = InvariantProjection(objective=objective, consistency_weight=100).fit(*pairs)
+        projection = InvariantProjection("auto", objective=objective, consistency_weight=100).fit(
+            *pairs
+        )
         assert projection.n_components_ == 4
 
 

@@ -185,7 +185,8 @@ def test_random_risks_are_reproducible_and_possible():
 
 
 def test_size_recovery_compares_each_rule_with_the_truth_of_its_own_model():
-    rules = {"auto": {"consistency_weight": "auto"}, "fixed": {"n_components": 3}}
+    auto = {"n_components": "auto", "consistency_weight": "auto"}
+    rules = {"auto": auto, "fixed": {"n_components": 3, "consistency_weight": 1.0}}
     runs = size_recovery(
         rules, seeds=range(4), n_features=(8, 20), leaks=(0.0, 0.1), condition_numbers=(1.0,)
     )
