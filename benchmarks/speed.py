@@ -62,16 +62,23 @@ def solvers() -> None:
     X_do = X.copy()
     X_do[:, ::2] = rng.permutation(X_do[:, ::2])
     moments = PairMoments(64).update(X, X_do)
-    whole = InvariantProjection(32).fit_moments(moments)
-    closed = seconds(lambda: InvariantProjection(32).fit_moments(moments))
+    whole = InvariantProjection(32, consistency_weight=1.0).fit_moments(moments)
+    closed = seconds(lambda: InvariantProjection(32, consistency_weight=1.0).fit_moments(moments))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gradient = seconds(
-            lambda: InvariantProjection(32, solver="gradient", random_state=0).fit_moments(moments),
+            lambda: InvariantProjection(
+                32, consistency_weight=1.0, solver="gradient", random_state=0
+            ).fit_moments(moments),
             1,
         )
     nested = seconds(lambda: [whole.truncate(k) for k in range(1, 33)])
-    each = seconds(lambda: [InvariantProjection(k).fit_moments(moments) for k in range(1, 33)])
+    each = seconds(
+        lambda: [
+            InvariantProjection(k, consistency_weight=1.0).fit_moments(moments)
+            for k in range(1, 33)
+        ]
+    )
     print(
         f"gradient descent takes {gradient / closed:.0f} times the closed form "
         f"({1000 * closed:.1f} ms)"

@@ -1,32 +1,64 @@
 """Second moments of interventional pairs, streamed.
 
-An interventional pair is the embedding ``f`` of an observation and the embedding ``f_do`` of the same
-observation after an intervention that re-draws its variant factors and keeps its invariant ones. The
-invariant subspace depends on such pairs through two D x D matrices only,
+An interventional pair is the embedding ``f`` of an observation and the embedding
+``f_do`` of the same observation after an intervention that re-draws its variant factors
+and keeps its invariant ones. The invariant subspace depends on such pairs through two D
+x D matrices only,
 
     C = E[f fᵀ]                          what the embedding expresses,
     S = E[(f - f_do) (f - f_do)ᵀ]        what the intervention changes.
 
-:class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs need O(D²) memory,
-and moments of shards add up: ``a.merge(b)`` equals one pass over both. :func:`combine` mixes kinds of
-pairs, such as image and text interventions, whatever the number of pairs behind each. A
-:class:`PairMoments` is saved as plain arrays (``.npz``, never pickled objects) and is all that
-:class:`icm_core.projection.InvariantProjection` needs to be fitted.
+:class:`PairMoments` accumulates them batch by batch in float64, so millions of pairs
+need O(D²) memory, and moments of shards add up: ``a.merge(b)`` equals one pass over
+both. They are kept for five folds of the pairs, so that each can be held out: what is
+left of the others is a difference of sums. :func:`combine` mixes kinds of pairs, such
+as image and text interventions, whatever the number of pairs behind each. A
+:class:`PairMoments` is saved as plain arrays (``.npz``, never pickled objects) and is
+all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 4
+_FOLDS = 5
+_SUMS = (
+    "sum_outer",
+    "sum_difference_outer",
+    "sum_original",
+    "sum_intervened",
+    "sum_between_kinds",
+    "sum_rounding",
+    "sum_pairs",
+)
 
-_SUMS = ("sum_outer", "sum_difference_outer", "sum_original", "sum_intervened", "sum_between_kinds")
+_BFLOAT16_EPS = 2.0**-7
+_BLOCK_ROWS = 4096  # rows cast to float64 at a time, to bound the memory of `update`
 
-_BLOCK_ROWS = 4096  # rows cast to float64 at a time: bounds the memory that `update` needs beside the sums
+
+class Fold(NamedTuple):
+    """Moments of the pairs without those of one fold, and what that fold adds to all.
+
+    Attributes
+    ----------
+    C, S : ndarray of shape (D, D)
+        Second moments of the originals and of the differences of all other pairs.
+    C_out, S_out : ndarray of shape (D, D)
+        The same of the pairs held out, times their share of all pairs: over the folds
+        they sum to the moments of all.
+    """
+
+    C: NDArray[np.float64]
+    S: NDArray[np.float64]
+    C_out: NDArray[np.float64]
+    S_out: NDArray[np.float64]
 
 
 class PairMoments:
@@ -48,18 +80,23 @@ class PairMoments:
     mean, mean_do : ndarray of shape (n_features,)
         ``E[f]`` and ``E[f_do]``.
     covariance : ndarray of shape (n_features, n_features)
-        Of the original embeddings, each about the mean of its own kind of pairs, see :func:`combine`.
+        Of the original embeddings, each about the mean of its own kind of pairs, see
+        :func:`combine`.
+    rounding : float
+        Variance of the rounding error of an entry of an embedding, by the precision in
+        which the embeddings were given: pass half precision as it is, not cast to a
+        higher one.
 
     Raises
     ------
     ValueError
-        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``, ``mean_do`` and
-        ``covariance``, if no pair has been seen.
+        If ``n_features`` is not a positive integer; from ``C``, ``S``, ``mean``,
+        ``mean_do``, ``covariance`` and ``rounding``, if no pair has been seen.
 
     Notes
     -----
-    C and S are the matrices of the reconstruction and of the consistency term of CLIP-ICM, arXiv
-    2405.15289.
+    C and S are the matrices of the reconstruction and of the consistency term of
+    CLIP-ICM, arXiv 2405.15289.
 
     Examples
     --------
@@ -76,16 +113,19 @@ class PairMoments:
         is_integer = isinstance(n_features, (int, np.integer)) and not isinstance(n_features, bool)
         if not is_integer or n_features < 1:
             raise ValueError(
-                f"n_features is {n_features!r}; expected a positive integer, the dimension of the embedding."
+                f"n_features is {n_features!r}; expected a positive integer, the dimension of the "
+                "embedding."
             )
         d = int(n_features)
         self.n_features = d
         self.n_pairs = 0
-        self._sum_outer = np.zeros((d, d))
-        self._sum_difference_outer = np.zeros((d, d))
+        self._sum_outer = np.zeros((_FOLDS, d, d))
+        self._sum_difference_outer = np.zeros((_FOLDS, d, d))
         self._sum_original = np.zeros(d)
         self._sum_intervened = np.zeros(d)
         self._sum_between_kinds = np.zeros((d, d))
+        self._sum_rounding = np.zeros(())
+        self._sum_pairs = np.zeros(_FOLDS)
 
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
@@ -95,7 +135,7 @@ class PairMoments:
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, n_features)
+        X : array-like or Tensor of shape (n_pairs, n_features)
             Embeddings of the observations.
         X_do : array-like of shape (n_pairs, n_features)
             Row i is the embedding of observation i after the intervention.
@@ -108,28 +148,39 @@ class PairMoments:
         Raises
         ------
         ValueError
-            If an array is not two-dimensional, has no rows, has the wrong number of columns or holds NaN or
-            infinity, or if the two shapes differ. The moments are then left as they were.
+            If an array is not two-dimensional, has no rows, has the wrong number of
+            columns or holds NaN or infinity, or if the two shapes or the names of their
+            columns differ. The moments are then left as they were.
         """
+        check_same_columns(X, X_do)
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
+        errors = _rounding_error(X, original.dtype), _rounding_error(X_do, intervened.dtype)
         if original.shape != intervened.shape:
             raise ValueError(
-                f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must be aligned: "
-                "row i of X_do is row i of X after the intervention. Pass two arrays of the same shape."
+                f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must "
+                "be aligned: "
+                "row i of X_do is row i of X after the intervention. Pass two arrays of the same "
+                "shape."
             )
         for start in range(0, len(original), _BLOCK_ROWS):
-            block = original[start : start + _BLOCK_ROWS].astype(np.float64)
+            block = original[start : start + _BLOCK_ROWS].astype(np.float64, order="C")
             block_do = intervened[start : start + _BLOCK_ROWS].astype(np.float64)
-            difference = block - block_do
-            self._sum_outer += block.T @ block
-            self._sum_difference_outer += difference.T @ difference
+            fold_of_row = np.array([crc32(row) % _FOLDS for row in block])
+            for fold in range(_FOLDS):
+                rows = block[fold_of_row == fold]
+                difference = rows - block_do[fold_of_row == fold]
+                self._sum_outer[fold] += rows.T @ rows
+                self._sum_difference_outer[fold] += difference.T @ difference
+                self._sum_pairs[fold] += len(rows)
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
+            for rows, error in zip((block, block_do), errors, strict=True):
+                self._sum_rounding += error * (rows**2).sum() / rows.shape[1] / 2
         self.n_pairs += len(original)
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
-        """Moments of the pairs of this object and of another one, as if both had been seen in one pass.
+        """Moments of the pairs of this object and of another one, as of one pass over both.
 
         Parameters
         ----------
@@ -154,12 +205,12 @@ class PairMoments:
     @property
     def C(self) -> NDArray[np.float64]:
         """Second moment of the original embeddings, shape (n_features, n_features)."""
-        return self._average(self._sum_outer)
+        return self._average(self._sum_outer.sum(axis=0))
 
     @property
     def S(self) -> NDArray[np.float64]:
         """Second moment of the differences, shape (n_features, n_features)."""
-        return self._average(self._sum_difference_outer)
+        return self._average(self._sum_difference_outer.sum(axis=0))
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -173,8 +224,47 @@ class PairMoments:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """Covariance of the original embeddings within their kind of pairs, shape (n_features, n_features)."""
+        """Covariance of the originals within their kind of pairs, shape (D, D)."""
         return self.C - np.outer(self.mean, self.mean) - self._average(self._sum_between_kinds)
+
+    @property
+    def rounding(self) -> float:
+        """Variance of the rounding error of an entry of an embedding."""
+        return float(self._average(self._sum_rounding))
+
+    def folds(self) -> list[Fold]:
+        """Hold out a fifth of the pairs at a time.
+
+        The content of an original decides which fold its pairs are in. All pairs of the
+        same original are therefore held out together, and neither the order of the
+        pairs, nor batches, nor shards make a difference.
+
+        Returns
+        -------
+        list of Fold
+            Five, or fewer where there are few different originals.
+
+        Raises
+        ------
+        ValueError
+            If all pairs are in the same fold.
+        """
+        used = np.flatnonzero(self._sum_pairs)
+        if len(used) < 2:
+            raise ValueError(
+                f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
+                "different originals, to hold some out. Pass more pairs, or numbers as "
+                "n_components and consistency_weight."
+            )
+        C, S, folds = self.C, self.S, []
+        for fold in used:
+            C_out, S_out = (
+                self._average(total[fold])
+                for total in (self._sum_outer, self._sum_difference_outer)
+            )
+            rest = 1 - self._sum_pairs[fold] / self.n_pairs
+            folds.append(Fold((C - C_out) / rest, (S - S_out) / rest, C_out, S_out))
+        return folds
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the moments to a ``.npz`` file of plain arrays.
@@ -204,8 +294,8 @@ class PairMoments:
         Raises
         ------
         ValueError
-            If the file does not hold moments, is damaged, or has another format version. Pickled
-            objects are refused.
+            If the file does not hold moments, is damaged, or has another format
+            version. Pickled objects are refused.
         """
         advice = f"Write the file again with PairMoments.save (format version {_FORMAT_VERSION})."
         # the file is opened here: np.load leaks its handle when the content is not an archive
@@ -222,17 +312,20 @@ class PairMoments:
             raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
         if arrays["format_version"] != _FORMAT_VERSION:
             raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
-        return cls._from_sums(int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}")
+        return cls._from_sums(
+            int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}"
+        )
 
     @classmethod
     def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
         """Build moments from their sums, checking that the shapes belong together."""
-        moments = cls(max(len(np.atleast_1d(sums[0])), 1))
+        moments = cls(max(np.atleast_1d(sums[0]).shape[-1], 1))
         for name, values in zip(_SUMS, sums, strict=True):
             expected = getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
                 raise ValueError(
-                    f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; expected "
+                    f"{source} is damaged: {name} has shape {values.shape} with "
+                    f"n_pairs={n_pairs}; expected "
                     f"finite values of shape {expected}. Compute the moments again."
                 )
             setattr(moments, f"_{name}", values.astype(np.float64))
@@ -240,30 +333,35 @@ class PairMoments:
         return moments
 
     def _validated(self, array: ArrayLike, name: str) -> NDArray[np.floating]:
-        values = np.asarray(array)
+        values = np.asarray(as_array(array))
         if values.dtype.kind not in "fiub":
             raise ValueError(
-                f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of shape "
-                f"(n_pairs, {self.n_features})."
+                f"{name} has dtype {values.dtype}; expected real numbers. Pass a numeric array of "
+                f"shape (n_pairs, {self.n_features})."
             )
         if values.ndim != 2 or values.shape[1] != self.n_features:
             raise ValueError(
-                f"{name} has shape {values.shape}; expected (n_pairs, {self.n_features}): one embedding "
-                "a row."
+                f"{name} has shape {values.shape}; expected (n_pairs, {self.n_features}): one "
+                "embedding a row."
             )
         if len(values) == 0:
-            raise ValueError(f"{name} has no rows; expected at least one pair. Pass a non-empty batch.")
+            raise ValueError(
+                f"{name} has no rows; expected at least one pair. Pass a non-empty batch."
+            )
         if not np.isfinite(values).all():
             raise ValueError(
-                f"{name} contains NaN or infinity in {np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
-                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do together."
+                f"{name} contains NaN or infinity in "
+                f"{np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
+                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do "
+                "together."
             )
         return values
 
     def _average(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.n_pairs == 0:
             raise ValueError(
-                "The moments of zero pairs are undefined; expected at least one. Call update(X, X_do) first."
+                "The moments of zero pairs are undefined; expected at least one. Call update(X, "
+                "X_do) first."
             )
         return total / self.n_pairs
 
@@ -271,10 +369,11 @@ class PairMoments:
 def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMoments:
     """Mix several kinds of pairs in given proportions, whatever the number of pairs behind each.
 
-    The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to sum to one: the
-    moments of pairs of which a share ``w_i`` is of kind i. (:meth:`PairMoments.merge`, in contrast,
-    counts every pair once.) Images and texts have different means; the covariance of the result leaves the
-    difference out, since it tells kinds of pairs apart and not observations.
+    The result has ``C = Σ w_i C_i`` and ``S = Σ w_i S_i`` with the weights scaled to
+    sum to one: the moments of pairs of which a share ``w_i`` is of kind i.
+    (:meth:`PairMoments.merge`, in contrast, counts every pair once.) Images and texts
+    have different means; the covariance of the result leaves the difference out, since
+    it tells kinds of pairs apart and not observations.
 
     Parameters
     ----------
@@ -293,8 +392,9 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     TypeError
         If an entry is not a :class:`PairMoments`.
     ValueError
-        If there is nothing to combine, the lengths or dimensions differ, a weight is negative or not
-        finite, all weights are zero, or an entry with a positive weight has no pairs.
+        If there is nothing to combine, the lengths or dimensions differ, a weight is
+        negative or not finite, all weights are zero, or an entry with a positive weight
+        has no pairs.
 
     Examples
     --------
@@ -319,8 +419,8 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     used = [(item, share) for item, share in zip(moments, shares, strict=True) if share > 0]
     if any(item.n_pairs == 0 for item, _ in used):
         raise ValueError(
-            "An entry with a positive weight has zero pairs; expected at least one. Call update(X, X_do) on "
-            "it first, or give it weight 0."
+            "An entry with a positive weight has zero pairs; expected at least one. Call "
+            "update(X, X_do) on it first, or give it weight 0."
         )
     total = sum(item.n_pairs for item, _ in used)
     factors = [total * share / shares.sum() / item.n_pairs for item, share in used]
@@ -331,6 +431,67 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     return result
 
 
+def as_array(X: Any) -> Any:
+    """Give a torch tensor as an array, on whatever device it is and with or without gradients.
+
+    Parameters
+    ----------
+    X : array-like or Tensor
+
+    Returns
+    -------
+    array-like
+        bfloat16, which numpy does not know, becomes float32. What is no tensor comes
+        back as it is.
+    """
+    if not hasattr(X, "detach"):
+        return X
+    tensor = X.detach().cpu()
+    return (tensor.float() if _is_bfloat16(tensor) else tensor).numpy()
+
+
+def _is_bfloat16(X: Any) -> bool:
+    return str(getattr(X, "dtype", "")).endswith("bfloat16")
+
+
+def _rounding_error(given: Any, dtype: np.dtype) -> float:
+    """Variance of the rounding error of a number, relative to its square: as of ±eps/2, uniform."""
+    if dtype.kind != "f":
+        return 0.0
+    eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
+    return eps**2 / 12
+
+
+def check_same_columns(X: Any, X_do: Any) -> None:
+    """Refuse two frames whose columns have other names, or the same ones in another order.
+
+    Parameters
+    ----------
+    X, X_do : array-like
+        Embeddings of pairs. What has no columns with names is not looked at.
+
+    Raises
+    ------
+    ValueError
+        If both have string column names, and not the same ones in the same order.
+    """
+    names, names_do = ([*getattr(part, "columns", [])] for part in (X, X_do))
+    if names == names_do or not all(isinstance(name, str) for name in names + names_do):
+        return
+    if names and names_do:
+        what = "in another order" if sorted(names) == sorted(names_do) else "with other names"
+        raise ValueError(
+            f"X_do has the columns of X {what}: X has {_some(names)}, X_do has {_some(names_do)}. "
+            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same, "
+            "or X.to_numpy() and X_do.to_numpy()."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown}, … ({len(names)} in all)" if len(names) > 4 else shown
+
+
 def _check_same_space(moments: Sequence[PairMoments]) -> None:
     for item in moments:
         if not isinstance(item, PairMoments):
@@ -338,8 +499,8 @@ def _check_same_space(moments: Sequence[PairMoments]) -> None:
     dimensions = sorted({item.n_features for item in moments})
     if len(dimensions) > 1:
         raise ValueError(
-            f"The moments have dimensions {dimensions}; expected one. Only pairs from the same embedding "
-            "space can be added."
+            f"The moments have dimensions {dimensions}; expected one. Only pairs from the same "
+            "embedding space can be added."
         )
 
 
@@ -347,6 +508,9 @@ def _weighted_sum(moments: Sequence[PairMoments], factors: Sequence[float]) -> P
     result = PairMoments(moments[0].n_features)
     result.n_pairs = sum(item.n_pairs for item in moments)
     for name in _SUMS:
-        terms = (factor * getattr(item, f"_{name}") for item, factor in zip(moments, factors, strict=True))
+        terms = (
+            factor * getattr(item, f"_{name}")
+            for item, factor in zip(moments, factors, strict=True)
+        )
         setattr(result, f"_{name}", sum(terms))
     return result

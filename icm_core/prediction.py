@@ -1,13 +1,14 @@
 """Invariant prediction: zero-shot and linear probe, on embeddings or on their projection.
 
-Both predictors follow scikit-learn's contract, and both work in the invariant subspace by standing behind a
-fitted projection in a pipeline::
+Both predictors follow scikit-learn's contract, and both work in the invariant subspace
+by standing behind a fitted projection in a pipeline::
 
     make_pipeline(FrozenEstimator(projection), LinearProbe()).fit(X, y)
-    make_pipeline(FrozenEstimator(projection), ZeroShotClassifier()).fit(prompt_embeddings, prompt_classes)
+    make_pipeline(FrozenEstimator(projection), ZeroShotClassifier()).fit(prompts, classes)
 
-A zero-shot classifier is "fitted" on the embeddings of prompts, so the projection acts on prompts and images
-alike, as in the paper.
+Embeddings are arrays, frames or torch tensors. A zero-shot classifier is "fitted" on
+the embeddings of prompts, so the projection acts on prompts and images alike, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from icm_core.moments import as_array
+
 
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     """Classify an image embedding by its cosine with the embeddings of class prompts.
@@ -30,13 +33,15 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     temperature : float, default=0.01
-        Cosines are divided by it before the softmax. It changes the probabilities, never the label.
+        Cosines are divided by it before the softmax. It changes the probabilities,
+        never the label.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
     prototypes_ : ndarray of shape (n_classes, n_features)
-        For each class, the mean of its unit prompt embeddings, scaled to unit length (prompt ensembling).
+        For each class, the mean of its unit prompt embeddings, scaled to unit length
+        (prompt ensembling).
     """
 
     def __init__(self, temperature: float = 0.01):
@@ -59,16 +64,18 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the temperature is not positive, shapes differ, or an embedding is not finite.
+            If the temperature is not positive, shapes differ, or an embedding is not
+            finite.
         """
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
-        prompts, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"The prompts name {len(self.classes_)} class; expected at least two, to choose between."
+                f"The prompts name {len(self.classes_)} class; expected at least two, to choose "
+                "between."
             )
         members = np.eye(len(self.classes_))[index]
         self.prototypes_ = unit_rows(members.T @ unit_rows(prompts))
@@ -90,7 +97,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
         return unit_rows(embeddings) @ self.prototypes_.T
 
 
@@ -108,8 +115,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
     scale_ : float
-        The embeddings are multiplied by it, so that a feature has unit second moment on average: C then means
-        the same for every encoder and every K.
+        The embeddings are multiplied by it, so that a feature has unit second moment on
+        average: C then means the same for every encoder and every K.
     model_ : LogisticRegression
     """
 
@@ -132,9 +139,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If shapes differ, an embedding is not finite, there is one class only, or C is not positive.
+            If shapes differ, an embedding is not finite, there is one class only, or C
+            is not positive.
         """
-        embeddings, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        embeddings, y = validate_data(
+            self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
+        )
         mean_square = float(np.mean(np.square(embeddings, dtype=np.float64)))
         self.scale_ = 1.0 / np.sqrt(mean_square) if mean_square > 0 else 1.0
         self.model_ = LogisticRegression(C=self.C, max_iter=self.max_iter, solver="newton-cg")
@@ -160,7 +170,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def _scaled(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False) * self.scale_
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        return embeddings * self.scale_
 
 
 def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -186,10 +197,13 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[lis
     """
     for what, given in (("classes", classes), ("templates", templates)):
         if isinstance(given, str):
-            raise TypeError(f"{what} is {given!r}; expected a sequence of strings. Write [{given!r}].")
+            raise TypeError(
+                f"{what} is {given!r}; expected a sequence of strings. Write [{given!r}]."
+            )
     if not classes or not templates:
         raise ValueError(
-            f"Got {len(classes)} classes and {len(templates)} templates; expected at least one each."
+            f"Got {len(classes)} classes and {len(templates)} templates; expected at least one "
+            "each."
         )
     for template in templates:
         if "{}" not in template:

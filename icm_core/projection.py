@@ -1,19 +1,21 @@
 """Estimate the invariant subspace of an embedding from interventional pairs.
 
-An intervention re-draws the variant factors of an observation and keeps the invariant ones. The
-directions of the embedding that it leaves alone therefore carry the invariant factors, and
-:class:`InvariantProjection` keeps these directions. Two matrices hold all it needs (see
-:mod:`icm_core.moments`): ``C = E[f fᵀ]``, what the embedding expresses, and ``S = E[(f - f_do) (f -
-f_do)ᵀ]``, what the intervention changes.
+An intervention re-draws the variant factors of an observation and keeps the invariant
+ones. The directions of the embedding that it leaves alone therefore carry the invariant
+factors, and :class:`InvariantProjection` keeps these directions. Two matrices hold all
+it needs (see :mod:`icm_core.moments`): ``C = E[f fᵀ]``, what the embedding expresses,
+and ``S = E[(f - f_do) (f - f_do)ᵀ]``, what the intervention changes.
 
-The paper's objective trades reconstruction against consistency under an orthonormal constraint,
+The paper's objective trades reconstruction against consistency under an orthonormal
+constraint,
 
     min over A of  E‖f - AᵀA f‖² + λ E‖A (f - f_do)‖²   with  A Aᵀ = I,
 
-which equals ``tr C`` minus ``tr A (C - λS) Aᵀ``. Its minimisers span the eigenvectors of ``C - λS``
-with the largest eigenvalues, so the closed form is exact and the subspaces for growing K are nested.
-The generalised objective ``S v = μ C v`` needs no λ: μ is the share of a direction's second moment that
-the intervention re-draws. The same shares choose λ for the trace objective, without labels.
+which equals ``tr C`` minus ``tr A (C - λS) Aᵀ``. Its minimisers span the eigenvectors
+of ``C - λS`` with the largest eigenvalues, so the closed form is exact and the
+subspaces for growing K are nested. The generalised objective ``S v = μ C v`` needs no
+λ: μ is the share of a direction's second moment that the intervention re-draws. The
+same shares choose λ for the trace objective, without labels.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from icm_core.moments import PairMoments
+from icm_core.moments import PairMoments, as_array, check_same_columns
 from icm_core.spectrum import (
     OBJECTIVES,
     auto_consistency_weight,
     auto_n_components,
     generalized_spectrum,
     intervention_share,
+    quadratic,
+    rounding_tolerance,
     trace_spectrum,
 )
 from icm_core.stiefel import minimize_on_stiefel
@@ -45,6 +49,9 @@ from icm_core.stiefel import minimize_on_stiefel
 __all__ = ["InvariantProjection", "auto_consistency_weight", "auto_n_components", "subspace_angles"]
 
 SOLVERS = ("closed_form", "gradient")
+#: Values of λ among which "held-out" chooses: 1 suits many pairs, and few need more.
+HELD_OUT_WEIGHTS = 10.0 ** np.arange(0, 2.5, 0.5)
+PRECISIONS = (np.float64, np.float32, np.float16)
 _MAX_STEPS = 2000
 _GRADIENT_TOLERANCE = (
     1e-3  # relative to the eigengap: the subspace is then exact to half of this (Davis-Kahan)
@@ -56,48 +63,63 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Parameters
     ----------
-    n_components : int or "auto", default="auto"
-        Dimension K of the subspace; "auto" applies :func:`~icm_core.spectrum.auto_n_components` to the
-        spectrum.
-    objective : {"trace", "generalized", "released_code"}, default="trace"
-        ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``. ``"generalized"``
-        solves ``S v = μ C v``, smallest μ first; it ignores ``consistency_weight`` and, up to
-        ``shrinkage``, its subspace follows any invertible linear map of the embedding.
-        ``"released_code"`` exists for the audit only: the *smallest* eigenvalues of ``C - λS``, as in
-        the code released with the paper.
-    consistency_weight : float or "auto", default=1.0
-        λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is an uncentred principal
-        component analysis of the original embeddings. "auto" chooses it from the moments, without labels,
-        by :func:`~icm_core.spectrum.auto_consistency_weight`. With ``n_components="auto"`` too, K is the
-        number of eigenvalues of ``C - λS`` that stay positive under the noise of `shrinkage`.
+    n_components : int, "auto" or "held-out", default="held-out"
+        Dimension K of the subspace. "auto" reads it off the spectrum by
+        :func:`~icm_core.spectrum.auto_n_components`, and counts too many where there
+        are not several pairs for each dimension of the embedding. "held-out" takes the
+        K that does best on pairs that were not fitted on, see Notes.
+    objective : {"trace", "generalized"}, default="trace"
+        ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``.
+        ``"generalized"`` solves ``S v = μ C v``, smallest μ first; it ignores
+        ``consistency_weight`` and, up to ``shrinkage``, its subspace follows any
+        invertible linear map of the embedding.
+    consistency_weight : float, "auto" or "held-out", default="held-out"
+        λ ≥ 0, the weight of consistency against reconstruction. At 0 the projection is
+        an uncentred principal component analysis of the original embeddings. "auto"
+        looks for the gap in what the intervention re-draws, without labels, by
+        :func:`~icm_core.spectrum.auto_consistency_weight`; with ``n_components="auto"``
+        too, K is the number of eigenvalues of ``C - λS`` that stay positive under the
+        noise of `shrinkage`. "held-out" takes the λ from 1 to 100 that does best on
+        pairs that were not fitted on, at the given K or at the best, see Notes.
     solver : {"closed_form", "gradient"}, default="closed_form"
-        Exact eigendecomposition, or (for the trace objective) gradient descent on the Stiefel manifold,
-        as in the paper.
+        Exact eigendecomposition, or (for the trace objective) gradient descent on the
+        Stiefel manifold, as in the paper.
     shrinkage : float, default=1e-4
-        For the generalised objective, and for ``consistency_weight="auto"``, which takes the covariance for
-        C: the variance, as a fraction of ``tr(C) / D``, of independent isotropic noise assumed in f and in
-        f_do. With variance σ² it solves ``(S + 2σ²I) v = μ (C + σ²I) v``. A direction in which nothing varies
-        then has μ = 2, as noise has, and does not count as invariant for free.
+        For the generalised objective, and for ``consistency_weight="auto"``, which
+        takes the covariance for C: the variance, as a fraction of ``tr(C) / D``, of
+        independent isotropic noise assumed in f and in f_do. With variance σ² it solves
+        ``(S + 2σ²I) v = μ (C + σ²I) v``. A direction in which nothing varies then has μ
+        = 2, as noise has, and does not count as invariant for free.
     random_state : int, Generator or None, default=None
         Seed for the start of the gradient solver; nothing else is random.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components_, n_features_in_)
-        Rows of A, the best first, of unit length, with the largest entry in absolute value positive.
-        Orthonormal for the trace objective and the released code. For the generalised objective they
-        are orthogonal in ``C + σ²I`` instead: the components are uncorrelated, not at right angles.
+        Rows of A, the best first, of unit length, with the largest entry in absolute
+        value positive. Orthonormal for the trace objective. For the generalised
+        objective they are orthogonal in ``C + σ²I`` instead: the components are
+        uncorrelated, not at right angles.
     n_components_ : int
         K.
+    auto_n_components_ : int
+        The K that ``n_components="auto"`` takes, whichever was asked for: one fit
+        serves every K.
     consistency_weight_ : float
         λ, given or chosen. NaN for the generalised objective, which has none.
     eigenvalues_ : ndarray of shape (n_features_in_,)
-        The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the largest
-        (released code: from the smallest), or μ from the smallest.
+        The whole spectrum in the order of selection: eigenvalues of ``C - λS`` from the
+        largest, or μ from the smallest.
     intervention_share_ : ndarray of shape (n_components_,)
-        ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention, 2 (for a direction of mean zero)
-        re-drawn entirely. It lies in [0, 2] when f_do is an exchangeable re-draw of f and can exceed 2 otherwise. NaN
-        where the component has no second moment at all.
+        ``a S aᵀ / a C aᵀ`` for each component a: 0 means untouched by the intervention,
+        2 (for a direction of mean zero) re-drawn entirely. It lies in [0, 2] when f_do
+        is an exchangeable re-draw of f and can exceed 2 otherwise. NaN where the
+        component has no second moment at all.
+    held_out_share_ : ndarray of shape (n_components_,)
+        ``tr A S Aᵀ / tr A C Aᵀ`` of the first 1, 2, ..., K components, on pairs held
+        out: what an intervention re-draws on new pairs. With few pairs it is far above
+        ``intervention_share_``, which is of the pairs fitted on. Each access solves an
+        eigenproblem for every fold.
     moments_ : PairMoments
         The moments of all pairs seen.
     n_features_in_ : int
@@ -109,19 +131,33 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Notes
     -----
-    Source: the objective of CLIP-ICM, arXiv 2405.15289. Directions with nothing in them have eigenvalue 0 of
-    ``C - λS``: "auto" leaves them out, and a K above the number of positive eigenvalues fills up with them.
+    Source: the objective of CLIP-ICM, arXiv 2405.15289. Directions with nothing in them
+    have eigenvalue 0 of ``C - λS``: "auto" leaves them out, and a K above the number of
+    positive eigenvalues fills up with them.
 
-    The K that ``consistency_weight="auto"`` finds does not change under an invertible map of the embedding (up
-    to `shrinkage`), but the directions of the trace objective do not follow such a map: where the mixing of the
-    factors is ill-conditioned, they stay far from the invariant subspace at every λ that keeps K of them.
-    Those of the generalised objective, at the same K, reach it.
+    **Held out.** The pairs are in five folds (see
+    :meth:`~icm_core.moments.PairMoments.folds`). The components of K and λ are
+    estimated without a fold, and judged on it by ``tr A (C - S) Aᵀ``, to which a
+    direction adds as long as less than half of it is re-drawn; where λ is given, by
+    ``tr A (C - λS) Aᵀ``. The choice has the largest sum over the folds, and the
+    projection is then estimated from all pairs. Few pairs show too little change in
+    directions that they leave alone by chance; a larger λ makes up for it, and
+    with ever more pairs λ falls to 1. The gradient solver takes the K and λ of the closed form.
+    To choose both takes 31 eigenproblems instead of one.
 
-    **In a pipeline** the second argument of ``fit`` is the label, not X_do. Pairs need no labels and
-    are mostly another set of observations, so the recommended way is to fit the projection on pairs and
-    to freeze it (first example). To search over its parameters, route the pairs of the training rows as
-    metadata: ``InvariantProjection().set_fit_request(X_do=True)`` with
-    ``sklearn.set_config(enable_metadata_routing=True)``, then ``pipeline.fit(X, y, X_do=X_do)``.
+    The K that ``consistency_weight="auto"`` finds does not change under an invertible
+    map of the embedding (up to `shrinkage`), but the directions of the trace objective
+    do not follow such a map: where the mixing of the factors is ill-conditioned, they
+    stay far from the invariant subspace at every λ that keeps K of them. Those of the
+    generalised objective, at the same K, reach it.
+
+    **In a pipeline** the second argument of ``fit`` is the label, not X_do. Pairs need
+    no labels and are mostly another set of observations, so the recommended way is to
+    fit the projection on pairs and to freeze it (first example). To search over its
+    parameters, route the pairs of the training rows as metadata:
+    ``InvariantProjection().set_fit_request(X_do=True)`` with
+    ``sklearn.set_config(enable_metadata_routing=True)``, then ``pipeline.fit(X, y,
+    X_do=X_do)``.
 
     Examples
     --------
@@ -150,10 +186,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def __init__(
         self,
-        n_components: int | str = "auto",
+        n_components: int | str = "held-out",
         *,
         objective: str = "trace",
-        consistency_weight: float | str = 1.0,
+        consistency_weight: float | str = "held-out",
         solver: str = "closed_form",
         shrinkage: float = 1e-4,
         random_state: int | np.random.Generator | None = None,
@@ -170,11 +206,12 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, n_features)
+        X : array-like or Tensor of shape (n_pairs, n_features)
             Embeddings of the observations.
-        X_do : array-like of shape (n_pairs, n_features)
-            Row i is the embedding of observation i after the intervention. (It has a default only because
-            scikit-learn calls ``fit(X)``; without it, an error tells what to do.)
+        X_do : array-like or Tensor of shape (n_pairs, n_features)
+            Row i is the embedding of observation i after the intervention. (It has a
+            default only because scikit-learn calls ``fit(X)``; without it, an error
+            tells what to do.)
 
         Returns
         -------
@@ -184,9 +221,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            If a parameter is out of range, X_do is missing or one-dimensional (labels), the shapes
-            differ, an array is empty or holds NaN or infinity, n_components exceeds n_features, or
-            every embedding is zero.
+            If a parameter is out of range, X_do is missing or one-dimensional (labels),
+            the shapes or the names of the columns differ, an array is empty or holds
+            NaN or infinity, n_components exceeds n_features, or every embedding is
+            zero.
         """
         return self._fit_pairs(X, X_do, earlier=None)
 
@@ -198,7 +236,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X, X_do : array-like of shape (n_pairs, n_features)
+        X, X_do : array-like or Tensor of shape (n_pairs, n_features)
             As for :meth:`fit`.
 
         Returns
@@ -209,7 +247,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            As for :meth:`fit`, or if the number of features differs from that of earlier batches.
+            As for :meth:`fit`, or if the number of features differs from that of
+            earlier batches.
         """
         return self._fit_pairs(X, X_do, earlier=getattr(self, "moments_", None))
 
@@ -219,7 +258,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Parameters
         ----------
         moments : PairMoments
-            Moments of at least one pair; they are kept as ``moments_`` and never changed.
+            Moments of at least one pair; they are kept as ``moments_`` and never
+            changed.
 
         Returns
         -------
@@ -231,12 +271,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         TypeError
             If ``moments`` is not a :class:`~icm_core.moments.PairMoments`.
         ValueError
-            If a parameter is out of range, the moments are of zero pairs, n_components exceeds n_features, or
-            every embedding is zero.
+            If a parameter is out of range, the moments are of zero pairs, n_components
+            exceeds n_features, or every embedding is zero.
         """
         if not isinstance(moments, PairMoments):
             raise TypeError(
-                f"moments is a {type(moments).__name__}; expected PairMoments. Use fit(X, X_do) for arrays."
+                f"moments is a {type(moments).__name__}; expected PairMoments. Use fit(X, X_do) "
+                "for arrays."
             )
         self.n_features_in_ = moments.n_features
         if hasattr(self, "feature_names_in_"):
@@ -253,8 +294,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         X : array-like of shape (n_pairs, n_features)
             Embeddings of the observations.
         y, X_do : array-like
-            ``fit_transform(X, X_do)`` by position. In a pipeline with metadata routing y is the label,
-            which is ignored, and X_do comes by name.
+            ``fit_transform(X, X_do)`` by position. In a pipeline with metadata routing
+            y is the label, which is ignored, and X_do comes by name.
 
         Returns
         -------
@@ -267,7 +308,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or Tensor of shape (n_samples, n_features)
             Embeddings, of images or of text.
 
         Returns
@@ -283,14 +324,14 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If X has another number of features, or holds NaN or infinity.
         """
         check_is_fitted(self)
-        embeddings = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
         return embeddings @ self.components_.T.astype(embeddings.dtype)
 
     def truncate(self, k: int) -> InvariantProjection:
         """Keep the first k components: the projection that a fit with ``n_components=k`` gives.
 
-        The subspaces are nested, so one fit with a large K serves every smaller one. (For the gradient
-        solver this holds up to its convergence.)
+        The subspaces are nested, so one fit with a large K serves every smaller one.
+        (For the gradient solver this holds up to its convergence.)
 
         Parameters
         ----------
@@ -312,8 +353,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         if not _is_count(k) or k > self.n_components_:
             raise ValueError(
-                f"k is {k!r}; expected an integer from 1 to the {self.n_components_} fitted components. Fit "
-                "with a larger n_components to truncate at more."
+                f"k is {k!r}; expected an integer from 1 to the {self.n_components_} fitted "
+                "components. Fit with a larger n_components to truncate at more."
             )
         result = copy.deepcopy(self)
         result.n_components = result.n_components_ = int(k)
@@ -324,6 +365,15 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def intervention_share_(self) -> NDArray[np.float64]:
         """Share of each component that the intervention re-draws, from the moments of the fit."""
         return intervention_share(self.components_, self.moments_.C, self.moments_.S)
+
+    @property
+    def held_out_share_(self) -> NDArray[np.float64]:
+        """Share of the first K components that is re-drawn on pairs held out, for every K."""
+        expressed, changed = self._held_out(self.moments_, self.consistency_weight_).sum(axis=1)
+        share = np.divide(
+            changed, expressed, out=np.full_like(changed, np.nan), where=expressed > 0
+        )
+        return share[: self.n_components_]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -336,19 +386,24 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _fit_pairs(self, X: ArrayLike, X_do: ArrayLike | None, earlier: PairMoments | None) -> Self:
         self._check_parameters()
-        originals = validate_data(self, X, dtype=[np.float64, np.float32], reset=earlier is None)
-        shape = np.asarray(X_do).shape
+        originals = validate_data(self, as_array(X), dtype=PRECISIONS, reset=earlier is None)
+        shape = np.asarray(as_array(X_do)).shape
         if len(shape) < 2:
             got = "no X_do" if X_do is None else f"X_do of shape {shape}, like labels,"
             raise ValueError(
                 f"InvariantProjection got {got} and expected interventional pairs, X_do of shape "
-                f"{originals.shape}. Call fit(X, X_do). In a pipeline, fit the projection on pairs first and "
-                "put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
+                f"{originals.shape}. Call fit(X, X_do). In a pipeline, fit the projection on "
+                "pairs first and put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
+        check_same_columns(X, X_do)
         intervened = check_array(
-            X_do, dtype=[np.float64, np.float32], input_name="X_do", ensure_min_samples=0
+            as_array(X_do), dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0
         )
-        moments = PairMoments(originals.shape[1]).update(originals, intervened)
+        pairs: tuple[tuple[Any, NDArray], ...] = ((X, originals), (X_do, intervened))
+        # a tensor is handed on as it is, for the moments to see its precision
+        moments = PairMoments(originals.shape[1]).update(
+            *(given if hasattr(given, "detach") else checked for given, checked in pairs)
+        )
         return self._solve(moments if earlier is None else earlier.merge(moments))
 
     def _solve(self, moments: PairMoments) -> Self:
@@ -356,8 +411,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         C, S = moments.C, moments.S
         if isinstance(self.n_components, (int, np.integer)) and self.n_components > len(C):
             raise ValueError(
-                f"n_components is {self.n_components}; expected at most n_features, {len(C)}. The subspace "
-                "cannot be larger than the embedding."
+                f"n_components is {self.n_components}; expected at most n_features, {len(C)}. The "
+                "subspace cannot be larger than the embedding."
             )
         if not np.trace(C) > 0:
             raise ValueError(
@@ -365,14 +420,17 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             )
         if not S.any():
             _warn(
-                "X_do equals X in every pair: the intervention changed nothing, so nothing tells which "
-                "directions are invariant."
+                "X_do equals X in every pair: the intervention changed nothing, so nothing tells "
+                "which directions are invariant."
             )
         self.consistency_weight_, noise = self._choose_weight(moments)
-        eigenvalues, directions = self._spectrum(C, S)
-        k = self._choose_k(eigenvalues, noise)
+        eigenvalues, directions = self._spectrum(C, S, self.consistency_weight_)
+        self.auto_n_components_ = self._count(eigenvalues, directions, moments, noise)
+        k = self._choose_k(moments)
         if self.solver == "gradient":
-            eigengap = eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
+            eigengap = (
+                eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
+            )
             components = self._descend(C, S, k, tolerance=_GRADIENT_TOLERANCE * eigengap)
         else:
             components = directions[:k]
@@ -382,14 +440,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.moments_ = moments
         return self
 
-    def _spectrum(self, C: NDArray[np.float64], S: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
-        """All eigenvalues and directions (rows), the best first."""
+    def _spectrum(
+        self, C: NDArray[np.float64], S: NDArray[np.float64], weight: float
+    ) -> tuple[NDArray, NDArray]:
+        """All eigenvalues and directions (rows), the best first; a subclass may rank otherwise."""
         if self.objective == "generalized":
             return generalized_spectrum(C, S, self.shrinkage)
-        eigenvalues, directions = trace_spectrum(C, S, self.consistency_weight_)
-        if self.objective == "released_code":
-            return eigenvalues[::-1], directions[::-1]
-        return eigenvalues, directions
+        return trace_spectrum(C, S, weight)
 
     def _choose_weight(self, moments: PairMoments) -> tuple[float, float]:
         """λ, and the variance of the noise that it was chosen under (0 if it was given)."""
@@ -397,12 +454,16 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             return float("nan"), 0.0
         if isinstance(self.consistency_weight, Real):
             return float(self.consistency_weight), 0.0
+        if self.consistency_weight == "held-out":
+            scores = [self._held_out_score(weight, moments) for weight in HELD_OUT_WEIGHTS]
+            return float(HELD_OUT_WEIGHTS[np.argmax(scores)]), 0.0
         covariance = moments.covariance
         variance = np.trace(covariance) / len(covariance)
         if variance <= np.finfo(np.float64).eps * np.trace(moments.C):
             raise ValueError(
-                "Every embedding in X is the same, and consistency_weight='auto' needs at least two that differ "
-                f"(n_samples={moments.n_pairs}). Pass more pairs, or a number as consistency_weight."
+                "Every embedding in X is the same, and consistency_weight='auto' needs at least "
+                f"two that differ (n_samples={moments.n_pairs}). Pass more pairs, or a number as "
+                "consistency_weight."
             )
         shares, _ = generalized_spectrum(covariance, moments.S, self.shrinkage)
         weight = auto_consistency_weight(shares)
@@ -410,24 +471,95 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             reason = (
                 "The intervention re-draws half or more of every direction, so none looks invariant"
                 if shares[0] >= 1
-                else "The shares that the intervention re-draws spread evenly, so no group of directions stands apart"
+                else "The shares that the intervention re-draws spread evenly, so no group of "
+                "directions stands apart"
             )
             _warn(f"{reason}: consistency_weight='auto' is set to 1.")
         return weight, self.shrinkage * variance
 
-    def _choose_k(self, eigenvalues: NDArray[np.float64], noise: float) -> int:
-        if isinstance(self.n_components, (int, np.integer)):
-            return int(self.n_components)
+    def _choose_k(self, moments: PairMoments) -> int:
+        k = self.auto_n_components_ if self.n_components == "auto" else self.n_components
+        if self._holds_out():
+            return self._choose_held_out(moments, k)
+        if self.n_components == "auto" and int(k) > moments.n_pairs / 2:
+            _warn(
+                f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs: so few "
+                "pairs leave directions alone by chance, and new pairs change them. Pass more "
+                "pairs, or n_components='held-out' and consistency_weight='held-out'."
+            )
+        return int(k)
+
+    def _choose_held_out(self, moments: PairMoments, k: int | str) -> int:
+        """Choose K by the held-out objective, if it is not given, and say where that fails."""
+        objective = self._held_out_objective(moments, self.consistency_weight_)
+        if k == "held-out":
+            total = objective.sum(axis=0)
+            double = np.finfo(np.float64).eps * np.trace(moments.C)
+            rounding = len(total) * (double + moments.rounding)
+            k = int(np.argmax(total >= total.max() - rounding)) + 1
+        worse = np.count_nonzero(objective[:, int(k) - 1] <= 0)
+        if worse:
+            _warn(
+                f"On {worse} of {len(objective)} folds of pairs held out, the {k} components that "
+                f"n_components={self.n_components!r} and consistency_weight="
+                f"{self.consistency_weight!r} keep are worse than none. Either {moments.n_pairs} "
+                "pairs are too few to tell what is invariant, or nothing is. Pass more pairs, or "
+                "leave the embedding as it is."
+            )
+        return int(k)
+
+    def _holds_out(self) -> bool:
+        weighted = self.objective != "generalized"
+        return self.n_components == "held-out" or (
+            weighted and self.consistency_weight == "held-out"
+        )
+
+    def _held_out_score(self, weight: float, moments: PairMoments) -> float:
+        """Judge λ by the held-out objective at the given K, or else at the best."""
+        total = self._held_out_objective(moments, weight).sum(axis=0)
+        best = isinstance(self.n_components, str)
+        return float(total.max() if best else total[int(self.n_components) - 1])
+
+    def _held_out_objective(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
+        """``tr A (C - wS) Aᵀ`` on pairs held out, by fold and K; w is λ where that is given."""
+        expressed, changed = self._held_out(moments, weight)
+        chosen = self.objective == "generalized" or self.consistency_weight == "held-out"
+        return expressed - (1.0 if chosen else weight) * changed
+
+    def _held_out(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
+        """``tr A C Aᵀ`` and ``tr A S Aᵀ`` on pairs held out, shape (2, n_folds, D)."""
+        folds = []
+        for C, S, C_out, S_out in moments.folds():
+            rows = self._spectrum(C, S, weight)[1]
+            if self.objective == "generalized":  # its components are not at right angles
+                rows = np.linalg.qr(rows.T)[0].T
+            folds.append([quadratic(rows, C_out).cumsum(), quadratic(rows, S_out).cumsum()])
+        return np.swapaxes(folds, 0, 1)
+
+    def _count(
+        self,
+        eigenvalues: NDArray[np.float64],
+        directions: NDArray[np.float64],
+        moments: PairMoments,
+        noise: float,
+    ) -> int:
+        """K by the spectrum."""
         if self.objective == "generalized":
             return auto_n_components(eigenvalues, self.objective)
-        # noise adds σ² to C and 2σ² to S (see generalized_spectrum): under it, C - λS has these eigenvalues
-        eigenvalues = eigenvalues - (2 * self.consistency_weight_ - 1) * noise
-        if eigenvalues.max() <= 0:
+        C, S, weight = moments.C, moments.S, self.consistency_weight_
+        # errors of one variance in every entry: their largest singular value, by the number of
+        # pairs
+        entry_error = np.sqrt(moments.rounding) * (1 + np.sqrt(len(C) / moments.n_pairs))
+        tolerance = rounding_tolerance(directions, C, S, weight, entry_error)
+        # noise adds σ² to C and 2σ² to S (see generalized_spectrum): C - λS then has these
+        # eigenvalues
+        eigenvalues = eigenvalues - (2 * weight - 1) * noise
+        if self.n_components == "auto" and (eigenvalues <= tolerance).all():
             _warn(
-                f"No eigenvalue of C - λS is positive at consistency_weight={self.consistency_weight_}: "
+                f"No eigenvalue of C - λS is positive at consistency_weight={weight}: "
                 "every component raises the objective. One is kept. Lower consistency_weight."
             )
-        return auto_n_components(eigenvalues, self.objective)
+        return auto_n_components(eigenvalues, self.objective, tolerance)
 
     def _descend(
         self, C: NDArray[np.float64], S: NDArray[np.float64], k: int, tolerance: float
@@ -444,14 +576,16 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             return reconstruction + weight * torch.trace(A @ change @ A.T)
 
         start = np.random.default_rng(self.random_state).normal(size=(k, len(C)))
-        descent = minimize_on_stiefel(objective, start, gradient_tolerance=tolerance, max_steps=_MAX_STEPS)
+        descent = minimize_on_stiefel(
+            objective, start, gradient_tolerance=tolerance, max_steps=_MAX_STEPS
+        )
         self.objective_path_ = descent.objective_path
         self.n_iter_ = len(descent.objective_path) - 1
         if not descent.converged:
             _warn(
-                f"Gradient descent did not converge in {self.n_iter_} steps, because the eigenvalues "
-                "that are kept and those that are not lie close together. Use solver='closed_form', which is "
-                "exact.",
+                f"Gradient descent did not converge in {self.n_iter_} steps, because the "
+                "eigenvalues that are kept and those that are not lie close together. Use "
+                "solver='closed_form', which is exact.",
                 ConvergenceWarning,
             )
         _, rotation = np.linalg.eigh(descent.point @ (C - weight * S) @ descent.point.T)
@@ -462,19 +596,22 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         _check_choice("solver", self.solver, SOLVERS)
         if self.solver == "gradient" and self.objective != "trace":
             raise ValueError(
-                f"solver='gradient' minimises objective='trace', got objective={self.objective!r}. Use "
-                "solver='closed_form'."
+                "solver='gradient' minimises objective='trace', got "
+                f"objective={self.objective!r}. Use solver='closed_form'."
             )
-        if self.n_components != "auto" and not _is_count(self.n_components):
+        if not (_is_rule(self.n_components) or _is_count(self.n_components)):
             raise ValueError(
-                f"n_components is {self.n_components!r}; expected 'auto' or an integer from 1 to n_features."
+                f"n_components is {self.n_components!r}; expected 'auto', 'held-out' or an "
+                "integer from 1 to n_features."
             )
         if not _is_weight(self.shrinkage):
-            raise ValueError(f"shrinkage is {self.shrinkage!r}; expected a finite number, at least 0.")
-        is_auto = isinstance(self.consistency_weight, str) and self.consistency_weight == "auto"
-        if not is_auto and not _is_weight(self.consistency_weight):
             raise ValueError(
-                f"consistency_weight is {self.consistency_weight!r}; expected 'auto' or a finite number, at least 0."
+                f"shrinkage is {self.shrinkage!r}; expected a finite number, at least 0."
+            )
+        if not (_is_rule(self.consistency_weight) or _is_weight(self.consistency_weight)):
+            raise ValueError(
+                f"consistency_weight is {self.consistency_weight!r}; expected 'auto', 'held-out' "
+                "or a finite number, at least 0."
             )
 
 
@@ -491,6 +628,10 @@ def _warn(message: str, category: type[Warning] = UserWarning) -> None:
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+
+
+def _is_rule(value: Any) -> bool:
+    return isinstance(value, str) and value in ("auto", "held-out")
 
 
 def _is_count(value: Any) -> bool:

@@ -25,7 +25,6 @@ from sklearn.utils import check_array
 from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, unit_rows
 from icm_core.projection import InvariantProjection
-from icm_core.spectrum import auto_n_components
 
 #: Values of λ to choose among.
 CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
@@ -224,9 +223,7 @@ def grid_accuracy(
     for weight in [1.0] if without_weight else sorted(consistency_weights):
         whole = clone(unfitted).set_params(n_components=X.shape[1], consistency_weight=weight)
         whole.fit_moments(moments)
-        auto = None
-        if "auto" in n_components:
-            auto = auto_n_components(whole.eigenvalues_, whole.objective)
+        auto = whole.auto_n_components_ if "auto" in n_components else None
         sizes = sorted(given | ({auto} if auto else set()))
         for name, path in predictors.items():
             block = []

@@ -1,11 +1,13 @@
 """Gradient descent on the Stiefel manifold, the set of matrices with orthonormal rows.
 
-The CLIP-ICM paper (arXiv 2405.15289) fits its projection by gradient descent under the constraint that
-the rows of A are orthonormal. This is a descent of that kind, so that it can be compared with the closed form of
-:mod:`icm_core.projection`. Each step projects the gradient onto the tangent space of the manifold, moves
-against it by a Barzilai-Borwein step, which is halved until the objective is sufficiently below the highest
-of its last values, and returns to the manifold by a QR decomposition. The number of steps grows as the gap
-between the eigenvalues that are kept and those that are not narrows. torch is imported on the first call.
+The CLIP-ICM paper (arXiv 2405.15289) fits its projection by gradient descent under the
+constraint that the rows of A are orthonormal. This is a descent of that kind, so that
+it can be compared with the closed form of :mod:`icm_core.projection`. Each step
+projects the gradient onto the tangent space of the manifold, moves against it by a
+Barzilai-Borwein step, which is halved until the objective is sufficiently below the
+highest of its last values, and returns to the manifold by a QR decomposition. The
+number of steps grows as the gap between the eigenvalues that are kept and those that
+are not narrows. torch is imported on the first call.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Descent(NamedTuple):
     point : ndarray of shape (K, D)
         The last iterate; its rows are orthonormal.
     objective_path : ndarray of shape (n_steps + 1,)
-        The objective at the start and after each step; it falls, though not at every single step.
+        The objective at the start and after each step; it falls, though not at every
+        single step.
     converged : bool
         Whether the norm of the Riemannian gradient fell to the tolerance.
     """

@@ -114,7 +114,9 @@ def spectra(data: EmbeddedData) -> dict[str, dict[float, NDArray[np.floating]]]:
     moments = {kind: pair_moments(data.source, kind) for kind in available(data.source)}
     return {
         kind: {
-            weight: InvariantProjection(consistency_weight=weight).fit_moments(pairs).eigenvalues_
+            weight: InvariantProjection(1, consistency_weight=weight)
+            .fit_moments(pairs)
+            .eigenvalues_
             for weight in WEIGHTS
         }
         for kind, pairs in moments.items()

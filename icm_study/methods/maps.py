@@ -176,7 +176,7 @@ class FukunagaKoontz(_LinearMap):
     With C and S whitened together, A (C + S) Aᵀ = I, both have the same eigenvectors,
     and their eigenvalues add up to one. Kept are those with the smallest share of S.
     They span what CLIP-ICM's generalised objective keeps; what differs is the scale of
-    each axis.
+    each axis. Both matrices include the noise of `shrinkage`, σ² in C and 2σ² in S.
 
     Source: Fukunaga & Koontz 1970, *Application of the Karhunen-Loève expansion to
     feature selection and ordering*.
@@ -204,7 +204,9 @@ class FukunagaKoontz(_LinearMap):
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
         rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][: self.n_components]
-        return rows / np.sqrt(((rows @ (moments.C + moments.S)) * rows).sum(axis=1, keepdims=True))
+        total = moments.C + moments.S
+        total += 3 * self.shrinkage * np.trace(moments.C) / len(total) * np.eye(len(total))
+        return rows / np.sqrt(((rows @ total) * rows).sum(axis=1, keepdims=True))
 
 
 class LEACE(EmbeddingMap):

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import orth
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
 from icm_core.moments import PairMoments
-from icm_core.projection import InvariantProjection, auto_n_components, subspace_angles
+from icm_core.projection import InvariantProjection, subspace_angles
 
 
 def largest_angle(components: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
@@ -40,7 +41,7 @@ def largest_angle(components: NDArray[np.float64], basis: NDArray[np.float64]) -
 
 
 def recovery(
-    methods: Mapping[str, Mapping[str, Any]],
+    methods: Mapping[str, InvariantProjection],
     *,
     seeds: Iterable[int],
     n_pairs: Sequence[int] = (3000,),
@@ -54,9 +55,8 @@ def recovery(
 
     Parameters
     ----------
-    methods : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of
-        the method. The number of components is the true one.
+    methods : mapping of str to InvariantProjection
+        Unfitted, by the name of the method. The number of components is the true one.
     seeds : iterable of int
         One model and one set of pairs for each.
     n_pairs, leaks, condition_numbers : sequence
@@ -82,8 +82,9 @@ def recovery(
         for n, leak in itertools.product(n_pairs, leaks):
             pairs = scm.sample_pairs("source", n, np.random.default_rng(seed), leak=leak)
             moments = PairMoments(scm.n_features).update(*pairs)
-            for method, parameters in methods.items():
-                fitted = InvariantProjection(n_invariant, **parameters).fit_moments(moments)
+            for method, projection in methods.items():
+                fitted = clone(projection).set_params(n_components=n_invariant)
+                fitted.fit_moments(moments)
                 rows.append(
                     {
                         "method": method,
@@ -92,7 +93,7 @@ def recovery(
                         "condition_number": condition_number,
                         "seed": seed,
                         "angle": largest_angle(fitted.components_, scm.invariant_subspace_),
-                        "auto_k": auto_n_components(fitted.eigenvalues_, fitted.objective),
+                        "auto_k": fitted.auto_n_components_,
                     }
                 )
     return pd.DataFrame(rows)
@@ -202,7 +203,7 @@ def solver_agreement(
 
 
 def consistency(
-    methods: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int], n_pairs: int
+    methods: Mapping[str, InvariantProjection], *, seeds: Iterable[int], n_pairs: int
 ) -> pd.DataFrame:
     """Test P5.5: a map exists that sends differences of intervened embeddings to zero, and keeps z_inv.
 
@@ -213,9 +214,8 @@ def consistency(
 
     Parameters
     ----------
-    methods : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, by the name of
-        the method. The true subspace and a random one of the same dimension are added.
+    methods : mapping of str to InvariantProjection
+        Unfitted, by the name of the method. The true subspace and a random one of the same dimension are added.
     seeds : iterable of int
         One model and one set of pairs for each.
     n_pairs : int
@@ -232,8 +232,8 @@ def consistency(
         pairs = scm.sample_pairs("source", n_pairs, rng)
         random = np.linalg.qr(rng.normal(size=(scm.n_features, scm.n_invariant)))[0].T
         maps = {"true subspace": scm.invariant_subspace_.T} | {
-            name: InvariantProjection(scm.n_invariant, **parameters).fit(*pairs).components_
-            for name, parameters in methods.items()
+            name: clone(projection).set_params(n_components=scm.n_invariant).fit(*pairs).components_
+            for name, projection in methods.items()
         }
         X, X_do = scm.sample_pairs("target", n_pairs, rng)
         z_inv = X @ np.linalg.inv(scm.mixing_).T[:, : scm.n_invariant]

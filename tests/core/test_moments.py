@@ -1,4 +1,4 @@
-"""Moments: streaming equals one pass, shards add up, bad input is refused, files hold no pickles."""
+"""Moments: streaming equals one pass, shards add up, bad input is refused, no pickles."""
 
 import doctest
 
@@ -51,7 +51,9 @@ def test_moments_are_the_expectations_of_their_definition(both):
 def test_shards_merged_in_any_order_equal_one_pass(both, cuts, random):
     whole = PairMoments(D).update(both[:, :D], both[:, D:])
     shards = [
-        PairMoments(D).update(part[:, :D], part[:, D:]) for part in np.split(both, sorted(cuts)) if len(part)
+        PairMoments(D).update(part[:, :D], part[:, D:])
+        for part in np.split(both, sorted(cuts))
+        if len(part)
     ]
     random.shuffle(shards)
     merged = PairMoments(D)  # empty moments are neutral
@@ -59,7 +61,9 @@ def test_shards_merged_in_any_order_equal_one_pass(both, cuts, random):
         merged = merged.merge(shard)
     assert merged.n_pairs == whole.n_pairs
     for name in STATISTICS:
-        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(merged, name), getattr(whole, name), rtol=1e-9, atol=1e-6
+        )
 
 
 def test_streaming_batches_equal_one_pass_beyond_the_block_size():
@@ -71,6 +75,57 @@ def test_streaming_batches_equal_one_pass_beyond_the_block_size():
     assert_same(streamed, whole)
     np.testing.assert_allclose(whole.C, X.T @ X / len(X), rtol=1e-12)
     assert repr(streamed) == "PairMoments(n_features=3, n_pairs=10000)"
+
+
+def fold_of_each(X, X_do):
+    """Which fold each pair is in, found by the moments of that pair alone."""
+    single = (PairMoments(D).update(x, y) for x, y in zip(X[:, None], X_do[:, None], strict=True))
+    return np.array([int(np.flatnonzero(moments._sum_pairs)[0]) for moments in single])
+
+
+def test_folds_are_the_moments_of_the_other_rows_and_of_their_own():
+    X, X_do = pairs(5000)
+    fold = fold_of_each(X, X_do)
+    assert np.bincount(fold).min() > 800
+    folds = PairMoments(D).update(X, X_do).folds()
+    assert len(folds) == 5
+    for number, (C, S, C_out, S_out) in enumerate(folds):
+        rest, own = (
+            PairMoments(D).update(X[rows], X_do[rows]) for rows in (fold != number, fold == number)
+        )
+        np.testing.assert_allclose(C, rest.C, rtol=1e-9)
+        np.testing.assert_allclose(S, rest.S, rtol=1e-9)
+        np.testing.assert_allclose(C_out, own.C * own.n_pairs / 5000, rtol=1e-9)
+        np.testing.assert_allclose(S_out, own.S * own.n_pairs / 5000, rtol=1e-9)
+
+
+def test_pairs_of_one_original_are_in_one_fold_whatever_their_precision_and_layout():
+    X, _ = pairs(100)
+    X = X.astype(np.float32).astype(np.float64)
+    for same in (X.astype(np.float32), np.asfortranarray(X), X.tolist()):
+        again = PairMoments(D).update(same, X + 1)
+        np.testing.assert_array_equal(again._sum_pairs, PairMoments(D).update(X, X)._sum_pairs)
+    np.testing.assert_array_equal(fold_of_each(X, X), fold_of_each(X, X + 1))
+    with pytest.raises(ValueError, match=r"All pairs are in one fold \(n_samples=7\)"):
+        PairMoments(D).update(np.ones((7, D)), X[:7]).folds()
+    with pytest.raises(ValueError, match=r"one fold \(n_samples=0\)"):
+        PairMoments(D).folds()
+
+
+def test_folds_of_mixed_kinds_are_mixed():
+    image, text = PairMoments(D).update(*pairs(500)), PairMoments(D).update(*pairs(90, seed=1))
+    mixed = combine([image, text], [1, 3])
+    for fold, of_image, of_text in zip(
+        *(item.folds() for item in (mixed, image, text)), strict=True
+    ):
+        np.testing.assert_allclose(fold.C_out, of_image.C_out / 4 + 3 * of_text.C_out / 4)
+        np.testing.assert_allclose(fold.S_out, of_image.S_out / 4 + 3 * of_text.S_out / 4)
+        left = np.trace(mixed.C - fold.C_out) / np.trace(fold.C)  # what the other pairs weigh
+        shares = [
+            np.trace(item.C - part.C_out) / np.trace(part.C)
+            for item, part in ((image, of_image), (text, of_text))
+        ]
+        assert left == pytest.approx(shares[0] / 4 + 3 * shares[1] / 4)
 
 
 def test_merge_leaves_its_operands_unchanged():
@@ -88,6 +143,30 @@ def test_float32_is_accumulated_in_float64():
     np.testing.assert_allclose(moments.C, float(np.float32(0.1)) ** 2, rtol=1e-12)
     assert moments.C.dtype == np.float64
     np.testing.assert_array_equal(moments.S, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rounding_is_about_that_of_the_precision(dtype):
+    exact = [part.astype(np.longdouble) for part in pairs(2000)]
+    rounded = [part.astype(dtype) for part in exact]
+    finer = [np.random.default_rng(0).uniform(1, 2, part.shape) for part in exact]
+    errors = [(a * b).astype(dtype) - a * b for a, b in zip(exact, finer, strict=True)]
+    told = (
+        PairMoments(D)
+        .update(*[(a * b).astype(dtype) for a, b in zip(exact, finer, strict=True)])
+        .rounding
+    )
+    measured = float(np.mean(np.square(errors)))
+    assert measured <= told <= 4 * measured
+    assert PairMoments(D).update(*rounded).rounding > 0
+    assert PairMoments(D).update(np.eye(D, dtype=int), np.eye(D, dtype=bool)).rounding == 0
+
+
+def test_rounding_adds_up():
+    half = [part.astype(np.float16) for part in pairs(50)]
+    a, b = PairMoments(D).update(*half), PairMoments(D).update(*pairs(150, seed=1))
+    assert a.merge(b).rounding == pytest.approx((a.rounding + 3 * b.rounding) / 4)
+    assert combine([a, b], [1, 1]).rounding == pytest.approx((a.rounding + b.rounding) / 2)
 
 
 def test_input_is_neither_kept_nor_changed():
@@ -108,9 +187,17 @@ def test_input_is_neither_kept_nor_changed():
         (np.ones((4, 2)), np.ones((4, 3)), r"X has shape \(4, 2\); expected \(n_pairs, 3\)"),
         (np.ones((4, 3)), np.ones(4), r"X_do has shape \(4,\); expected \(n_pairs, 3\)"),
         (np.ones((0, 3)), np.ones((0, 3)), "X has no rows; expected at least one pair"),
-        (np.array([[1, np.nan, 0], [0, 0, 0]]), np.ones((2, 3)), "X contains NaN or infinity in 1 of 2 rows"),
+        (
+            np.array([[1, np.nan, 0], [0, 0, 0]]),
+            np.ones((2, 3)),
+            "X contains NaN or infinity in 1 of 2 rows",
+        ),
         (np.ones((2, 3)), np.full((2, 3), np.inf), "X_do contains NaN or infinity in 2 of 2 rows"),
-        (np.ones((2, 3), dtype=complex), np.ones((2, 3)), "X has dtype complex128; expected real numbers"),
+        (
+            np.ones((2, 3), dtype=complex),
+            np.ones((2, 3)),
+            "X has dtype complex128; expected real numbers",
+        ),
         (np.array([["a", "b", "c"]]), np.ones((1, 3)), "X has dtype <U1; expected real numbers"),
     ],
 )
@@ -165,14 +252,18 @@ def test_the_covariance_is_about_the_mean_of_each_kind():
     mixed = combine([first, second], [3, 1])
     expected = 0.75 * own[0] + 0.25 * own[1]
     np.testing.assert_allclose(mixed.covariance, expected, atol=1e-9)
-    np.testing.assert_allclose(combine([mixed, first], [1, 1]).covariance, (expected + own[0]) / 2, atol=1e-9)
+    np.testing.assert_allclose(
+        combine([mixed, first], [1, 1]).covariance, (expected + own[0]) / 2, atol=1e-9
+    )
 
 
 def test_the_covariance_within_kinds_is_saved(tmp_path):
     text = tuple(part + 5 for part in pairs(30, seed=1))
     mixed = combine([PairMoments(D).update(*pairs(50)), PairMoments(D).update(*text)], [1, 1])
     mixed.save(tmp_path / "moments.npz")
-    np.testing.assert_array_equal(PairMoments.load(tmp_path / "moments.npz").covariance, mixed.covariance)
+    np.testing.assert_array_equal(
+        PairMoments.load(tmp_path / "moments.npz").covariance, mixed.covariance
+    )
 
 
 def test_combine_with_weights_equal_to_the_counts_is_merge():
@@ -218,6 +309,7 @@ def test_saved_moments_are_loaded_bit_for_bit(tmp_path_factory, both):
     assert loaded.n_pairs == moments.n_pairs
     for name in STATISTICS:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(moments, name))
+    np.testing.assert_array_equal(loaded._sum_pairs, moments._sum_pairs)
     assert loaded.merge(moments).n_pairs == 2 * moments.n_pairs
 
 

@@ -1,7 +1,9 @@
 """Zero-shot and linear probe against brute force, and what must not change their answers."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -32,7 +34,11 @@ def prompts_and_images(seed, classes=4, templates=3, d=6, n=30):
 def labelled(seed, n=90, d=5, classes=3):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
-    return 2 * rng.normal(size=(classes, d))[y] + rng.normal(size=(n, d)), y, rng.normal(size=(20, d))
+    return (
+        2 * rng.normal(size=(classes, d))[y] + rng.normal(size=(n, d)),
+        y,
+        rng.normal(size=(20, d)),
+    )
 
 
 def cosine(a, b):
@@ -49,7 +55,9 @@ def test_zero_shot_is_the_largest_cosine_with_the_mean_unit_prompt(seed, classes
     expected = np.array([[cosine(image, mean) for mean in means] for image in images])
     np.testing.assert_array_equal(model.predict(images), names[expected.argmax(1)])
     odds = np.exp(expected / 0.3)
-    np.testing.assert_allclose(model.predict_proba(images), odds / odds.sum(1, keepdims=True), rtol=1e-9)
+    np.testing.assert_allclose(
+        model.predict_proba(images), odds / odds.sum(1, keepdims=True), rtol=1e-9
+    )
     decision = model.decision_function(images)
     np.testing.assert_allclose(
         decision, expected if classes > 2 else expected[:, 1] - expected[:, 0], atol=1e-12
@@ -64,7 +72,9 @@ def test_the_probe_is_logistic_regression_on_scaled_embeddings(seed):
     scale = 1 / np.sqrt(np.mean(X**2))
     direct = LogisticRegression(C=0.7, max_iter=5000, tol=1e-10).fit(X * scale, y)
     assert probe.scale_ == pytest.approx(scale)
-    np.testing.assert_allclose(probe.predict_proba(images), direct.predict_proba(images * scale), atol=1e-2)
+    np.testing.assert_allclose(
+        probe.predict_proba(images), direct.predict_proba(images * scale), atol=1e-2
+    )
     np.testing.assert_allclose(
         probe.decision_function(images), direct.decision_function(images * scale), atol=0.1
     )
@@ -72,7 +82,7 @@ def test_the_probe_is_logistic_regression_on_scaled_embeddings(seed):
 
 
 def test_the_probe_minimises_the_penalised_loss():
-    """At the minimum the gradient of ``C · log-loss + ‖W‖² / 2`` is zero, for an independent gradient."""
+    """At the minimum the gradient of ``C · log-loss + ‖W‖² / 2`` is zero."""
     X, y, _ = labelled(1)
     probe = LinearProbe().fit(X, y)
     residual = probe.predict_proba(X) - np.eye(3)[y]
@@ -111,7 +121,9 @@ def test_temperature_never_changes_the_label(seed, temperature):
 def test_a_low_temperature_is_sure_and_a_high_one_is_not():
     X, y, images = prompts_and_images(0)
     assert ZeroShotClassifier(1e-4).fit(X, y).predict_proba(images).max(1).mean() > 0.99
-    np.testing.assert_allclose(ZeroShotClassifier(1e4).fit(X, y).predict_proba(images), 0.25, atol=1e-3)
+    np.testing.assert_allclose(
+        ZeroShotClassifier(1e4).fit(X, y).predict_proba(images), 0.25, atol=1e-3
+    )
 
 
 @some
@@ -146,7 +158,7 @@ def pairs(X, variant):
 def test_a_projection_on_the_whole_space_changes_nothing(seed):
     """With K = D the projection is a rotation, and both predictors are blind to rotations."""
     for model, X, y, images in models(seed):
-        whole = InvariantProjection(X.shape[1]).fit(*pairs(X, [3, 4]))
+        whole = InvariantProjection(X.shape[1], consistency_weight=1.0).fit(*pairs(X, [3, 4]))
         behind = make_pipeline(FrozenEstimator(whole), clone(model)).fit(X, y)
         np.testing.assert_allclose(
             behind.predict_proba(images), model.fit(X, y).predict_proba(images), atol=1e-2
@@ -157,7 +169,9 @@ def test_behind_a_projection_only_the_subspace_counts():
     for model, X, y, images in models(4):
         projection = InvariantProjection(3, consistency_weight=100).fit(*pairs(X, [3, 4]))
         pipeline = make_pipeline(FrozenEstimator(projection), model).fit(X, y)
-        by_hand = clone(model).fit(projection.transform(X), y).predict_proba(projection.transform(images))
+        by_hand = (
+            clone(model).fit(projection.transform(X), y).predict_proba(projection.transform(images))
+        )
         np.testing.assert_array_equal(pipeline.predict_proba(images), by_hand)
         A = projection.components_
         off = np.random.default_rng(0).normal(size=images.shape)
@@ -216,7 +230,12 @@ def test_the_penalty_must_be_positive(C):
 
 def test_class_prompts():
     prompts, names = class_prompts(["cat", "polar bear"], ["a {}", "the {} and the {}"])
-    assert prompts == ["a cat", "the cat and the cat", "a polar bear", "the polar bear and the polar bear"]
+    assert prompts == [
+        "a cat",
+        "the cat and the cat",
+        "a polar bear",
+        "the polar bear and the polar bear",
+    ]
     assert names == ["cat", "cat", "polar bear", "polar bear"]
 
 
@@ -233,3 +252,26 @@ def test_class_prompts():
 def test_bad_prompts(classes, templates, message):
     with pytest.raises((ValueError, TypeError), match=message):
         class_prompts(classes, templates)
+
+
+@pytest.mark.parametrize("model", [ZeroShotClassifier(), LinearProbe()])
+def test_columns_in_another_order_are_refused(model):
+    X, y, new = labelled(0)
+    model = clone(model).fit(pd.DataFrame(X, columns=list("abcde")), y)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(pd.DataFrame(new, columns=list("edcba")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("model", [ZeroShotClassifier(), LinearProbe()])
+def test_tensors_as_clip_gives_them(model, dtype):
+    X, y, new = labelled(0)
+    X, new = (torch.tensor(part, dtype=dtype, requires_grad=True) for part in (X, new))
+    given = clone(model).fit(X, torch.tensor(y))
+    expected = clone(model).fit(X.detach().float().numpy(), y)
+    for method in ("predict", "predict_proba", "decision_function"):
+        np.testing.assert_allclose(
+            getattr(given, method)(new),
+            getattr(expected, method)(new.detach().float().numpy()),
+            rtol=1e-3,
+        )

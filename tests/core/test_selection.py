@@ -23,7 +23,14 @@ def problem(seed, n_features, n_classes, dtype=np.float64, objective="trace"):
     moments = PairMoments(n_features).update(
         X, X + rng.normal(size=X.shape) * rng.random(n_features)
     )
-    return X, names, rows, InvariantProjection(n_features, objective=objective).fit_moments(moments)
+    return (
+        X,
+        names,
+        rows,
+        InvariantProjection(n_features, objective=objective, consistency_weight=1.0).fit_moments(
+            moments
+        ),
+    )
 
 
 def labels(path, whole, rows, sizes):
@@ -111,7 +118,7 @@ def test_single_precision_changes_hardly_a_label(make):
 
 
 def test_prompts_that_a_projection_maps_to_zero_are_never_the_nearest():
-    whole = InvariantProjection(3).fit_moments(
+    whole = InvariantProjection(3, consistency_weight=1.0).fit_moments(
         PairMoments(3).update(np.diag([3.0, 2.0, 1.0]), np.zeros((3, 3)))
     )
     prompts, rows = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array([[1.0, 0.0, 0.1]])

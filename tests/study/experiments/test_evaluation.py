@@ -319,9 +319,9 @@ def test_the_automatic_dimension_joins_the_grid(environments, objective):
     test = data.tests["unseen"]["original"].to_numpy(), data.tests["unseen"]["label"].to_numpy()
     options = {"consistency_weights": [10.0], "objective": objective, "evaluate_on": {"test": test}}
     grid = grid_accuracy(data, "oracle", n_components=["auto", 6], **options)
-    expected = InvariantProjection(objective=objective, consistency_weight=10.0).fit_moments(
-        pair_moments(data.train, "oracle")
-    )
+    expected = InvariantProjection(
+        "auto", objective=objective, consistency_weight=10.0
+    ).fit_moments(pair_moments(data.train, "oracle"))
     assert (
         set(grid.loc[grid["auto"], "K"]) == {expected.n_components_} == {2}
     )  # the invariant factors

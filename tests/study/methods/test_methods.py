@@ -152,22 +152,24 @@ def test_an_intervention_that_is_left_out_leaves_the_moments():
     fitted = ICM("image", 2, 1.0).fit(sources.without("invert"))
     keep = sources.drawn != "invert"
     X, X_do = sources.images.embedded[keep], sources.intervened.embedded[keep]
-    expected = InvariantProjection(2).fit(X, X_do).components_
+    expected = InvariantProjection(2, consistency_weight=1.0).fit(X, X_do).components_
     np.testing.assert_allclose(fitted.components_, expected, atol=1e-7)
     assert len(sources.without("invert").images) == len(sources.images)
 
 
 @some
-@given(seeds, st.integers(1, D))
-def test_fukunaga_koontz_is_the_eigenproblem_of_s_against_c_plus_s(seed, k):
+@given(seeds, st.integers(1, D), st.sampled_from([0.0, 1e-4, 0.3]))
+def test_fukunaga_koontz_is_the_eigenproblem_of_s_against_c_plus_s(seed, k, shrinkage):
     sources = toy_sources(seed)
-    fitted = FukunagaKoontz("image+text", k, shrinkage=0.0).fit(sources)
+    fitted = FukunagaKoontz("image+text", k, shrinkage=shrinkage).fit(sources)
     moments = sources.moments("image+text")
-    shares, columns = eigh(moments.S, moments.C + moments.S)
+    noise = shrinkage * np.trace(moments.C) / D * np.eye(D)
+    S, both = moments.S + 2 * noise, moments.C + moments.S + 3 * noise
+    shares, columns = eigh(S, both)
     assert ((shares > 0) & (shares < 1)).all()
     A = fitted.components_
-    np.testing.assert_allclose(A @ (moments.C + moments.S) @ A.T, np.eye(k), atol=1e-8)
-    np.testing.assert_allclose(np.diag(A @ moments.S @ A.T), shares[:k], atol=1e-8)
+    np.testing.assert_allclose(A @ both @ A.T, np.eye(k), atol=1e-8)
+    np.testing.assert_allclose(np.diag(A @ S @ A.T), shares[:k], atol=1e-8)
     if k < D and shares[k] - shares[k - 1] > 1e-4:
         assert subspace_angles(A.T, columns[:, :k]).max() < 1e-5
 

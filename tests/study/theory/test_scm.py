@@ -14,6 +14,7 @@ from icm_core.projection import InvariantProjection
 from icm_study.theory import linear as scm_module
 from icm_study.theory.discrete import DiscreteSCM
 from icm_study.theory.linear import LinearGaussianSCM
+from icm_study.theory.released import ReleasedProjection
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -144,7 +145,7 @@ def test_the_invariant_subspace_is_found_without_leak(seed, n_features):
         InvariantProjection(4, consistency_weight=100, solver="gradient", random_state=seed),
     ):
         assert largest_angle(projection.fit(*pairs).components_, scm.invariant_subspace_) < 1
-    released = InvariantProjection(4, objective="released_code", consistency_weight=100).fit(*pairs)
+    released = ReleasedProjection(4, consistency_weight=100).fit(*pairs)
     assert largest_angle(released.components_, scm.invariant_subspace_) > 80
 
 
@@ -153,7 +154,9 @@ def test_auto_finds_the_number_of_invariant_factors(objective):
     for seed in range(5):
         scm = LinearGaussianSCM(n_features=16, seed=seed)
         pairs = scm.sample_pairs("source", 3_000, np.random.default_rng(seed))
-        projection = InvariantProjection(objective=objective, consistency_weight=100).fit(*pairs)
+        projection = InvariantProjection("auto", objective=objective, consistency_weight=100).fit(
+            *pairs
+        )
         assert projection.n_components_ == 4
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icm_core.projection import InvariantProjection
 from icm_study.theory.contrastive import contrastive_optimum, identifiability
 from icm_study.theory.discrete import (
     DiscreteSCM,
@@ -23,11 +24,12 @@ from icm_study.theory.linear import (
     size_recovery,
     solver_agreement,
 )
+from icm_study.theory.released import ReleasedProjection
 
 METHODS = {
-    "trace": {"consistency_weight": 100},
-    "generalized": {"objective": "generalized"},
-    "released": {"objective": "released_code", "consistency_weight": 100},
+    "trace": InvariantProjection(consistency_weight=100),
+    "generalized": InvariantProjection(objective="generalized"),
+    "released": ReleasedProjection(consistency_weight=100),
 }
 
 
@@ -53,7 +55,7 @@ def test_recovery_runs_every_combination_and_finds_the_subspace():
 
 
 def test_a_leak_lets_empty_directions_in():
-    methods = {str(weight): {"consistency_weight": weight} for weight in (5, 20)}
+    methods = {str(weight): InvariantProjection(consistency_weight=weight) for weight in (5, 20)}
     table = recovery(methods, seeds=range(3), leaks=(0.3,), n_features=16).groupby("method")[
         "angle"
     ]
@@ -183,7 +185,8 @@ def test_random_risks_are_reproducible_and_possible():
 
 
 def test_size_recovery_compares_each_rule_with_the_truth_of_its_own_model():
-    rules = {"auto": {"consistency_weight": "auto"}, "fixed": {"n_components": 3}}
+    auto = {"n_components": "auto", "consistency_weight": "auto"}
+    rules = {"auto": auto, "fixed": {"n_components": 3, "consistency_weight": 1.0}}
     runs = size_recovery(
         rules, seeds=range(4), n_features=(8, 20), leaks=(0.0, 0.1), condition_numbers=(1.0,)
     )
