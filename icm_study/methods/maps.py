@@ -130,10 +130,11 @@ class ICM(_LinearMap):
     Parameters
     ----------
     intervention : {"image", "text", "image+text"}
-    n_components : int or "auto"
+    n_components : int, "auto" or "held-out"
         K.
-    consistency_weight : float or "auto"
-        λ; "auto" looks for the gap in what the interventions re-draw.
+    consistency_weight : float, "auto" or "held-out"
+        λ; "auto" looks for the gap in what the interventions re-draw, "held-out" takes what
+        does best on pairs that were not fitted on.
     """
 
     def __init__(
@@ -153,15 +154,15 @@ class ICM(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
+        is_rule = isinstance(self.n_components, str)
 
         def solve() -> InvariantProjection:
             # one spectrum serves every K: the subspaces are nested
-            k = "auto" if self.n_components == "auto" else moments.n_features
+            k = self.n_components if is_rule else moments.n_features
             projection = InvariantProjection(k, consistency_weight=self.consistency_weight)
             return projection.fit_moments(moments)
 
-        is_rule = self.n_components == "auto"
-        key = ("ICM", self.intervention, self.consistency_weight, is_rule)
+        key = ("ICM", self.intervention, self.consistency_weight, is_rule and self.n_components)
         projection = sources.shared.once(key, solve)
         if not is_rule:
             projection = projection.truncate(int(self.n_components))

@@ -136,6 +136,13 @@ METHODS: dict[str, Entry] = {
         )
         for kind in KINDS
     },
+    **{
+        f"ICM held-out {kind}": _ruled(
+            kind, "λ and K that do best on pairs held out",
+            consistency_weight="held-out", n_components="held-out",
+        )
+        for kind in KINDS
+    },
     "augmentation": Entry(Augmentation, "probe", {"C": PENALTIES}),
     "augmentation oracle": Entry(
         Augmentation, "probe", {"intervention": ["oracle"], "C": PENALTIES},
