@@ -1,4 +1,4 @@
-"""Why does a projection help, or not? What the embedding holds, and what an intervention changes in it.
+"""Why does a projection help, or not? What the embedding holds, and what interventions change.
 
 - *Live rank*: how many directions of the embedding carry anything.
 - *Re-drawn share*: for each factor, how much of what can be read from the embedding
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import RidgeCV
 
 from icm_core.projection import InvariantProjection
 from icm_study.embedding.tables import PAIRS, EmbeddedData, available, pair_moments
@@ -26,6 +26,8 @@ FACTORS = ("label", "domain", "coat", "scene", "light", "blur")
 
 _SAID = {"label": "class"}  # names of factors that differ from those of the coordinates
 
+READABLE = 0.1  # R² from which on a factor counts as read
+PENALTIES = np.logspace(-4, 3, 15)  # of the ridge, in units of the mean square of a feature
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)  # values of λ to show the spectrum at
 
 
@@ -59,11 +61,12 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
 def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
-    For each factor a ridge regression reads its values (one-hot) from the embedding; it
-    is fitted on the tested images (those without a shortcut), on images for image pairs
-    and on captions for text pairs. Of a folder, only the class and the domain are
-    known. With W its weights, the share is ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²``: 0 for
-    no change, 1 for an independent draw from the same distribution.
+    For each factor a ridge regression reads its values (one-hot) from the embedding, with a
+    penalty by cross-validation; it is fitted on half of the tested images (those without a
+    shortcut), on images for image pairs and on captions for text pairs. Of a folder, only
+    the class and the domain are known. With W its weights, the share is
+    ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²`` over rows that W was not fitted on: 0 for no change,
+    1 for an independent draw from the same distribution.
 
     Parameters
     ----------
@@ -72,31 +75,29 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns intervention, factor, share, and r2: how well the factor can be read at
-        all (the share means little where it cannot).
+        Columns intervention, factor, share, and r2: how well the factor can be read on the
+        other half. Where that is below :data:`READABLE`, the share is NaN: it cannot be
+        told.
     """
     plain = data.tested
     if "shortcut" in plain.coords:
         plain = plain.isel(row=(plain["shortcut"] == "none").to_numpy())
+    # rows may be in an order, such as by domain
+    half = np.random.default_rng(0).permutation(plain.sizes["row"]) % 2 == 0
     rows = []
     for intervention, (before, after) in PAIRS.items():
         if not (before in data.source and after in data.source):
             continue
-        f, f_do = (data.source[name].to_numpy() for name in (before, after))
-        for factor in (
-            name for name in FACTORS if name in plain.coords and np.ptp(plain[name].to_numpy())
-        ):
-            weights, r2 = _read_factor(plain, before, factor)
+        pairs = data.source if data.test is not None else plain.isel(row=~half)
+        f, f_do = (pairs[name].to_numpy() for name in (before, after))
+        for factor in FACTORS:
+            if factor not in plain.coords or not np.ptp(plain[factor].to_numpy()):
+                continue
+            weights, r2 = _read_factor(plain, before, factor, half)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()
-            rows.append(
-                {
-                    "intervention": intervention,
-                    "factor": factor,
-                    "share": change / (2 * spread),
-                    "r2": r2,
-                }
-            )
+            share = change / (2 * spread) if r2 >= READABLE else np.nan
+            rows.append({"intervention": intervention, "factor": factor, "share": share, "r2": r2})
     return pd.DataFrame(rows)
 
 
@@ -168,14 +169,11 @@ def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
 
 
 def _read_factor(
-    table: xr.Dataset, variable: str, factor: str
+    table: xr.Dataset, variable: str, factor: str, half: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], float]:
-    """Weights (D, n_values) that read a factor from the embedding, and R² on the other half."""
+    """Weights (D, n_values) that read a factor, fitted on one half, and R² on the other."""
     X, values = table[variable].to_numpy(), table[factor].to_numpy()
     onehot = np.eye(values.max() + 1)[values]
-    half = (
-        np.random.default_rng(0).permutation(len(X)) % 2 == 0
-    )  # rows may be in an order, such as by domain
-    ridge = Ridge(alpha=1e-3 * np.square(X).sum() / X.shape[1])
-    r2 = ridge.fit(X[half], onehot[half]).score(X[~half], onehot[~half])
-    return ridge.fit(X, onehot).coef_.T, float(r2)
+    scale = np.square(X).sum() / X.shape[1]
+    ridge = RidgeCV(alphas=scale * PENALTIES).fit(X[half], onehot[half])
+    return ridge.coef_.T, float(ridge.score(X[~half], onehot[~half]))

@@ -107,7 +107,8 @@ def gains_of_choosing(results: Results) -> pd.DataFrame:
     rows = results.of(choice=given, condition=results.shifts).table
     if rows.empty:
         return pd.DataFrame()
-    keys = ["predictor", "method", "condition", "target", "seed"]
+    rows = rows.rename(columns={"target": "domain"})  # "target" is also a way of choosing
+    keys = ["predictor", "method", "condition", "domain", "seed"]
     wide = rows.pivot_table("value", keys, "choice").reset_index()
     by = ["predictor", "condition"]
     tables = []

@@ -303,6 +303,8 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
 def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     """Show the share of each factor that each intervention re-draws, as an annotated grid.
 
+    A factor that cannot be read from the embedding has a blank cell.
+
     Parameters
     ----------
     shares : DataFrame
