@@ -82,18 +82,20 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     plain = data.tested
     if "shortcut" in plain.coords:
         plain = plain.isel(row=(plain["shortcut"] == "none").to_numpy())
-    # rows may be in an order, such as by domain
-    half = np.random.default_rng(0).permutation(plain.sizes["row"]) % 2 == 0
     rows = []
     for intervention, (before, after) in PAIRS.items():
         if not (before in data.source and after in data.source):
             continue
-        pairs = data.source if data.test is not None else plain.isel(row=~half)
+        read = plain if before in plain else data.source
+        # rows may be in an order, such as by domain
+        half = np.random.default_rng(0).permutation(read.sizes["row"]) % 2 == 0
+        is_source = data.tested is data.source or read is data.source
+        pairs = data.source.isel(row=~half) if is_source else data.source
         f, f_do = (pairs[name].to_numpy() for name in (before, after))
         for factor in FACTORS:
-            if factor not in plain.coords or not np.ptp(plain[factor].to_numpy()):
+            if factor not in read.coords or not np.ptp(read[factor].to_numpy()):
                 continue
-            weights, r2 = _read_factor(plain, before, factor, half)
+            weights, r2 = _read_factor(read, before, factor, half)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()
             share = change / (2 * spread) if r2 >= READABLE else np.nan
