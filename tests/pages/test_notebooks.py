@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import pair_moments
 from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
 from icm_study.photographs.imagenet import imagenet_classes
 
@@ -74,14 +76,53 @@ def test_is_stored_without_outputs(notebook: nbformat.NotebookNode) -> None:
             assert cell.execution_count is None
 
 
+def code_of(notebook: nbformat.NotebookNode) -> list[str]:
+    """Give the sources of its code cells but the parameters."""
+    return [
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
 def test_calls_the_library_in_short_cells(notebook: nbformat.NotebookNode) -> None:
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    long = {
-        source.splitlines()[0]: len(source.splitlines())
-        for source in code
-        if source.count("\n") >= 30
-    }
-    assert long == {}, "cells of more than 30 lines; move code into the library, or split"
+    long = [source.splitlines()[0] for source in code_of(notebook) if source.count("\n") >= 15]
+    assert long == [], "cells of more than 15 lines; move code into the library, or split"
+
+
+def test_defines_no_function(notebook: nbformat.NotebookNode) -> None:
+    for source in code_of(notebook):
+        code = "\n".join(line for line in source.split("\n") if not line.startswith("%"))
+        defined = [type(node) for node in ast.walk(ast.parse(code))]
+        assert not {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda} & set(defined)
+
+
+def test_says_at_least_half_as_much_as_it_computes(notebook: nbformat.NotebookNode) -> None:
+    prose = sum(len(cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    assert prose >= 0.5 * sum(map(len, code_of(notebook)))
+
+
+def test_asks_first_and_answers_before_it_explains(notebook: nbformat.NotebookNode) -> None:
+    cells = [cell for cell in notebook.cells if cell.cell_type != "raw"]
+    assert "question" in cells[0].source
+    kinds = [cell.cell_type for cell in cells]
+    assert kinds[:4] == [
+        "markdown",
+        "code",
+        "code",
+        "code",
+    ]  # question, parameters, then the answer
+
+
+def test_its_cell_of_parameters_is_their_one_list(notebook: nbformat.NotebookNode) -> None:
+    code = "\n".join(code_of(notebook))
+    assert 'parameters("' in code  # reads and checks them
+    assert code.count("run_record(") <= 1
+
+
+def test_lines_have_at_most_100_columns(notebook: nbformat.NotebookNode) -> None:
+    wide = [line for cell in notebook.cells for line in cell.source.split("\n") if len(line) > 100]
+    assert wide == []
 
 
 @pytest.mark.slow
@@ -122,21 +163,17 @@ def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_domain_generalization_runs_on_a_folder(
     tmp_path: Path, animals: Path, protocol: str
 ) -> None:
-    given = {"dataset": str(animals), "encoder": "animal-world", "protocol": protocol, "seeds": [0]}
-    files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
-    execute(
-        "02_domain_generalization",
-        tmp_path / "page.ipynb",
-        given | files | {"cache": str(tmp_path / "cache")},
-    )
-    table = pd.read_parquet(files["results"])
+    given = {
+        "dataset": str(animals), "encoder": "animal-world", "protocol": protocol, "seeds": [0],
+        "cache": str(tmp_path),
+    }  # fmt: skip
+    table = Study("02_domain_generalization", given).results().table
     assert set(table["protocol"]) == {protocol}
     assert table["target"].nunique() == (1 if protocol == "open class" else 4)
-    assert set(table["intervention"]) == {
-        "none",
-        "image",
-    }  # the shipped encoders know no words of a folder
-    assert str(tmp_path) not in table.attrs["command"]
+    # the shipped encoders know no words of a folder
+    assert not table["method"].str.contains("text|oracle").any()
+    assert str(animals) in table.attrs["command"]  # it repeats the run on this folder
+    assert ("linear probe" in set(table["predictor"])) == (protocol == "leave-one-domain-out")
 
 
 @pytest.mark.slow
@@ -179,7 +216,8 @@ def test_imagenet_variants_run_on_folders(tmp_path: Path) -> None:
     )
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert set(table["condition"]) == {"in_distribution", "R"}
-    assert set(table["intervention"]) == {"none", "image", "text", "image+text"}
+    kinds = {"image", "text", "image+text"}
+    assert {name.removeprefix("ICM ") for name in table["method"]} >= kinds
     (tmp_path / "renditions").rename(tmp_path / "imagenet-r")  # a part of a known variant
     given["variants"] = {"R": str(tmp_path / "imagenet-r")}
     with pytest.raises(papermill.PapermillExecutionError, match="imagenet-r has 30,000"):
@@ -225,7 +263,10 @@ def test_the_comparison_runs_on_a_folder_as_documented(tmp_path: Path) -> None:
         in (ROOT / "reports" / "reproduce.qmd").read_text()
     )
     root = write_folder(tmp_path / "animals", load_silhouettes(), per_class=5)
-    given = {"dataset": str(root), "methods": documented, "cache": str(tmp_path / "cache")}
+    given = {
+        "dataset": str(root), "methods": documented, "choices": ["intervened", "held-out"],
+        "cache": str(tmp_path / "cache"),
+    }  # fmt: skip
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
     execute("06_methods", tmp_path / "page.ipynb", given | files)
     table = pd.read_parquet(files["results"])

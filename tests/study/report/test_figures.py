@@ -110,8 +110,13 @@ def test_share_figure_annotates_every_cell():
     assert [text.get_text() for text in share_figure(shares, "t").axes[0].texts] == ["0.10", "0.90"]
 
 
+def test_share_figure_leaves_blank_what_cannot_be_read():
+    shares = pd.DataFrame({"image": [np.nan, 0.9]}, index=["class", "coat"])
+    assert [text.get_text() for text in share_figure(shares, "t").axes[0].texts] == ["0.90"]
+
+
 def test_spectrum_figure_draws_each_weight():
-    spectra = {"image": {1.0: np.array([2.0, -1.0]), 3.0: np.array([1.0, -4.0])}}
+    spectra = {"image": {"1": [2.0, -1.0], "3": [1.0, -4.0]}}
     figure = spectrum_figure(spectra, "t")
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines[:2]]
     assert drawn == [[2.0, -1.0], [1.0, -4.0]]
