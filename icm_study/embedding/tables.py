@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import class_prompts
 from icm_study.embedding.files import embed_files
@@ -243,12 +244,13 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
 
 def pairs_in(table: xr.Dataset, kind: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Give the pairs of one kind, two arrays of shape (n, D)."""
-    before, after = PAIRS.get(kind, ("original", kind))
-    if before not in table or after not in table:
+    pairs = PAIRS | {name: ("original", name) for name in IMAGE_INTERVENTIONS}
+    if kind not in pairs or not all(name in table for name in pairs[kind]):
         raise ValueError(
             f"Unknown intervention {kind!r}, or one that these data have no pairs of; they have "
             f"{', '.join(available(table))}."
         )
+    before, after = pairs[kind]
     return table[before].to_numpy(), table[after].to_numpy()
 
 
