@@ -202,9 +202,8 @@ class Embedder:
         with tqdm(total=len(new), desc=f"embedding by {self.encoder.name}", leave=False) as bar:
             for batch in self._batches(new):
                 values = compute(batch)
-                self._known.update(
-                    {keys[row]: value for row, value in zip(batch, values, strict=True)}
-                )
+                for row, value in zip(batch, values, strict=True):
+                    self._known.setdefault(keys[row], value)  # a repeated row counts for nothing
                 bar.update(min(len(batch), len(new) - bar.n))
         return np.stack([self._known[key] for key in keys])
 
