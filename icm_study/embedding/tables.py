@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import class_prompts
 from icm_study.embedding.files import embed_files
@@ -201,9 +202,8 @@ class Embedder:
         with tqdm(total=len(new), desc=f"embedding by {self.encoder.name}", leave=False) as bar:
             for batch in self._batches(new):
                 values = compute(batch)
-                self._known.update(
-                    {keys[row]: value for row, value in zip(batch, values, strict=True)}
-                )
+                for row, value in zip(batch, values, strict=True):
+                    self._known.setdefault(keys[row], value)  # a repeated row counts for nothing
                 bar.update(min(len(batch), len(new) - bar.n))
         return np.stack([self._known[key] for key in keys])
 
@@ -243,12 +243,13 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
 
 def pairs_in(table: xr.Dataset, kind: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Give the pairs of one kind, two arrays of shape (n, D)."""
-    before, after = PAIRS.get(kind, ("original", kind))
-    if before not in table or after not in table:
+    pairs = PAIRS | {name: ("original", name) for name in IMAGE_INTERVENTIONS}
+    if kind not in pairs or not all(name in table for name in pairs[kind]):
         raise ValueError(
             f"Unknown intervention {kind!r}, or one that these data have no pairs of; they have "
             f"{', '.join(available(table))}."
         )
+    before, after = pairs[kind]
     return table[before].to_numpy(), table[after].to_numpy()
 
 

@@ -20,6 +20,7 @@ from icm_core.selection import (
     zero_shot_path,
 )
 from icm_study.embedding.tables import EmbeddedData, pair_moments
+from icm_study.experiments.task import predictors_for
 from icm_study.testbeds.base import CONDITIONS, Split, TestBed
 
 #: Linear probe of a grid -> its name in the table, and how it is fitted for every K.
@@ -111,12 +112,14 @@ def grid_on_targets(
             projection=options.projection,
         )
         grid[list(sets)] *= 100
-        rows.append(grid.assign(target=target, intervention=intervention, seed=seed))
+        rows.append(grid.assign(target=target or "none", intervention=intervention, seed=seed))
     return pd.concat(rows, ignore_index=True)
 
 
 def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:
     """Give the predictors of a grid on a split, by the names that its rows have.
+
+    Where the tests have classes that no probe has seen, there is zero-shot alone.
 
     Raises
     ------
@@ -125,12 +128,12 @@ def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict
     """
     if probe not in PROBES:
         raise ValueError(f"probe={probe!r} is unknown; choose one of {tuple(PROBES)}.")
-    name, path = PROBES[probe]
     prompts, train = split.prompts, split.train
-    return {
-        "zero-shot": zero_shot_path(prompts["prompt"].to_numpy(), prompts["label"].to_numpy()),
-        name: path(train["original"].to_numpy(), train["label"].to_numpy(), probe_C),
-    }
+    given = {"zero-shot": zero_shot_path(prompts["prompt"].to_numpy(), prompts["label"].to_numpy())}
+    if "linear probe" in predictors_for(train, split.tests):
+        name, path = PROBES[probe]
+        given[name] = path(train["original"].to_numpy(), train["label"].to_numpy(), probe_C)
+    return given
 
 
 def _some(split: Split, n_pairs: int | None, seed: int) -> xr.Dataset:

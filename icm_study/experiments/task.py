@@ -122,7 +122,7 @@ def make_task(
             words=bed.words,
             spurious=bed.spurious,
             encoder=embedder.encoder,
-            predictors=_predictors(table, split.tests),
+            predictors=predictors_for(table, split.tests),
             others=others,
         )
 
@@ -131,7 +131,7 @@ def make_task(
     return Task(train, held_out, tests, split.target, split.candidates)
 
 
-def _predictors(train: xr.Dataset, tests: Mapping[str, xr.Dataset]) -> tuple[str, ...]:
+def predictors_for(train: xr.Dataset, tests: Mapping[str, xr.Dataset]) -> tuple[str, ...]:
     """Both predictors; zero-shot alone where the tests have classes that no probe has seen."""
     tested = np.concatenate([test["label"].to_numpy() for test in tests.values()])
     return PREDICTORS if np.isin(tested, train["label"]).all() else PREDICTORS[:1]

@@ -1,16 +1,23 @@
-"""Predictions at every K from one projection, against a fit for each K."""
+"""Predictions at every K from one projection, against a fit for each K; grids of K and λ."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from icm_core import selection as nested
+from icm_core import selection
 from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
-from icm_core.selection import least_squares_path, logistic_path, zero_shot_path
+from icm_core.selection import (
+    default_n_components,
+    grid_accuracy,
+    least_squares_path,
+    logistic_path,
+    zero_shot_path,
+)
 
 
 def problem(seed, n_features, n_classes, dtype=np.float64, objective="trace"):
@@ -95,7 +102,7 @@ def test_labels_do_not_depend_on_how_many_rows_are_scored_at_a_time(make, monkey
     at_once = make(X, y)(whole, rows, [2, 6])
     assert at_once.shape == (2, len(rows))
     for scores in (1, 50):
-        monkeypatch.setattr(nested, "_SCORES", scores)
+        monkeypatch.setattr(selection, "_SCORES", scores)
         np.testing.assert_array_equal(make(X, y)(whole, rows, [2, 6]), at_once)
 
 
@@ -129,3 +136,107 @@ def test_prompts_that_a_projection_maps_to_zero_are_never_the_nearest():
         [1],
     )
     assert found[1].tolist() == ["first"]
+
+
+# Grids
+
+
+def grid_problem(seed=0, n=400, n_features=6):
+    """Two classes in the first two features; pairs that re-draw all features but these."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(2, size=n)
+    X = rng.normal(size=(n, n_features)) + np.outer(2 * y - 1, [1.0, 1.0, 0.5, 0, 0, 0])
+    X_do = np.where(np.arange(n_features) < 2, X, rng.normal(size=X.shape))
+    moments = PairMoments(n_features).update(X, X_do)
+    prompts = np.outer([-1.0, 1.0], [1.0, 1.0, 0, 0, 0, 0])
+    predictors = {
+        "zero-shot": zero_shot_path(prompts, np.array([0, 1])),
+        "linear probe": logistic_path(X[::2], y[::2], 0.316),
+    }
+    return moments, predictors, prompts, X, y
+
+
+@pytest.mark.parametrize("objective", ["trace", "generalized"])
+def test_every_cell_of_a_grid_is_a_fit_of_its_own(objective):
+    moments, predictors, prompts, X, y = grid_problem()
+    sets = {"odd": (X[1::2], y[1::2]), "all": (X, y)}
+    grid = grid_accuracy(
+        moments, predictors, sets, n_components=[1, 4], consistency_weights=[10.0, 0.3],
+        projection=InvariantProjection(objective=objective),
+    )  # fmt: skip
+    weights = [0.3, 10.0] if objective == "trace" else [np.nan]
+    order = [(w, name, k) for w in weights for name in predictors for k in (4, 1)]
+    cells = grid[["consistency_weight", "predictor", "K"]]
+    expected = pd.DataFrame(order, columns=cells.columns)
+    pd.testing.assert_frame_equal(cells, expected)  # from the smallest change to the largest
+    assert not grid["auto"].any()
+    for row in grid.itertuples():
+        weight = 1.0 if np.isnan(row.consistency_weight) else row.consistency_weight
+        fitted = InvariantProjection(row.K, objective=objective, consistency_weight=weight)
+        project = fitted.fit_moments(moments).transform
+        if row.predictor == "zero-shot":
+            classifier = ZeroShotClassifier().fit(project(prompts), [0, 1])
+        else:
+            classifier = LinearProbe(C=0.316).fit(project(X[::2]), y[::2])
+        for name, (rows, labels) in sets.items():
+            assert getattr(row, name) == np.mean(classifier.predict(project(rows)) == labels)
+
+
+def test_at_full_dimension_the_grid_is_the_plain_probe():
+    moments, predictors, _, X, y = grid_problem()
+    grid = grid_accuracy(
+        moments, predictors, {"odd": (X[1::2], y[1::2])},
+        n_components=[6, 99], consistency_weights=[0.0, 5.0],
+    )  # fmt: skip
+    assert set(grid["K"]) == {6}  # 99 is more than there are
+    plain = LinearProbe(C=0.316).fit(X[::2], y[::2]).score(X[1::2], y[1::2])
+    probe = grid.loc[grid["predictor"] == "linear probe", "odd"]
+    np.testing.assert_allclose(probe, plain, atol=0.01)
+
+
+@pytest.mark.parametrize("objective", ["trace", "generalized"])
+def test_the_automatic_dimension_joins_the_grid(objective):
+    moments, predictors, _, X, y = grid_problem()
+    unfitted = InvariantProjection(objective=objective, consistency_weight=10.0)
+
+    def grid(n_components):
+        return grid_accuracy(
+            moments, predictors, {"all": (X, y)}, n_components=n_components,
+            consistency_weights=[10.0], projection=unfitted,
+        )  # fmt: skip
+
+    both = grid(["auto", 6])
+    expected = InvariantProjection(objective=objective, consistency_weight=10.0)
+    automatic = expected.fit_moments(moments).n_components_
+    assert set(both.loc[both["auto"], "K"]) == {automatic} == {2}  # the invariant factors
+    assert both["K"].tolist() == [6, 2, 6, 2]
+    pd.testing.assert_frame_equal(grid(["auto"]), both[both["auto"]].reset_index(drop=True))
+    assert not hasattr(unfitted, "components_")
+
+
+def test_the_values_that_are_tried_by_default():
+    assert default_n_components(64) == (8, 16, 32)
+    assert default_n_components(512) == (8, 16, 32, 64, 128, 256)
+    assert default_n_components(6) == (3,)
+    assert default_n_components(1) == (1,)
+    moments, predictors, _, X, y = grid_problem()
+    grid = grid_accuracy(moments, predictors, {"all": (X, y)})
+    assert set(grid["K"]) == {3}
+    assert sorted(set(grid["consistency_weight"])) == [0.3, 1.0, 3.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_components": ()}, "Nothing to try"),
+        ({"n_components": (7, 8)}, "Nothing to try: .* for 6 features"),
+        ({"consistency_weights": ()}, "Nothing to try"),
+        ({"consistency_weights": (-1.0,)}, "consistency_weight"),
+        ({"consistency_weights": (np.nan,)}, "consistency_weight"),
+        ({"projection": InvariantProjection(objective="best")}, "objective"),
+    ],
+)
+def test_bad_grids(options, message):
+    moments, predictors, _, X, y = grid_problem()
+    with pytest.raises(ValueError, match=message):
+        grid_accuracy(moments, predictors, {"all": (X, y)}, **options)

@@ -1,531 +1,311 @@
-"""Embedded environments: aligned, computed once, keyed by all that matters; their diagnosis; the experiments."""
+"""Embedder: each row embedded once, batches that do not show, texts in shards; pairs and moments."""
 
-import dataclasses
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
+from stand_ins import D, StandInEncoder, linear_data, table
 
-from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
-from icm_core.prediction import class_prompts
-from icm_study.animals.latents import LEXICON, STYLES, captions, redraw_variant, sample_latents
-from icm_study.animals.rendering import render
-from icm_study.animals.silhouettes import CLASSES, load_silhouettes
-from icm_study.embedding import tables as module
+from icm_core.moments import PairMoments
+from icm_study.embedding import tables
+from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import Environments
-from icm_study.encoders.loading import load_encoder
-from icm_study.experiments import domain_generalization as experiments
-from icm_study.experiments.diagnosis import FACTORS, live_rank, redrawn_share
-from icm_study.experiments.domain_generalization import (
-    ablation_grid,
-    embed_world,
-    run_domain_generalization,
-    select,
-    to_conditions,
+from icm_study.embedding.tables import (
+    INTERVENTIONS,
+    PAIRS,
+    Embedder,
+    available,
+    moments_of,
+    pair_moments,
+    pairs_in,
 )
-from icm_study.experiments.evaluation import grid_accuracy, validation_set
-from icm_study.fingerprint import fingerprint
-from icm_study.testbeds import animal_world as world_module
-from icm_study.testbeds.animal_world import TEMPLATES, animal_world, with_single_interventions
-from icm_study.testbeds.splits import CONDITIONS as ALL_CONDITIONS
 from icm_study.testbeds.splits import split
 
-CONDITIONS = ALL_CONDITIONS[:3]  # of leaving one domain out in a world with a shortcut
 
-D = 24
-
-
-class StandInEncoder:
-    """Embeds by fixed random maps of thumbnails and of letters, so that equal inputs have equal embeddings."""
-
-    def __init__(self, seed=0):
-        rng = np.random.default_rng(seed)
-        self.name, self.fingerprint, self.embedding_dim = "stand-in", f"weights {seed}", D
-        self._pixels = rng.normal(size=(3 * 8 * 8, D))
-        self._letters = rng.normal(size=(128, D))
-        self.seen = 0
-
-    def text_key(self, *texts):
-        return {"weights": self.fingerprint, "tokens": fingerprint(*texts)}
-
-    def encode_images(self, images):
-        self.seen += len(images)
-        small = torch.nn.functional.avg_pool2d(images.float(), 8).flatten(1).double().numpy()
-        return self._unit((1 + small) @ self._pixels)  # 1: an image may be black all over
-
-    def encode_text(self, texts):
-        counts = np.array([np.bincount(list(text.encode()), minlength=128) for text in texts])
-        return self._unit(counts @ self._letters)
-
-    @staticmethod
-    def _unit(X):
-        return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+@pytest.fixture
+def embedder(tmp_path):
+    return Embedder(StandInEncoder(), EmbeddingStore(tmp_path / "store"), batch_size=4)
 
 
 @pytest.fixture(scope="module")
-def silhouettes():
-    return load_silhouettes()
+def images(tmp_path_factory):
+    """Six small images with their table."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(6):
+        path = folder / f"{i}.png"
+        Image.fromarray(rng.integers(256, size=(8, 10, 3), dtype=np.uint8)).save(path)
+        rows.append((str(path), ("cat", "dog")[i % 2], "photo"))
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
 
 
-@pytest.fixture
-def encoder():
-    return StandInEncoder()
+def pictures(n=10):
+    pixels = np.random.default_rng(1).integers(256, size=(n, 3, 64, 64), dtype=np.uint8)
+    return torch.from_numpy(pixels)
 
 
-@pytest.fixture
-def store(tmp_path):
-    return EmbeddingStore(tmp_path / "store")
+# Images in memory
 
 
-N, SEED, STRENGTHS = 24, 3, {"coat_strength": 0.9, "scene_strength": 0.5}
-
-
-def embed(encoder, silhouettes, store, **changes):
-    return animal_world(
-        encoder, silhouettes, store, **{"seed": SEED, "n": N, **STRENGTHS} | changes
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 128])
+def test_rows_are_as_given_whatever_the_batches(embedder, batch_size):
+    pixels, encoder = pictures(), embedder.encoder
+    order = np.array([3, 1, 1, 9, 0, 4, 3, 2])
+    found = Embedder(encoder, embedder.store, batch_size).images(
+        [f"picture {i}" for i in order], lambda rows: pixels[order[rows]]
     )
+    assert found.shape == (8, 1, D)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 0], encoder.encode_images(pixels[order]), atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def embedded(silhouettes, tmp_path_factory):
-    """Give environments with the encoder and the store that they come from."""
-    encoder, store = StandInEncoder(), EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return SimpleNamespace(
-        encoder=encoder, store=store, environments=embed(encoder, silhouettes, store)
+def test_a_key_can_stand_for_several_images(embedder):
+    """Loaded as all first ones, then all second ones; given as rows of both."""
+    pixels = pictures()
+    flipped = pixels.flip(3)
+    found = embedder.images(
+        [str(i) for i in range(10)], lambda rows: torch.cat([pixels[rows], flipped[rows]])
     )
+    assert found.shape == (10, 2, D)
+    for place, expected in enumerate((pixels, flipped)):
+        expected = embedder.encoder.encode_images(expected)
+        np.testing.assert_allclose(found[:, place], expected, atol=1e-6)
 
 
-def test_source_rows_are_aligned(embedded, silhouettes):
-    """Every variable against the embedding of what it should show, made here step by step."""
-    source, encoder = embedded.environments.source, embedded.encoder
-    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
-    redrawn = redraw_variant(latents, seed=SEED)
-    words = captions(latents, left_out=0.0, seed=SEED)
-    expected = {
-        "original": encoder.encode_images(render(latents, silhouettes)),
-        "image": encoder.encode_images(intervene_images(render(latents, silhouettes), seed=SEED)),
-        "oracle": encoder.encode_images(render(redrawn, silhouettes)),
-        "caption": encoder.encode_text(words),
-        "edit": encoder.encode_text(intervene_captions(words, LEXICON, seed=SEED, keep=CLASSES)),
-    }
-    assert set(source.data_vars) == set(expected)
-    for name, rows in expected.items():
-        assert source[name].dims == ("row", "feature")
-        np.testing.assert_array_equal(source[name], rows)
-    np.testing.assert_array_equal(source["domain"], latents["style"])
-    np.testing.assert_array_equal(source["oracle_domain"], redrawn["style"])
-    for name in ("silhouette", "label", "coat", "scene", "light", "blur"):
-        np.testing.assert_array_equal(source[name], latents[name])
+def test_no_image_is_embedded_twice(embedder):
+    pixels, loaded = pictures(), []
+
+    def load(rows):
+        loaded.append(rows.tolist())
+        return pixels[rows]
+
+    one_by_one = Embedder(embedder.encoder, embedder.store, batch_size=1)
+    first = one_by_one.images(["a", "b", "a", "b", "c"], load)
+    assert embedder.encoder.seen_images == 3
+    np.testing.assert_array_equal(first[0], first[2])
+    second = one_by_one.images(["c", "a", "d"], lambda rows: pixels[rows + 5])
+    assert embedder.encoder.seen_images == 4
+    np.testing.assert_array_equal(second[:2, 0], first[[4, 0], 0])
+    assert sum(len(rows) for rows in loaded) == 3
+    Embedder(embedder.encoder, embedder.store, batch_size=1).images(["a"], load)
+    assert embedder.encoder.seen_images == 5  # what is in memory lives no longer than its owner
 
 
-def test_test_rows_come_under_three_conditions(embedded, silhouettes):
-    test, encoder = embedded.environments.test, embedded.encoder
-    assert test.sizes == {"row": 3 * N, "feature": D}
-    for shortcut in ("aligned", "none", "reversed"):
-        rows = test.isel(row=(test["shortcut"] == shortcut).to_numpy())
-        latents = sample_latents(
-            silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, **STRENGTHS
-        )
-        np.testing.assert_array_equal(
-            rows["original"], encoder.encode_images(render(latents, silhouettes))
-        )
-        np.testing.assert_array_equal(
-            rows["caption"], encoder.encode_text(captions(latents, left_out=0.0))
-        )
-        for name in ("silhouette", "label", "coat", "scene"):
-            np.testing.assert_array_equal(rows[name], latents[name])
-    trained_on = embedded.environments.source["silhouette"].to_numpy()
-    assert not set(test["silhouette"].to_numpy()) & set(trained_on)
-
-
-def test_prompts_name_the_classes(embedded):
-    prompts, encoder = embedded.environments.prompts, embedded.encoder
-    texts, names = class_prompts(CLASSES, TEMPLATES)
-    np.testing.assert_array_equal(prompts["prompt"], encoder.encode_text(texts))
-    assert [CLASSES[i] for i in prompts["label"].to_numpy()] == names
-
-
-def test_batches_do_not_show(embedded, encoder, silhouettes, store, monkeypatch):
-    whole = embedded.environments
-    for one in (module, world_module):
-        monkeypatch.setattr(one, "_BATCH", 7)
-    pieces = embed(encoder, silhouettes, store)
-    for name in ("original", "image", "oracle"):
-        np.testing.assert_allclose(pieces.source[name], whole.source[name], atol=1e-6)
-    np.testing.assert_allclose(pieces.test["original"], whole.test["original"], atol=1e-6)
-
-
-def test_nothing_is_embedded_twice(encoder, silhouettes, store, monkeypatch):
-    for one in (module, world_module):
-        monkeypatch.setattr(one, "_BATCH", 1)  # so that no batch is filled up
-    first = embed(encoder, silhouettes, store)
-    seen = encoder.seen
-    assert seen <= 6 * N  # original, image, oracle; three conditions
-    again = embed(encoder, silhouettes, store)
-    assert encoder.seen == seen
-    for name in ("source", "test", "prompts"):
-        xr.testing.assert_identical(getattr(again, name), getattr(first, name))
-    assert again.provenance == first.provenance
-
-    # another strength: only images that look different are new, and the oracle's are all the same
-    before = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
-    after = sample_latents(
-        silhouettes, "source", seed=SEED, n=N, **STRENGTHS | {"coat_strength": 0.8}
+def test_batches_are_always_full(embedder, monkeypatch):
+    sizes, encode = [], embedder.encoder.encode_images
+    monkeypatch.setattr(
+        embedder.encoder, "encode_images", lambda batch: sizes.append(len(batch)) or encode(batch)
     )
-    changed = int((before != after).any(axis=1).sum())
-    embed(encoder, silhouettes, store, coat_strength=0.8)
-    assert changed < N
-    assert (
-        encoder.seen - seen <= 2 * changed + 2 * N
-    )  # source with its intervention; two test conditions
+    embedder.images([str(i) for i in range(10)], lambda rows: pictures()[rows])
+    assert sizes == [4, 4, 4]
 
 
-def test_an_embedding_has_the_same_bits_whatever_is_embedded_with_it(silhouettes, tmp_path):
-    small = load_encoder("animal-world")
-    embed(small, silhouettes, EmbeddingStore(tmp_path / "a"), coat_strength=0.2)
-    after_another = embed(small, silhouettes, EmbeddingStore(tmp_path / "b"))
-    alone = embed(load_encoder("animal-world"), silhouettes, EmbeddingStore(tmp_path / "c"))
-    xr.testing.assert_identical(after_another.source.drop_attrs(), alone.source.drop_attrs())
-    xr.testing.assert_identical(after_another.test.drop_attrs(), alone.test.drop_attrs())
+def test_rows_that_fill_a_batch_count_for_nothing(embedder, monkeypatch):
+    """What is kept of a row is its first embedding, not that of a repetition."""
+    pixels, encode = pictures(), embedder.encoder.encode_images
+    noise = np.arange(4)[:, None].astype(np.float32)  # another place in the batch, other numbers
+    monkeypatch.setattr(embedder.encoder, "encode_images", lambda batch: encode(batch) + noise)
+    found = embedder.images(["a", "b", "c"], lambda rows: pixels[rows])
+    np.testing.assert_allclose(found[:, 0] - encode(pixels[:3]), np.tile(noise[:3], D), atol=1e-5)
+
+
+# Texts
+
+
+def test_no_text_is_embedded_twice(embedder):
+    one_by_one = Embedder(embedder.encoder, embedder.store, batch_size=1)
+    words = ["a cat", "a dog", "a cat"]
+    found = one_by_one.texts(words)
+    assert embedder.encoder.seen_texts == 2
+    np.testing.assert_array_equal(found, StandInEncoder().encode_text(words))
+    one_by_one.texts(["a dog", "a cow"])
+    assert embedder.encoder.seen_texts == 3
+
+
+def test_prompts_are_numbered_by_class_and_stored(embedder):
+    templates = ("a photo of a {}", "a sketch of a {}")
+    prompts = embedder.prompts(["cat", "dog"], templates)
+    texts = ["a photo of a cat", "a sketch of a cat", "a photo of a dog", "a sketch of a dog"]
+    np.testing.assert_array_equal(prompts["prompt"], StandInEncoder().encode_text(texts))
+    assert prompts["label"].to_numpy().tolist() == [0, 0, 1, 1]
+    encoder = StandInEncoder()
+    again = Embedder(encoder, embedder.store).prompts(["cat", "dog"], templates)
+    assert encoder.seen_texts == 0
+    xr.testing.assert_identical(again, prompts)
+
+
+# Image files, with texts
+
+
+def test_pairs_of_files_are_those_of_embed_files_and_their_texts(embedder, images):
+    captions = [f"a red {label}" for label in images["label"]]
+    edits = [f"a blue {label} {i}" for i, label in enumerate(images["label"])]
+    found = embedder.pairs(images, (captions, edits))
+    direct = embed_files(embedder.encoder, images, embedder.store)
+    xr.testing.assert_identical(found.drop_vars(["caption", "edit"]), direct)
+    np.testing.assert_array_equal(found["caption"], StandInEncoder().encode_text(captions))
+    np.testing.assert_array_equal(found["edit"], StandInEncoder().encode_text(edits))
+    xr.testing.assert_identical(embedder.pairs(images), direct)
+
+
+def test_the_seed_is_that_of_the_image_interventions(embedder, images):
+    zero, one = (embedder.pairs(images, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(zero["original"], one["original"])
+    assert not zero["image"].equals(one["image"])
+
+
+def test_what_is_stored_is_not_embedded_again(embedder, images):
+    texts = [f"text {i}" for i in range(6)], [f"edit {i}" for i in range(6)]
+    first = embedder.pairs(images, texts)
+    encoder = StandInEncoder()
+    again = Embedder(encoder, embedder.store).pairs(images, texts)
+    assert encoder.seen_images == encoder.seen_texts == 0
+    xr.testing.assert_identical(again, first)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 4},
-        {"n": 25},
-        {"encoder": StandInEncoder(1)},
-        {"scene_strength": 0.6},
-        {"animals": True},
-    ],
+    ("captions", "edits", "message"),
+    [(2, 1, "2 captions and 1 edits for 6 images"), (6, 5, "6 captions and 5 edits for 6 images")],
 )
-def test_whatever_changes_the_embeddings_changes_the_key(embedded, silhouettes, change):
-    before, store = embedded.environments, embedded.store
-    other = change.get("encoder", embedded.encoder)
-    animals = silhouettes
-    if "animals" in change:
-        images = silhouettes.images.copy()
-        images[-1, 0, 0] ^= 1
-        animals = dataclasses.replace(silhouettes, images=images)
-    options = {k: v for k, v in change.items() if k not in ("encoder", "animals")}
-    files = len(list(store.root.iterdir()))
-    after = embed(other, animals, store, **options)
-    assert len(list(store.root.iterdir())) > files
-    assert after.provenance != before.provenance
+def test_one_caption_and_edit_for_each_image(embedder, images, captions, edits, message):
+    with pytest.raises(ValueError, match=message):
+        embedder.pairs(images, (["a dog"] * captions, ["a cat"] * edits))
+    assert embedder.encoder.seen_texts == embedder.encoder.seen_images == 0
 
 
-@pytest.mark.parametrize("what", ["images", "captions"])
-def test_a_change_of_the_world_itself_changes_the_key(embedded, silhouettes, monkeypatch, what):
-    before = embedded.environments.provenance["pixels"]
-    if what == "images":
-        monkeypatch.setattr(
-            world_module, "render", lambda latents, animals: render(latents, animals) // 2
-        )
-    else:
-        monkeypatch.setattr(
-            world_module,
-            "captions",
-            lambda *a, **k: [f"{text} at last" for text in captions(*a, **k)],
-        )
-    assert world_module.pixel_fingerprint(silhouettes) != before
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(tables, "TEXTS_IN_A_SHARD", 2)
 
 
-def test_bad_strengths(encoder, silhouettes, store):
-    with pytest.raises(ValueError, match=r"coat_strength=1\.2 is not a probability"):
-        embed(encoder, silhouettes, store, coat_strength=1.2)
-    with pytest.raises(ValueError, match=r"scene_strength=-1"):
-        embed(encoder, silhouettes, store, scene_strength=-1)
+TEXTS = [f"caption {i}" for i in range(6)], [f"edit {i}" for i in range(6)]
 
 
-def test_embeddings_that_are_not_finite_are_not_kept(encoder, silhouettes, store):
-    healthy = encoder.encode_images
+@pytest.mark.usefixtures("small_shards")
+def test_a_kill_loses_the_shard_of_texts_that_it_was_at_and_no_other(embedder, images, monkeypatch):
+    whole = Embedder(StandInEncoder(), EmbeddingStore(embedder.store.root / "other"))
+    expected = whole.pairs(images, TEXTS)
+    encoder, encode = embedder.encoder, embedder.encoder.encode_text
 
-    def broken(images):
-        rows = healthy(images)
-        rows[0, 0] = np.nan
+    def killed(texts):
+        if "edit 3" in texts:  # the second of three shards of edits
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embedder.pairs(images, TEXTS)
+    assert len(list(embedder.store.root.glob("*.nc"))) == 4  # three of captions, one of edits
+
+    fresh = StandInEncoder()
+    found = Embedder(fresh, embedder.store, batch_size=2).pairs(images, TEXTS)
+    assert fresh.seen_texts == 4  # of six captions and six edits
+    xr.testing.assert_identical(found, expected)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_changed_text_costs_its_own_shard(embedder, images):
+    embedder.pairs(images, TEXTS)
+    captions = [*TEXTS[0][:-1], "another caption"]
+    fresh = StandInEncoder()
+    found = Embedder(fresh, embedder.store, batch_size=2).pairs(images, (captions, TEXTS[1]))
+    assert fresh.seen_texts == 2
+    np.testing.assert_array_equal(found["caption"], StandInEncoder().encode_text(captions))
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_texts_of_another_encoder_are_other_texts(embedder, images):
+    found = embedder.pairs(images, TEXTS)
+    other = Embedder(StandInEncoder(1), embedder.store).pairs(images, TEXTS)
+    assert not found["caption"].equals(other["caption"])
+
+
+# Not finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["images", "text"])
+def test_embeddings_that_are_not_finite_are_not_kept(embedder, images, monkeypatch, what, bad):
+    encode = getattr(embedder.encoder, f"encode_{what}")
+
+    def broken(given):
+        rows = encode(given).copy()
+        rows[-1, 0] = bad
         return rows
 
-    encoder.encode_images = broken
+    monkeypatch.setattr(embedder.encoder, f"encode_{what}", broken)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        embed(encoder, silhouettes, store)
-    assert list(store.root.iterdir()) == []
+        embedder.pairs(images, TEXTS)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        embedder.pairs(images, TEXTS if what == "text" else None)
+    stored = [xr.load_dataset(path) for path in embedder.store.root.glob("*.nc")]
+    assert all(np.isfinite(one.to_dataarray()).all() for one in stored)
+    assert len(stored) == (0 if what == "text" else 2)  # the texts came first
 
 
-def test_a_store_that_cannot_be_written(encoder, silhouettes, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="Cannot write to the cache directory"):
-        embed(encoder, silhouettes, EmbeddingStore(tmp_path / "file"))
-    assert encoder.seen == 0
+# Moments of pairs
 
 
-# Diagnosis
+@pytest.fixture(scope="module")
+def train():
+    return split(linear_data(), 2).train
 
 
-def synthetic(redraws, n=4000, noise=0.05):
-    """Embeddings that are a linear map of the factors; each kind of pair re-draws the factors it is given."""
+def test_a_table_says_what_it_has_pairs_of(train):
+    assert available(train) == INTERVENTIONS
+    assert available(train.drop_vars("oracle")) == ("image", "text", "image+text")
+    assert available(train.drop_vars("caption")) == ("image", "oracle")
+    assert available(train.drop_vars("original")) == ("text",)
+    assert available(table({"label": [0]}, original=np.ones((1, 2)))) == ()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_moments_are_those_of_the_pairs(train, kind):
+    before, after = (train[name].to_numpy() for name in PAIRS[kind])
+    direct = PairMoments(6).update(before, after)
+    found = pair_moments(train, kind)
+    np.testing.assert_allclose(found.S, direct.S)
+    np.testing.assert_allclose(found.C, direct.C)
+    np.testing.assert_array_equal(pairs_in(train, kind), (before, after))
+
+
+def test_a_single_image_intervention_is_a_kind_of_pair(train):
+    moved = train.assign(rotation=train["image"] + 1, invert=train["image"])
+    found = pair_moments(moved, "invert")
+    np.testing.assert_allclose(found.S, pair_moments(train, "image").S)
+    with pytest.raises(ValueError, match="Unknown intervention 'rotation'"):
+        pair_moments(moved, "rotation")
+
+
+def test_moments_of_joined_interventions_count_equally(train):
+    image, text, both = (pair_moments(train, kind) for kind in ("image", "text", "image+text"))
+    np.testing.assert_allclose(both.S, (image.S + text.S) / 2)
+    np.testing.assert_allclose(both.C, (image.C + text.C) / 2)
+
+
+def test_text_pairs_that_change_nothing_do_not_count(train):
+    odd = (np.arange(train.sizes["row"]) % 2)[:, None]
+    half = train.assign(edit=train["edit"].where(odd, train["caption"]))
+    changed = train.isel(row=slice(1, None, 2))
+    np.testing.assert_allclose(pair_moments(half, "text").S, pair_moments(changed, "text").S)
+    still = train.assign(image=train["image"].where(odd, train["original"]))
+    direct = PairMoments(6).update(still["original"].to_numpy(), still["image"].to_numpy())
+    np.testing.assert_allclose(pair_moments(still, "image").S, direct.S)  # an image's pairs do
+
+
+def test_moments_of_any_pairs():
     rng = np.random.default_rng(0)
-    values = {"label": 5, "domain": 4, "coat": 6, "scene": 3, "light": 3, "blur": 2}
-    maps = {factor: rng.normal(size=(k, 40)) for factor, k in values.items()}
-
-    def draw():
-        return {factor: rng.integers(k, size=n) for factor, k in values.items()}
-
-    def embedding(factors):
-        return sum(maps[f][v] for f, v in factors.items()) + noise * rng.normal(size=(n, 40))
-
-    def table(**variables):
-        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()})
-
-    def intervened(factors, kind):
-        fresh = draw()
-        return embedding({f: fresh[f] if f in redraws[kind] else v for f, v in factors.items()})
-
-    shown = draw()
-    source = table(
-        original=embedding(shown),
-        caption=embedding(shown),
-        image=intervened(shown, "image"),
-        oracle=intervened(shown, "oracle"),
-        edit=intervened(shown, "text"),
-    )
-    factors = draw()
-    factors["domain"] = np.arange(n) % 4  # rows in an order, as the animal world has them
-    test = table(original=embedding(factors), caption=embedding(factors))
-    test = test.assign_coords(
-        {f: ("row", v) for f, v in factors.items()} | {"shortcut": ("row", ["none"] * n)}
-    )
-    return Environments(source, test, xr.Dataset(), {})
+    given = {kind: (rng.normal(size=(9, 3)), rng.normal(size=(9, 3))) for kind in ("a", "b")}
+    each = [PairMoments(3).update(*pairs) for pairs in given.values()]
+    np.testing.assert_allclose(moments_of("a+b", given.__getitem__).S, (each[0].S + each[1].S) / 2)
 
 
-REDRAWS = {
-    "image": {"coat", "light"},
-    "text": {"scene", "domain"},
-    "oracle": set(FACTORS) - {"label"},
-}
-
-
-def test_redrawn_share_is_one_for_what_is_redrawn_and_zero_for_the_rest():
-    table = redrawn_share(synthetic(REDRAWS))
-    assert len(table) == 3 * len(FACTORS)
-    for row in table.itertuples():
-        expected = 1.0 if row.factor in REDRAWS[row.intervention] else 0.0
-        assert row.share == pytest.approx(expected, abs=0.1), (row.intervention, row.factor)
-        assert row.r2 > 0.85, row.factor
-
-
-def test_what_the_embedding_does_not_hold_cannot_be_read():
-    environments = synthetic(REDRAWS)
-    n = environments.test.sizes["row"]
-    blind = environments.test.assign_coords(
-        blur=("row", np.random.default_rng(1).integers(2, size=n))
-    )
-    table = redrawn_share(dataclasses.replace(environments, test=blind)).set_index(
-        ["intervention", "factor"]
-    )
-    assert abs(table.loc[("image", "blur"), "r2"]) < 0.05
-    assert table.loc[("image", "coat"), "r2"] > 0.85
-
-
-@pytest.mark.parametrize("rank", [1, 3, 7])
-def test_live_rank_counts_the_directions_that_vary(rank):
-    rng = np.random.default_rng(rank)
-    basis = np.linalg.qr(rng.normal(size=(10, 10)))[0][:rank]
-    X = rng.normal(size=(500, rank)) @ basis + 5 + 1e-4 * rng.normal(size=(500, 10))
-    assert live_rank(X) == rank
-    assert live_rank(100 * X) == rank
-
-
-def test_live_rank_respects_its_threshold():
-    X = np.random.default_rng(0).normal(size=(20_000, 3)) * np.sqrt([1, 0.05, 0.001])
-    assert [live_rank(X, t) for t in (0.5, 0.01, 0.0001)] == [1, 2, 3]
-    assert live_rank(np.ones((5, 3))) == 0
-    assert live_rank(np.arange(4.0)[:, None]) == 1
-
-
-@pytest.mark.parametrize("X", [np.ones((1, 3)), np.array([[1.0, np.nan], [0.0, 1.0]])])
-def test_live_rank_of_bad_embeddings(X):
-    with pytest.raises(ValueError, match="expected at least two finite ones"):
-        live_rank(X)
-
-
-# Experiments
-
-
-@pytest.mark.parametrize(
-    ("world", "coat", "scene"),
-    [(("coat", 0.9), 0.9, 0), (("scene", 0.5), 0, 0.5), (["coat+scene", 1.0], 1, 1)],
-)
-def test_a_world_sets_the_strengths(encoder, silhouettes, store, world, coat, scene):
-    provenance = embed_world(encoder, silhouettes, store, world, seed=1, n=12).provenance
-    assert (provenance["coat_strength"], provenance["scene_strength"]) == (coat, scene)
-    assert (provenance["seed"], provenance["n"]) == (1, 12)
-
-
-def test_bad_worlds(encoder, silhouettes, store):
-    with pytest.raises(ValueError, match="'light' is unknown; choose 'coat', 'scene' or 'coat"):
-        embed_world(encoder, silhouettes, store, ("light", 0.9), seed=0)
-    with pytest.raises(ValueError, match="not a probability"):
-        embed_world(encoder, silhouettes, store, ("coat", 1.9), seed=0)
-    for worlds, seeds in (([], [0]), ([("coat", 0.9)], [])):
-        with pytest.raises(ValueError, match="Nothing to run"):
-            run_domain_generalization(
-                "animal-world", encoder, store, worlds=worlds, seeds=seeds, silhouettes=silhouettes
-            )
-
-
-def test_the_grid_runs_every_world_seed_and_target(silhouettes, store, monkeypatch):
-    calls = []
-
-    def one_row(environments, target, **options):
-        calls.append((environments.source, target, options))
-        return pd.DataFrame({"target": [target], "seed": [options["seed"]]})
-
-    def embed(encoder, animals, store, world, seed, n):
-        return Environments((encoder.name, world, seed, n), None, None, {})
-
-    monkeypatch.setattr(experiments, "embed_world", embed)
-    monkeypatch.setattr(experiments, "leave_one_domain_out", one_row)
-    worlds = [("coat", 0.9), ("coat+scene", 0.5)]
-    table = run_domain_generalization(
-        "animal-world", SimpleNamespace(name="one"), store, worlds=worlds, seeds=iter([0, 1]),
-        silhouettes=silhouettes, n=8, interventions=["image"],
-    )  # fmt: skip
-    jobs = table[["shortcut", "strength", "world", "seed", "target"]]
-    expected = [
-        (shortcut, strength, f"{shortcut} {strength}", seed, style)
-        for shortcut, strength in worlds
-        for seed in (0, 1)
-        for style in STYLES
-    ]
-    assert list(jobs.itertuples(index=False, name=None)) == expected
-    assert (table[["dataset", "encoder"]] == ["animal-world", "one"]).all(axis=None)
-    assert [call[:2] for call in calls] == [
-        (("one", (shortcut, strength), seed, 8), STYLES.index(style))
-        for shortcut, strength, _, seed, style in expected
-    ]
-    assert all(call[2]["interventions"] == ["image"] for call in calls)
-
-
-def test_targets_are_chosen_by_name(silhouettes, store, monkeypatch):
-    monkeypatch.setattr(experiments, "embed_world", lambda *_: Environments(None, None, None, {}))
-    monkeypatch.setattr(
-        experiments,
-        "leave_one_domain_out",
-        lambda _, target, **__: pd.DataFrame({"number": [target]}),
-    )
-
-    def run(**options):
-        return run_domain_generalization(
-            "animal-world", SimpleNamespace(name="one"), store, worlds=[("coat", 0.9)], seeds=[0],
-            silhouettes=silhouettes, **options,
-        )  # fmt: skip
-
-    some = run(targets=["sketch", "photo"])
-    assert dict(zip(some["target"], some["number"], strict=True)) == {
-        name: STYLES.index(name) for name in ("sketch", "photo")
-    }
-    assert run(protocol="open class")["target"].tolist() == ["none"]
-    with pytest.raises(
-        ValueError, match=r"targets=\['cubism'\] are no domains of the data; they are"
-    ):
-        run(targets=["cubism"])
-
-
-def test_single_interventions_join_the_source_table(embedded, silhouettes):
-    environments = with_single_interventions(
-        embedded.environments, embedded.encoder, silhouettes, embedded.store
-    )
-    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
-    images = render(latents, silhouettes)
-    for name in IMAGE_INTERVENTIONS:
-        expected = embedded.encoder.encode_images(intervene_images(images, [name], SEED))
-        np.testing.assert_allclose(environments.source[name], expected, atol=1e-6)
-    xr.testing.assert_identical(
-        environments.source.drop_vars(list(IMAGE_INTERVENTIONS)), embedded.environments.source
-    )
-    seen = embedded.encoder.seen
-    with_single_interventions(embedded.environments, embedded.encoder, silhouettes, embedded.store)
-    assert embedded.encoder.seen == seen
-
-
-def linear_world(n=1200):
-    """Two classes in the first feature, four domains; the third feature is re-drawn by every intervention."""
-    rng = np.random.default_rng(0)
-    label, domain, oracle_domain = (
-        rng.integers(2, size=n),
-        rng.integers(4, size=n),
-        rng.integers(4, size=n),
-    )
-    X = rng.normal(size=(n, 3)) + np.outer(2 * label - 1, [1.0, 0.0, 2.0])
-    X_do = np.c_[X[:, :2], rng.normal(size=n)]
-    rows = {"original": X, "image": X_do, "oracle": X_do, "caption": X, "edit": X_do}
-    source = xr.Dataset(
-        {k: (("row", "feature"), v) for k, v in rows.items()},
-        {
-            "label": ("row", label),
-            "domain": ("row", domain),
-            "oracle_domain": ("row", oracle_domain),
-        },
-    )
-    shortcut = np.array(["aligned", "none", "reversed"])[np.arange(n) % 3]
-    test = source.drop_vars("oracle_domain").assign_coords(shortcut=("row", shortcut))
-    prompts = xr.Dataset(
-        {"prompt": (("row", "feature"), np.array([[-1.0, 0, 0], [1, 0, 0]]))},
-        {"label": ("row", [0, 1])},
-    )
-    return Environments(source, test, prompts, {})
-
-
-def test_the_ablation_grid_measures_every_target_and_set():
-    grid = ablation_grid(
-        linear_world(), "image", seed=1, n_components=[1, 2, 3], consistency_weights=[0.0, 10.0]
-    )
-    assert len(grid) == len(STYLES) * 2 * 3 * 2
-    assert set(grid["target"]) == set(STYLES)
-    assert (grid[["intervention", "objective", "seed"]] == ["image", "trace", 1]).all(axis=None)
-    measured = grid[["intervened", "plain", *CONDITIONS]]
-    assert ((measured >= 0) & (measured <= 100)).all(axis=None)
-    assert measured.max(axis=None) > 90  # in percent
-    data = split(linear_world(), 1, seed=1)
-    direct = grid_accuracy(
-        data, "image", n_components=[2], consistency_weights=[10.0],
-        evaluate_on={"intervened": validation_set(data, "intervened", "image")},
-    )  # fmt: skip
-    same = grid[
-        (grid["target"] == STYLES[1]) & (grid["K"] == 2) & (grid["consistency_weight"] == 10)
-    ]
-    np.testing.assert_allclose(same["intervened"], 100 * direct["intervened"])
-
-
-def test_selection_takes_the_best_row_of_each_run():
-    parts = [
-        ablation_grid(
-            linear_world(), "image", seed=s, n_components=[1, 2], consistency_weights=[0.0, 10.0]
-        )
-        for s in (1, 2)
-    ]
-    grid = pd.concat(parts)  # row numbers occur twice
-    for validation in ("intervened", "unseen"):
-        best = select(grid, validation)
-        runs = ["target", "seed", "predictor"]
-        assert len(best) == len(grid.drop_duplicates(runs)) == 16
-        assert (best["selection"] == validation).all()
-        expected = grid.groupby(runs)[validation].max()
-        pd.testing.assert_series_equal(best.set_index(runs)[validation].sort_index(), expected)
-
-
-def test_test_accuracies_become_rows():
-    grid = ablation_grid(
-        linear_world(), "image", seed=1, n_components=[1], consistency_weights=[1.0]
-    )
-    tidy = to_conditions(grid)
-    assert len(tidy) == 3 * len(grid)
-    assert not {"intervened", "plain", *CONDITIONS} & set(tidy.columns)
-    for condition in CONDITIONS:
-        np.testing.assert_array_equal(
-            tidy.loc[tidy["condition"] == condition, "value"], grid[condition]
-        )
+def test_pairs_of_other_data_stand_beside_those_of_the_source():
+    data = linear_data()
+    assert data.pairs is None
+    assert replace(data, pairs=data.source).pairs is data.source

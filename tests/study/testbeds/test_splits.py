@@ -1,33 +1,36 @@
-"""Protocols: what may be trained on, chosen on and tested on, for the animal world and for folders of images."""
+"""Protocols: what may be trained on, chosen on and tested on, of animals and of folders."""
+
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from stand_ins import StandInEncoder, TableBed, change, linear_data, table
 
-from icm_study.embedding.tables import Environments, available
-from icm_study.experiments.evaluation import leave_one_domain_out
-from icm_study.testbeds.splits import PROTOCOLS, split
+from icm_study.embedding.store import EmbeddingStore
+from icm_study.embedding.tables import EmbeddedData, Embedder, available
+from icm_study.experiments.run import Plan, run_task
+from icm_study.experiments.task import make_task
+from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
+from icm_study.testbeds.splits import check_counts, hold_out, split
 
 LEAVE_OUT, OPEN, SHIFT_OPEN = PROTOCOLS
 CLASSES, DOMAINS = 5, 3
 SEEN = {0, 1, 2}  # the first half, and the one in the middle
+TARGET = 2
 
 
 def folder(n=600, seed=0):
-    """A folder of images: class and domain at random, the class written into the first features."""
+    """A folder of images: class and domain at random, the class in the first features."""
     rng = np.random.default_rng(seed)
     label, domain = rng.integers(CLASSES, size=n), rng.integers(DOMAINS, size=n)
     X = np.eye(8)[label] + 0.3 * rng.normal(size=(n, 8))
     X_do = np.c_[X[:, :CLASSES], rng.normal(size=(n, 8 - CLASSES))]
-    source = xr.Dataset(
-        {k: (("row", "feature"), v) for k, v in {"original": X, "image": X_do}.items()},
-        {"label": ("row", label), "domain": ("row", domain), "number": ("row", np.arange(n))},
-    )
-    prompts = xr.Dataset(
-        {"prompt": (("row", "feature"), np.eye(8)[:CLASSES])},
-        {"label": ("row", np.arange(CLASSES))},
-    )
-    return Environments(source, None, prompts, {}, ("a", "b", "c"), tuple("vwxyz"))
+    where = {"label": label, "domain": domain, "number": np.arange(n)}
+    source = table(where, original=X, image=X_do)
+    prompts = table({"label": np.arange(CLASSES)}, prompt=np.eye(8)[:CLASSES])
+    return EmbeddedData(source, None, prompts, {}, ("a", "b", "c"), tuple("vwxyz"))
 
 
 def animals(n=900):
@@ -35,34 +38,84 @@ def animals(n=900):
     images = folder(n, seed=1)
     shortcut = np.array(["aligned", "none", "reversed"])[np.arange(n) % 3]
     test = images.source.assign_coords(shortcut=("row", shortcut))
-    return Environments(folder().source, test, images.prompts, {}, images.domains, images.classes)
+    return replace(images, source=folder().source, test=test)
 
 
-def numbers(table):
-    return set(table["number"].to_numpy().tolist())
+@pytest.fixture(scope="module")
+def linear():
+    return linear_data()
+
+
+def numbers(part):
+    return set(part["number"].to_numpy().tolist())
+
+
+# A folder
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_image_of_a_folder_is_used_twice(protocol):
-    environments = folder()
-    data = split(environments, None if protocol == OPEN else 1, protocol=protocol, seed=3)
+    data = split(folder(), None if protocol == OPEN else 1, protocol=protocol, seed=3)
     parts = [data.train, data.held_out, *data.tests.values()]
     assert sum(len(numbers(part)) for part in parts) == len(set().union(*map(numbers, parts)))
 
 
 def test_a_folder_leaves_the_target_out_and_halves_what_is_held_out():
-    environments = folder()
-    data = split(environments, 1, seed=3)
+    source = folder().source
+    data = split(folder(), 1, seed=3)
     assert tuple(data.tests) == ("in_distribution", "unseen")
-    assert numbers(data.tests["unseen"]) == numbers(
-        environments.source.isel(row=(environments.source["domain"] == 1).to_numpy())
-    )
+    assert data.target == "unseen"
+    assert numbers(data.tests["unseen"]) == set(np.flatnonzero(source["domain"] == 1))
     for part in (data.train, data.held_out, data.tests["in_distribution"]):
         assert 1 not in part["domain"]
-    sources = int((environments.source["domain"] != 1).sum())
+    sources = int((source["domain"] != 1).sum())
     assert data.train.sizes["row"] == pytest.approx(0.8 * sources, abs=1)
     assert data.held_out.sizes["row"] == pytest.approx(0.1 * sources, abs=1)
     assert data.tests["in_distribution"].sizes["row"] == pytest.approx(0.1 * sources, abs=1)
+
+
+# The animal world, and data like it
+
+
+@pytest.mark.parametrize("target", range(DOMAINS))
+def test_the_target_is_kept_out_and_the_parts_are_disjoint(linear, target):
+    source = linear.source.assign_coords(number=("row", np.arange(linear.source.sizes["row"])))
+    data = split(replace(linear, source=source), target, seed=4)
+    train, held_out = data.train["number"].to_numpy(), data.held_out["number"].to_numpy()
+    usable = (source["domain"] != target) & (source["oracle_domain"] != target)
+    assert not set(train) & set(held_out)
+    np.testing.assert_array_equal(np.sort(np.r_[train, held_out]), np.flatnonzero(usable))
+    assert len(held_out) / usable.sum() == pytest.approx(0.2, abs=0.01)
+    share = source["label"].to_numpy()[usable].mean()
+    for part in (data.train, data.held_out):
+        assert part["label"].to_numpy().mean() == pytest.approx(share, abs=0.02)
+
+
+def test_conditions_are_what_they_are_called(linear):
+    data = split(linear, TARGET)
+    assert tuple(data.tests) == CONDITIONS[:3]
+    for condition, shortcut in zip(CONDITIONS[:3], ("aligned", "none", "reversed"), strict=True):
+        test = data.tests[condition]
+        assert set(test["shortcut"].to_numpy()) == {shortcut}
+        expected = {0, 1} if condition == "in_distribution" else {TARGET}
+        assert set(test["domain"].to_numpy()) == expected
+    assert sum(test.sizes["row"] for test in data.tests.values()) < linear.test.sizes["row"]
+
+
+def test_the_seed_decides_the_split(linear):
+    one, again, other = (split(linear, TARGET, seed=seed).train for seed in (1, 1, 2))
+    xr.testing.assert_identical(one, again)
+    assert not one.identical(other)
+
+
+def test_the_pairs_are_those_of_the_training_rows_unless_a_split_names_others(linear):
+    data = split(linear, TARGET)
+    assert data.paired is data.train
+    others = data.train.isel(row=slice(8))
+    assert replace(data, pairs=others).paired is others
+
+
+# Open classes
 
 
 @pytest.mark.parametrize("make", [folder, animals])
@@ -81,58 +134,70 @@ def test_open_classes_are_never_trained_on(make, protocol):
     assert set(data.train["domain"].to_numpy()) == {0, 1, 2} - {target}
 
 
-def test_animals_are_tested_on_other_animals_with_the_shortcut_of_the_protocol():
-    environments = animals()
-    for protocol, shortcut in ((OPEN, "aligned"), (SHIFT_OPEN, "none")):
-        data = split(environments, None if protocol == OPEN else 2, protocol=protocol)
-        for test in data.tests.values():
-            assert set(test["shortcut"].to_numpy()) == {shortcut}
+@pytest.mark.parametrize(
+    ("protocol", "target", "shortcut"), [(OPEN, None, "aligned"), (SHIFT_OPEN, 2, "none")]
+)
+def test_animals_are_tested_with_the_shortcut_of_the_protocol(protocol, target, shortcut):
+    data = split(animals(), target, protocol=protocol)
+    for test in data.tests.values():
+        assert set(test["shortcut"].to_numpy()) == {shortcut}
+
+
+# What methods make of a split
+
+
+def measure(data, target, tmp_path, protocol=LEAVE_OUT, **plan):
+    """Run CLIP-ICM and the simplest rivals on one target."""
+    encoder = StandInEncoder()
+    encoder.embedding_dim = 8
+    bed = TableBed(data, protocol)
+    sizes = {"ICM image": {"n_components": [6, 4]}}
+    task = make_task(bed, Embedder(encoder, EmbeddingStore(tmp_path)), data, target, seed=0)
+    return run_task(task, Plan(settings=sizes, **plan))
 
 
 @pytest.mark.parametrize("protocol", [OPEN, SHIFT_OPEN])
-def test_new_classes_are_for_zero_shot_alone(protocol):
-    table = leave_one_domain_out(
-        folder(), None if protocol == OPEN else 0, protocol=protocol, n_components=[4, 6]
-    )
-    assert set(table["predictor"]) == {"zero-shot"}
-    assert set(table["method"]) == {"plain", "ICM", "ICM auto"}
-    assert set(table["condition"]) == {"seen_classes", "new_classes"}
-    assert (table["protocol"] == protocol).all()
-    plain = table[table["method"] == "plain"]
-    assert (plain["value"] > 90).all()
+def test_new_classes_are_for_zero_shot_alone(protocol, tmp_path):
+    target = None if protocol == OPEN else "a"
+    found = measure(folder(), target, tmp_path, protocol)
+    assert set(found["predictor"]) == {"zero-shot"}
+    assert set(found["method"]) == {"plain", "ICM image", "ICM auto image"}
+    assert set(found["condition"]) == {"seen_classes", "new_classes"}
+    assert (found.loc[found["method"] == "plain", "value"] > 90).all()
 
 
-def test_a_folder_without_captions_has_image_interventions_only():
+def test_a_folder_without_captions_has_image_interventions_only(tmp_path):
     assert available(folder().source) == ("image",)
-    table = leave_one_domain_out(
-        folder(), 0, n_components=[4, 6], validations=("intervened", "target")
-    )
-    assert set(table["intervention"]) == {"none", "image"}
-    methods = {"plain", "augmentation", "ICM", "ICM auto", "ICM, tuned on the target"}
-    assert set(table["method"]) == methods
-    tuned = table[(table["condition"] == "unseen") & (table["predictor"] == "zero-shot")].set_index(
-        "method"
-    )
-    assert tuned.loc["ICM, tuned on the target", "value"] >= tuned.loc["ICM", "value"]
+    found = measure(folder(), "a", tmp_path, choices=("intervened", "target"))
+    assert set(found["method"]) == {"plain", "augmentation", "ICM image", "ICM auto image"}
+    unseen = found[(found["condition"] == "unseen") & (found["method"] == "ICM image")]
+    value = unseen.set_index(["predictor", "choice"])["value"]
+    for predictor in ("zero-shot", "linear probe"):
+        assert value[predictor, "target"] >= value[predictor, "intervened"]
 
 
-def test_choosing_among_the_classes_of_a_condition():
-    environments = folder()
-    data = split(environments, 0)
-    import dataclasses
-
-    from icm_study.experiments.evaluation import evaluate
-
-    unseen = data.tests["unseen"]
+def test_a_classifier_chooses_among_the_classes_of_a_condition(tmp_path):
+    unseen = split(folder(), 0).tests["unseen"]
     few = unseen.isel(row=np.isin(unseen["label"], [1, 3]))
-    noisy = few.assign(
-        original=few["original"] + 2 * np.eye(8)[0]
-    )  # looks like class 0, which it cannot be
-    for candidates, chance in (({}, 20), ({"unseen": np.array([1, 3])}, 90)):
-        narrowed = dataclasses.replace(data, tests={"unseen": noisy}, candidates=candidates)
-        table = evaluate(narrowed, interventions=(), n_components=[4])
-        plain = table[table["method"] == "plain"].set_index("predictor")["value"]
-        assert (plain > chance if candidates else plain < chance).all()
+    noisy = few.assign(original=few["original"] + 2 * np.eye(8)[0])  # looks like class 0
+
+    embedder = Embedder(StandInEncoder(), EmbeddingStore(tmp_path))
+
+    def plain(**candidates):
+        class Narrowed(TableBed):
+            def split(self, data, target, seed):
+                test = noisy.assign_coords(number=("row", np.arange(noisy.sizes["row"])))
+                given = super().split(data, target, seed)
+                return replace(given, tests={"unseen": test}, candidates=candidates)
+
+        task = make_task(Narrowed(folder()), embedder, folder(), "a", seed=0)
+        return run_task(task, Plan(methods=["plain"]))["value"]
+
+    assert (plain() < 20).all()
+    assert (plain(unseen=np.array([1, 3])) > 90).all()
+
+
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -142,13 +207,113 @@ def test_choosing_among_the_classes_of_a_condition():
         (0, OPEN, "sets no domain aside; pass None"),
         (None, LEAVE_OUT, "target=None is not among the domains"),
         (7, SHIFT_OPEN, "target=7 is not among the domains"),
+        (3, LEAVE_OUT, r"is not among the domains \[0, 1, 2\]"),
+        (-1, LEAVE_OUT, r"is not among the domains \[0, 1, 2\]"),
+        ("photo", LEAVE_OUT, r"target='photo' is not among the domains \[0, 1, 2\]"),
     ],
 )
-def test_bad_protocols(target, protocol, message):
-    with pytest.raises(ValueError, match=message):
-        split(folder(), target, protocol=protocol)
+def test_bad_protocols_and_targets(target, protocol, message):
+    for data in (folder(), animals()):
+        with pytest.raises(ValueError, match=message):
+            split(data, target, protocol=protocol)
 
 
 def test_too_few_images_to_split():
     with pytest.raises(ValueError, match="too few images to train, to choose and to test on"):
         split(folder(n=45), 0)
+
+
+def test_every_class_is_held_out_in_the_same_proportion():
+    images = folder(1000).source
+    rows = np.arange(100, 1000)
+    first, second = hold_out(images, rows, 0.3, seed=1)
+    np.testing.assert_array_equal(np.sort(np.r_[first, second]), rows)
+    assert len(second) == 270
+    counts = [np.bincount(images["label"].to_numpy()[part]) for part in (rows, second)]
+    np.testing.assert_allclose(counts[1], 0.3 * counts[0], atol=1)
+    assert (np.diff(first) > 0).all()
+    assert (np.diff(second) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("source", "original"), ("source", "edit"), ("test", "original")]
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite(linear, name, variable, bad):
+    def break_one(values, _):
+        values = values.copy()
+        values[5, 1] = bad
+        return values
+
+    message = rf"The {name} table has NaN or infinite values in '{variable}'"
+    with pytest.raises(ValueError, match=message):
+        split(change(linear, name, variable, break_one), TARGET)
+
+
+@pytest.mark.parametrize("name", ["source", "test"])
+def test_a_class_absent_from_a_domain(linear, name):
+    lacking = change(
+        linear, name, "label", lambda v, t: np.where((t["domain"] == 1) & (v == 1), 0, v)
+    )
+    message = rf"The {name} table has no image of class \[1\] in domain 1"
+    with pytest.raises(ValueError, match=message):
+        split(lacking, TARGET)
+
+
+def test_a_class_of_the_test_that_the_sources_or_prompts_lack(linear):
+    more = change(linear, "test", "label", lambda v, t: np.where(np.arange(len(v)) % 3, v, 2))
+    with pytest.raises(ValueError, match=r"The sources have fewer than 2 rows of class \[2\]"):
+        split(more, TARGET)
+    unnamed = change(linear, "prompts", "label", lambda v, t: np.array([0, 5]))
+    with pytest.raises(ValueError, match=r"The prompts have fewer than 1 rows of class \[1\]"):
+        split(unnamed, TARGET)
+
+
+def test_a_condition_without_images(linear):
+    kept = (linear.test["shortcut"] != "reversed").to_numpy()
+    absent = replace(linear, test=linear.test.isel(row=kept))
+    with pytest.raises(ValueError, match="no image for the condition 'reversed' of target 2"):
+        split(absent, TARGET)
+
+
+def test_no_source_left(linear):
+    alone = change(linear, "source", "domain", lambda v, t: np.full_like(v, TARGET))
+    with pytest.raises(ValueError, match="No source domain is left"):
+        split(alone, TARGET)
+
+
+# Before a folder is embedded
+
+
+def listing(n=12, **fewer):
+    """Images of three classes in three domains, `n` of each, of some classes fewer."""
+    rows = [
+        (f"{domain}/{label}/{i}.png", label, domain)
+        for domain in ("art", "photo", "sketch")
+        for label in ("cat", "cow", "dog")
+        for i in range(fewer.get(label, n))
+    ]
+    return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def test_too_few_images_are_named_before_anything_is_embedded():
+    for protocol in PROTOCOLS:
+        check_counts(listing(), protocol)
+    few = listing(cow=4)
+    message = r"outside the target 'art', .*: 'cow' has 8\. Add images"
+    with pytest.raises(ValueError, match=message):
+        check_counts(few)
+    check_counts(few, OPEN)  # 12 of the cow in all
+    with pytest.raises(ValueError, match="'cow' has 8"):
+        check_counts(few, SHIFT_OPEN)
+    check_counts(listing(dog=1), SHIFT_OPEN)  # it is new, and not trained on
+    with pytest.raises(ValueError, match="'dog' has 2"):
+        check_counts(listing(dog=1))
+
+
+def test_a_single_domain_can_only_be_divided_by_classes():
+    alone = listing().query("domain == 'sketch'")
+    for protocol in (LEAVE_OUT, SHIFT_OPEN):
+        with pytest.raises(ValueError, match="one domain, 'sketch'; to leave one out takes two"):
+            check_counts(alone, protocol)
+    check_counts(alone, OPEN)
