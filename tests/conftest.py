@@ -137,12 +137,15 @@ def encoder() -> Any:
 @pytest.fixture(scope="module")
 def task(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a tiny task of the animal world, for methods that change the encoder."""
-    from icm_study.animals.silhouettes import load_silhouettes
     from icm_study.embedding.store import EmbeddingStore
-    from icm_study.experiments.task import animal_task
+    from icm_study.embedding.tables import Embedder
+    from icm_study.experiments.task import make_task
+    from icm_study.testbeds.animal_world import AnimalWorld
 
-    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)
+    bed = AnimalWorld("coat+scene", 0.9, n=240)
+    embedder = Embedder(encoder, EmbeddingStore(tmp_path_factory.mktemp("store")))
+    data = bed.embed(embedder, seed=0)
+    return make_task(bed, embedder, data, bed.domains[0], seed=0, with_draws=True)
 
 
 def parameters_of(name: str) -> set[str]:
