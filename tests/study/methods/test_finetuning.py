@@ -260,7 +260,10 @@ def test_lora_then_icm_by_hand(sources, task, encoder, texts):
     usable = (sources.drawn != "") & (sources.drawn != "invert")
     assert usable.sum() < len(usable)
     kinds = [
-        [tuned.encode_images(x.take(usable).pixels()) for x in (sources.images, sources.copies["image"])]
+        [
+            tuned.encode_images(x.take(usable).pixels())
+            for x in (sources.images, sources.copies["image"])
+        ]
     ]
     if texts:
         captions, edits = sources.texts
