@@ -137,12 +137,50 @@ def encoder() -> Any:
 @pytest.fixture(scope="module")
 def task(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a tiny task of the animal world, for methods that change the encoder."""
-    from icm_study.animals.silhouettes import load_silhouettes
     from icm_study.embedding.store import EmbeddingStore
-    from icm_study.experiments.task import animal_task
+    from icm_study.embedding.tables import Embedder
+    from icm_study.experiments.task import make_task
+    from icm_study.testbeds.animal_world import AnimalWorld
 
-    store = EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return animal_task(encoder, load_silhouettes(), store, ("coat+scene", 0.9), 0, n=240)
+    bed = AnimalWorld("coat+scene", 0.9, n=240)
+    embedder = Embedder(encoder, EmbeddingStore(tmp_path_factory.mktemp("store")))
+    data = bed.embed(embedder, seed=0)
+    return make_task(bed, embedder, data, bed.domains[0], seed=0, with_draws=True)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a method into the registry that is right where `answer(method, images)` says so.
+
+    `answer` knows the setting (`method.value`) and the sources (`method.fitted_on`).
+    """
+    import numpy as np
+
+    from icm_study.methods.base import Method
+    from icm_study.methods.registry import METHODS, Entry
+
+    class Fake(Method):
+        predictors = ("linear probe",)
+        sees_interventions: Any = frozenset()
+
+        def __init__(self, value: int = 0):
+            self.value = value
+
+        def fit(self, sources: Any) -> Any:
+            self.fitted_on, self.n_parameters_ = sources, {"linear probe": 1}
+            return self
+
+        def scores(self, images: Any) -> dict[str, Any]:
+            right = np.broadcast_to(self.answer(images), len(images))
+            scores = np.eye(len(self.fitted_on.words))[images.label]
+            return {"linear probe": np.where(right[:, None], scores, np.roll(scores, 1, axis=1))}
+
+    def put(answer: Any, *, sees: Any = (), values: Any = (0, 1), on_target: bool = False) -> None:
+        kind = type("Fake", (Fake,), {"answer": answer, "sees_interventions": frozenset(sees)})
+        entry = Entry(kind, "probe", {"value": list(values)}, on_target=on_target)
+        monkeypatch.setitem(METHODS, "fake", entry)
+
+    return put
 
 
 def parameters_of(name: str) -> set[str]:

@@ -56,6 +56,14 @@ class Choice(ABC):
     is_honest: ClassVar[bool] = True
     needs_draws: ClassVar[bool] = False
 
+    def check(self, task: Task) -> None:  # noqa: B027  (most refuse nothing)
+        """Refuse a task on which no setting can be chosen in this way.
+
+        Raises
+        ------
+        ValueError
+        """
+
     @abstractmethod
     def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
         """Say what a method is fitted on and judged on.
@@ -102,6 +110,15 @@ class UnseenIntervention(Choice):
     note = "source images after an intervention that the fit has not seen"
     needs_draws = True
 
+    def check(self, task: Task) -> None:
+        """Refuse a projection that is estimated from pairs of other images."""
+        if task.sources.others is not None:
+            raise ValueError(
+                "The projection is estimated from pairs of other images, and the choice 'unseen "
+                "intervention' leaves interventions out of its fit. Choose in another way, such as "
+                "'intervened'."
+            )
+
     def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
         """Fit without each intervention in turn, where the method looks at them."""
         held_out = task.held_out
@@ -121,27 +138,23 @@ class LeftOutDomain(Choice):
     name = "left-out domain"
     note = "source domains that are left out"
 
-    def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
-        """Fit without each domain in turn.
-
-        Raises
-        ------
-        ValueError
-            If the sources have one domain only.
-        """
-        domains = np.unique(task.sources.images.domain)
-        if len(domains) < 2:
+    def check(self, task: Task) -> None:
+        """Refuse sources of one domain only."""
+        if len(np.unique(task.sources.images.domain)) < 2:
             raise ValueError(
                 "The sources have one domain, and the choice 'left-out domain' leaves one out; "
                 "expected two source domains or more beside the target. Choose in another way."
             )
+
+    def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
+        """Fit without each domain in turn."""
         parts = (task.sources.images, task.held_out.images)
         return [
             Fold(
                 task.sources.take(task.sources.images.domain != domain),
                 [part.take(part.domain == domain) for part in parts],
             )
-            for domain in domains
+            for domain in np.unique(task.sources.images.domain)
         ]
 
     def accuracy(self, hits: Sequence[NDArray[np.bool_]]) -> float:
@@ -156,19 +169,16 @@ class Target(Choice):
     note = "the target itself (peeking)"
     is_honest = False
 
-    def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
-        """Fit on all sources.
-
-        Raises
-        ------
-        ValueError
-            If no single condition is the target.
-        """
+    def check(self, task: Task) -> None:
+        """Refuse tests of which none is the target."""
         if task.target not in task.tests:
             raise ValueError(
                 "The choice 'target' looks at the target, but no single test is the target here: "
                 "nothing may be chosen on the images that are tested. Leave it out."
             )
+
+    def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
+        """Fit on all sources."""
         return [Fold(task.sources, [task.tests[task.target]])]
 
 

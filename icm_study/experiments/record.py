@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import os
 import platform
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import yaml
 from IPython import get_ipython
 
 if TYPE_CHECKING:
@@ -202,10 +204,11 @@ def run_record(
         If a parameter is no JSON value.
     """
     told = {name: value for name, value in given.items() if name not in FILES}
+    told = json.loads(json.dumps(told))
     return {
         "commit": commit(),
         "command": repeat_command(notebook, told),
-        "parameters": json.loads(json.dumps(told)),
+        "parameters": told,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "weights": {encoder.name: encoder.fingerprint for encoder in encoders},
@@ -215,7 +218,11 @@ def run_record(
 
 def repeat_command(notebook: str, given: Mapping[str, Any]) -> str:
     """Write the command that runs a notebook with parameters, in its own folder."""
-    return f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(json.dumps(given))}"
+    # papermill reads YAML, in which JSON's 1e-05 and "\\ud83d\\ude00" say something else
+    said = yaml.safe_dump(
+        dict(given), default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(said.strip())}"
 
 
 def commit() -> str:

@@ -172,10 +172,11 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a choice cannot be made on this task.
+        If a choice cannot be made on this task, or no method can be fitted.
     """
     small = task.sources.images.embedded.size < 2e7  # such matrices gain nothing from threads
     rows: list[dict[str, Any]] = []
+    errors: dict[str, ValueError] = {}
     with threadpool_limits(limits=1 if small else None, user_api="blas"):
         judge = Judge(task, [CHOICES[name] for name in plan.choices])
         for name in tqdm(plan.methods_for(task), desc="methods", unit="method", leave=False):
@@ -183,23 +184,36 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
             try:
                 measured = [*trial.chosen(judge), *trial.trained_on_target(task)]
             except ValueError as error:  # such as an encoder without a part that it changes
-                warnings.warn(f"The method {name!r} is left out: {error}", stacklevel=2)
+                errors[name] = error
                 continue
             rows += [
                 {"method": name, "family": METHODS[name].family} | row | _measured(hits, condition)
                 for row, tests in measured
                 for condition, hits in tests.items()
             ]
+    said = [f"The method {name!r} is left out: {error}" for name, error in errors.items()]
+    if not rows:
+        raise ValueError("\n".join(["No method can be fitted.", *said]))
+    for line in said:
+        warnings.warn(line, stacklevel=2)
     return pd.DataFrame(rows)
 
 
 class Judge:
-    """The ways of choosing on one task, whose folds are made once for all methods."""
+    """The ways of choosing on one task, whose folds are made once for all methods.
+
+    Raises
+    ------
+    ValueError
+        If a choice cannot be made on the task.
+    """
 
     def __init__(self, task: Task, choices: Sequence[Choice]) -> None:
         self.task = task
         self.choices = choices
         self._folds: dict[tuple[str, frozenset[str]], list[Fold]] = {}
+        for choice in choices:
+            choice.check(task)
 
     def folds(self, choice: Choice, sees: frozenset[str]) -> list[Fold]:
         """Give what a method that sees some kinds of interventions is fitted and judged on."""
@@ -304,8 +318,13 @@ class Trial:
 
     def _asked(self, sources: Sources) -> Sources:
         """Ask for the predictors that are reported of this method."""
-        names = self.entry.predictors or sources.predictors
+        names = self.entry.predictors or self._make({}).predictors
         asked = tuple(name for name in sources.predictors if name in names)
+        if not asked:
+            raise ValueError(
+                f"it answers by {' and '.join(names)} only, and the tests have classes that the "
+                "sources have not, which zero-shot alone can tell."
+            )
         return replace(sources, predictors=asked)
 
     def _each(

@@ -79,8 +79,7 @@ class EmbeddingMap(Method):
         if "linear probe" in sources.predictors:
             probe = LinearProbe(C=self.probe_C()).fit(*self._labelled(sources))
             self.heads_["linear probe"] = probe
-            n_probe = probe.model_.coef_.size + probe.model_.intercept_.size
-            self.n_parameters_["linear probe"] = learnt + n_probe
+            self.n_parameters_["linear probe"] = learnt + n_weights(probe.model_)
         return self
 
     def probe_C(self) -> float:
@@ -107,6 +106,11 @@ def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
         decision = np.stack([-decision, decision], axis=1)
     scores[:, fitted.classes_] = decision
     return scores
+
+
+def n_weights(linear: Any) -> int:
+    """Count the weights and intercepts of a linear classifier of scikit-learn."""
+    return linear.coef_.size + linear.intercept_.size
 
 
 def class_prototypes(sources: Sources) -> np.ndarray:

@@ -254,6 +254,11 @@ class BiasedPrompts(_LinearMap):
         self.n_directions = n_directions
         self.calibration = calibration
 
+    @property
+    def sees_interventions(self) -> frozenset[str]:
+        """The edited captions, where it is calibrated on them."""
+        return frozenset(["text"] if self.calibration else [])
+
     def _matrix(self, sources: Sources) -> np.ndarray:
         def embed() -> np.ndarray:
             return sources.encoder.encode_text(sources.spurious)

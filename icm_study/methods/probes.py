@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn.functional import cross_entropy
 
 from icm_core.prediction import LinearProbe
-from icm_study.methods.base import Method, spread
+from icm_study.methods.base import Method, n_weights, spread
 from icm_study.methods.sources import Images, Sources
 
 _STEPS = 200
@@ -60,7 +60,7 @@ class Augmentation(_Probe):
         X = np.concatenate([part.embedded for part in parts])
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearProbe(C=self.C).fit(X, np.concatenate([part.label for part in parts]))
-        self.n_parameters_ = {"linear probe": self.probe_.model_.coef_.size + self.n_classes_}
+        self.n_parameters_ = {"linear probe": n_weights(self.probe_.model_)}
         return self
 
 
@@ -77,7 +77,7 @@ class LDA(_Probe):
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         self.probe_.fit(images.embedded.astype(np.float64), images.label)
-        self.n_parameters_ = {"linear probe": self.probe_.coef_.size + self.n_classes_}
+        self.n_parameters_ = {"linear probe": n_weights(self.probe_)}
         return self
 
 
@@ -109,7 +109,7 @@ class CORAL(_Probe):
         aligned = self.align(images.embedded.astype(np.float64), images.domain)
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearProbe(C=self.C).fit(aligned, images.label)
-        self.n_parameters_ = {"linear probe": self.probe_.model_.coef_.size + self.n_classes_}
+        self.n_parameters_ = {"linear probe": n_weights(self.probe_.model_)}
         return self
 
     def align(self, X: np.ndarray, domain: np.ndarray) -> np.ndarray:

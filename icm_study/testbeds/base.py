@@ -140,10 +140,14 @@ class TestBed(ABC):
 
         Raises
         ------
+        TypeError
+            If the names are a single string.
         ValueError
             If a name is no domain, is given twice or none is given, or the protocol leaves
             no domain out and names are given.
         """
+        if isinstance(names, str):
+            raise TypeError(f"targets: {names!r}; expected a sequence of names. Write [{names!r}].")
         if self.protocol == "open class":
             if names is not None:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,7 @@ from icm_study.methods.maps import (
     RandomProjection,
 )
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
+from icm_study.methods.shared import Shared
 from icm_study.methods.sources import Images, Sources
 
 seeds = st.integers(0, 2**16)
@@ -63,10 +65,12 @@ def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
     )
     return Sources(
         images=images,
-        intervened=images_of(rng, n, shift=0.1),
+        copies={
+            "image": images_of(rng, n, shift=0.1),
+            "oracle": images_of(np.random.default_rng([seed, 7]), n, shift=-0.2),
+        },
         drawn=np.array(["invert", "grayscale", "equalize"])[np.arange(n) % 3],
-        captions=captions,
-        edits=edits,
+        texts=(captions, edits),
         prompts=unit(np.eye(CLASSES, D)[prompt_label] + 0.2 * rng.normal(size=(2 * CLASSES, D))),
         prompt_label=prompt_label,
         words=("cat", "dog", "cow"),
@@ -95,18 +99,33 @@ def test_the_plain_predictors_are_the_library_s_own():
     scores = Plain().fit(sources).scores(images)
     zero_shot = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
     probe = LinearProbe().fit(sources.images.embedded, sources.images.label)
-    np.testing.assert_array_equal(scores["zero-shot"], zero_shot.predict_proba(images.embedded))
-    np.testing.assert_array_equal(scores["linear probe"], probe.predict_proba(images.embedded))
-    single = Plain(prompts="single").fit(sources).zero_shot_
+    for name, of in {"zero-shot": zero_shot, "linear probe": probe}.items():
+        np.testing.assert_array_equal(scores[name], of.decision_function(images.embedded))
+        np.testing.assert_array_equal(scores[name].argmax(axis=1), of.predict(images.embedded))
+    single = Plain(prompts="single").fit(sources).heads_["zero-shot"]
     np.testing.assert_allclose(single.prototypes_, sources.prompts[[0, 2, 4]], rtol=1e-5)
 
 
 def test_a_class_that_the_sources_lack_is_never_the_probe_s_answer():
-    sources = toy_sources()
-    scores = Plain().fit(sources.take(sources.images.label != 1)).scores(new_images())
-    assert (scores["linear probe"][:, 1] == 0).all()
-    np.testing.assert_allclose(scores["linear probe"].sum(axis=1), 1, rtol=1e-6)
+    sources, images = toy_sources(), new_images()
+    fewer = sources.take(sources.images.label != 1)
+    scores = Plain().fit(fewer).scores(images)
+    assert (scores["linear probe"][:, 1] == -np.inf).all()
+    probe = LinearProbe().fit(fewer.images.embedded, fewer.images.label)
+    np.testing.assert_array_equal(
+        scores["linear probe"].argmax(axis=1), probe.predict(images.embedded)
+    )
     assert (scores["zero-shot"].argmax(axis=1) == 1).any()
+
+
+@pytest.mark.parametrize("asked", [("zero-shot",), ("linear probe",)])
+def test_a_map_answers_for_the_predictors_that_are_asked_for(asked):
+    sources, images = replace(toy_sources(), predictors=asked), new_images()
+    fitted = ICM("image", 3).fit(sources)
+    both = ICM("image", 3).fit(toy_sources()).scores(images)
+    scores = fitted.scores(images)
+    assert tuple(scores) == tuple(fitted.n_parameters_) == asked
+    np.testing.assert_array_equal(scores[asked[0]], both[asked[0]])
 
 
 @some
@@ -127,12 +146,14 @@ def test_a_random_projection_is_orthonormal_and_repeats():
     assert np.abs(first - second).max() > 0.1
 
 
-@pytest.mark.parametrize("intervention", ["image", "text", "image+text"])
-def test_icm_takes_the_leading_eigenvectors_of_both_kinds_of_pairs(intervention):
+@pytest.mark.parametrize("intervention", ["image", "text", "image+text", "oracle"])
+def test_icm_takes_the_leading_eigenvectors_of_every_kind_of_pairs(intervention):
     sources = toy_sources()
+    captions, edits = sources.texts
     pairs = {
-        "image": (sources.images.embedded, sources.intervened.embedded),
-        "text": (sources.captions[10:], sources.edits[10:]),  # the first ten edits changed nothing
+        "image": (sources.images.embedded, sources.copies["image"].embedded),
+        "oracle": (sources.images.embedded, sources.copies["oracle"].embedded),
+        "text": (captions[10:], edits[10:]),  # the first ten edits changed nothing
     }
     C = S = np.zeros((D, D))
     for kind in intervention.split("+"):
@@ -145,16 +166,54 @@ def test_icm_takes_the_leading_eigenvectors_of_both_kinds_of_pairs(intervention)
     assert subspace_angles(fitted.components_.T, vectors[:, -2:]).max() < 1e-6
     auto = ICM(intervention, "auto", 2.0).fit(sources)
     assert len(auto.components_) == max(1, (values > 1e-12).sum())
+    for one, k in ((fitted, 2), (auto, len(auto.components_))):
+        assert (one.n_components_, one.consistency_weight_) == (k, 2.0)  # what tables report
+
+
+def test_pairs_of_other_images_take_the_place_of_the_sources_own():
+    """Which images the classes are learnt from does not change, and which interventions does."""
+    sources, others = toy_sources(), toy_sources(seed=5)
+    pairs = {"image": others.pairs("image")}
+    fitted = ICM("image", 2).fit(replace(sources, others=pairs, shared=Shared()))
+    expected = InvariantProjection(2, consistency_weight=1.0).fit(*pairs["image"]).components_
+    np.testing.assert_allclose(fitted.components_, expected, atol=1e-7)
+    probe = LinearProbe().fit(sources.images.embedded @ expected.T, sources.images.label)
+    images = new_images()
+    np.testing.assert_allclose(
+        fitted.scores(images)["linear probe"],
+        probe.decision_function(images.embedded @ expected.T),
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match=r"'text': these sources have no such pairs.*use 'image'"):
+        ICM("text").fit(replace(sources, others=pairs, shared=Shared()))
+    with pytest.raises(ValueError, match=r"other images.*Choose settings in another way"):
+        replace(sources, others=pairs).without("invert")
+
+
+def test_an_intervention_that_is_unknown_or_has_no_pairs_is_an_error():
+    sources = toy_sources()
+    with pytest.raises(ValueError, match=r"Intervention 'texts'.*they have 'image', 'oracle'"):
+        ICM("texts").fit(sources)
+    none = np.empty((0, D), np.float32)
+    with pytest.raises(ValueError, match=r"'text': these sources have no such pairs.*use 'image'"):
+        ICM("image+text").fit(replace(sources, texts=(none, none), shared=Shared()))
+    alone = replace(sources, copies={"image": sources.copies["image"]}, shared=Shared())
+    for method in (ICM("oracle"), Augmentation(intervention="oracle")):
+        with pytest.raises(ValueError, match=r"'oracle'.*no such copies.*they have 'image'"):
+            method.fit(alone)
 
 
 def test_an_intervention_that_is_left_out_leaves_the_moments():
     sources = toy_sources()
     fitted = ICM("image", 2, 1.0).fit(sources.without("invert"))
     keep = sources.drawn != "invert"
-    X, X_do = sources.images.embedded[keep], sources.intervened.embedded[keep]
+    X, X_do = sources.images.embedded[keep], sources.copies["image"].embedded[keep]
     expected = InvariantProjection(2, consistency_weight=1.0).fit(X, X_do).components_
     np.testing.assert_allclose(fitted.components_, expected, atol=1e-7)
     assert len(sources.without("invert").images) == len(sources.images)
+    for kind in ("text", "oracle"):
+        kept, own = sources.without("invert").moments(kind), sources.moments(kind)
+        np.testing.assert_array_equal(kept.S, own.S)
 
 
 @some
@@ -201,7 +260,8 @@ def test_biased_prompts_minimise_the_paper_s_calibrated_objective(calibration):
     )  # three prompts span two
     np.testing.assert_allclose(removed @ removed, removed, atol=1e-9)
     assert round(np.trace(removed)) == D - 2
-    d = (sources.captions - sources.edits)[10:].astype(float)
+    captions, edits = sources.texts
+    d = (captions - edits)[10:].astype(float)
     slope = (A - removed) + calibration * A @ d.T @ d / len(d)  # of |A - P0|²/2 + γ/2 E|A d|²
     np.testing.assert_allclose(slope, 0, atol=1e-6)
 
@@ -209,22 +269,23 @@ def test_biased_prompts_minimise_the_paper_s_calibrated_objective(calibration):
 # --- probes
 
 
-def test_augmentation_trains_on_both_and_forgets_what_is_left_out():
+@pytest.mark.parametrize("kind", ["image", "oracle"])
+def test_augmentation_trains_on_both_and_forgets_what_is_left_out(kind):
     sources, images = toy_sources(), new_images()
-    both = np.concatenate([sources.images.embedded, sources.intervened.embedded])
-    expected = (
-        LinearProbe().fit(both, np.tile(sources.images.label, 2)).predict_proba(images.embedded)
-    )
-    np.testing.assert_allclose(
-        Augmentation().fit(sources).scores(images)["linear probe"], expected, atol=1e-6
-    )
+    both = np.concatenate([sources.images.embedded, sources.copies[kind].embedded])
+    expected = LinearProbe().fit(both, np.tile(sources.images.label, 2))
+
+    def scores(sources):
+        return Augmentation(intervention=kind).fit(sources).scores(images)["linear probe"]
+
+    whole = expected.decision_function(images.embedded)
+    np.testing.assert_allclose(scores(sources), whole, atol=1e-5)
     fewer = sources
     for name in ("invert", "grayscale", "equalize"):
         fewer = fewer.without(name)
     plain = Plain().fit(sources).scores(images)["linear probe"]
-    np.testing.assert_allclose(
-        Augmentation().fit(fewer).scores(images)["linear probe"], plain, atol=1e-6
-    )
+    left = plain if kind == "image" else whole  # the oracle's copies are no image intervention's
+    np.testing.assert_allclose(scores(fewer), left, atol=1e-5)
 
 
 def test_lda_finds_the_bayes_direction():
@@ -271,9 +332,11 @@ def slopes(method, sources):
 
 def test_irm_without_its_penalty_is_the_probe_and_with_more_the_slopes_fall():
     sources, images = toy_sources(), new_images()
-    probe = Plain().fit(sources).scores(images)["linear probe"]
-    logits = IRM(0.0).fit(sources).scores(images)["linear probe"]
-    np.testing.assert_allclose(np.exp(log_softmax(logits, axis=1)), probe, atol=2e-3)
+    probe, logits = (
+        log_softmax(method.fit(sources).scores(images)["linear probe"], axis=1)
+        for method in (Plain(), IRM(0.0))
+    )
+    np.testing.assert_allclose(np.exp(logits), np.exp(probe), atol=2e-3)
     penalties = [np.mean(slopes(IRM(w).fit(sources), sources)) for w in (0.0, 1.0, 100.0)]
     assert penalties[0] > 1.3 * penalties[1]
     assert penalties[1] > 3 * penalties[2]
@@ -318,8 +381,7 @@ def test_group_dro_reaches_the_smallest_worst_risk():
 
 def test_adapters_without_weight_are_zero_shot():
     sources, images = toy_sources(), new_images()
-    zero_shot = Plain().fit(sources).zero_shot_
-    cosine = images.embedded @ zero_shot.prototypes_.T
+    cosine = Plain().fit(sources).scores(images)["zero-shot"]
     np.testing.assert_allclose(
         CLIPAdapter(ratio=0.0).fit(sources).scores(images)["zero-shot"], cosine, atol=1e-6
     )
@@ -346,7 +408,7 @@ def test_clip_adapter_learns_and_repeats():
 
 def test_tip_adapter_is_its_formula_image_by_image():
     sources, images = toy_sources(n=12), new_images(n=5)
-    prototypes = Plain().fit(sources).zero_shot_.prototypes_
+    prototypes = Plain().fit(sources).heads_["zero-shot"].prototypes_
     expected = np.zeros((5, CLASSES))
     for i, f in enumerate(images.embedded):
         for c in range(CLASSES):
