@@ -1,7 +1,8 @@
-"""Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable after any kind of end.
+"""Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable at any time.
 
-Arguments go on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs 20``. Snakemake's
-own lock outlives a killed run, so this script takes one that the operating system drops with the process.
+Arguments go on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs
+20``. Snakemake's own lock outlives a killed run, so this script takes one that the
+operating system drops with the process.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import IO
 
 from job import watch_parent
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 5.0
 
 
 def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
-    """Lock `path` until this process ends; return None when another one keeps it for `wait` seconds."""
+    """Lock `path` until this process ends; None if another one keeps it for `wait` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     deadline = time.monotonic() + wait
@@ -38,16 +39,20 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
 
 def main(arguments: list[str]) -> None:
     """Run Snakemake in this process with the settings of the study."""
-    looks_only = {"--dry-run", "--dryrun", "-n"} & set(arguments)
+    looks_only = bool({"--dry-run", "--dryrun", "-n"} & set(arguments))
     lock = None if looks_only else take_lock(ROOT / ".snakemake" / "study.lock")
     if lock is None and not looks_only:
-        sys.exit("study: another run is active in this folder; wait for it, or stop it and run again")
+        sys.exit(
+            "study: another run is active in this folder; wait for it, or stop it and run again"
+        )
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
     from snakemake.cli import main as snakemake
 
-    settings = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(ROOT)]
-    settings += ["--nolock", "--rerun-incomplete", "--show-failed-logs", "--quiet", "host", "reason"]
+    # An option that takes any number of values, as --quiet does, must not stand before
+    # a target.
+    settings = ["--quiet", "host", "reason", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    settings += ["--directory", str(ROOT), "--nolock", "--rerun-incomplete", "--show-failed-logs"]
     if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
         settings += ["--cores", "all"]
     snakemake([*settings, *arguments])
