@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from damage import damaged_files, made_with
 from job import watch_parent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,15 +38,36 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
             time.sleep(0.2)
 
 
+def put_away_damaged(root: Path, only_look: bool) -> None:
+    """Delete damaged results with what was made with them, so that their steps run again.
+
+    Ends the program over a damaged table that is kept in git.
+    """
+    for path in damaged_files(root):
+        name = path.relative_to(root)
+        if name.parts[0] == "reports":
+            sys.exit(
+                f"study: {name} is damaged: get it back with `git checkout {name}`, "
+                "or delete it, and the report goes without it"
+            )
+        print(f"study: {name} is damaged, and is made again where it is needed", file=sys.stderr)
+        for file in [] if only_look else made_with(path):
+            file.unlink()
+
+
 def main(arguments: list[str]) -> None:
     """Run Snakemake in this process with the settings of the study."""
     looks_only = bool({"--dry-run", "--dryrun", "-n"} & set(arguments))
-    lock = None if looks_only else take_lock(ROOT / ".snakemake" / "study.lock")
+    lock = take_lock(ROOT / ".snakemake" / "study.lock", 0 if looks_only else WAIT_SECONDS)
     if lock is None and not looks_only:
         sys.exit(
             "study: another run is active in this folder; wait for it, or stop it and run again"
         )
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if lock:  # while another run writes, a file may be half there
+        put_away_damaged(ROOT, looks_only)
+    if lock and looks_only:
+        lock.close()
 
     from snakemake.cli import main as snakemake
 
