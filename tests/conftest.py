@@ -21,7 +21,9 @@ hypothesis.settings.register_profile(
     "study", deadline=None
 )  # no test depends on the machine's speed
 hypothesis.settings.load_profile("study")
-sys.path.insert(0, str(ROOT / "workflow"))  # the workflow's scripts are tested as modules
+sys.path.insert(
+    0, str(ROOT / "workflow" / "scripts")
+)  # the workflow's scripts are tested as modules
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -183,6 +185,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
+def copy_workflow(folder: Path) -> None:
+    """Copy the workflow, and what it imports of the library, into a folder."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "workflow", folder / "workflow", ignore=ignored)
+    shutil.copy(ROOT / "_quarto.yml", folder)
+    for name in ("__init__", "experiments/__init__", "experiments/names", "experiments/settings"):
+        (folder / "icm_study" / "experiments").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "icm_study" / f"{name}.py", folder / "icm_study" / f"{name}.py")
+
+
 def parameters_of(name: str) -> set[str]:
     """Name the parameters of a notebook."""
     import papermill
@@ -191,13 +203,10 @@ def parameters_of(name: str) -> set[str]:
 
 
 def execute(name: str, page: Path, parameters: dict[str, Any]) -> None:
-    """Run a notebook through papermill, in its own folder, as the workflow does."""
-    import papermill
+    """Run a notebook in its own folder, as the workflow does."""
+    import execute as workflow_execute
 
-    papermill.execute_notebook(
-        ROOT / "notebooks" / f"{name}.ipynb", page, parameters,
-        cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False,
-    )  # fmt: skip
+    workflow_execute.execute(ROOT / "notebooks" / f"{name}.ipynb", page, parameters)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

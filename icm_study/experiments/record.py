@@ -7,14 +7,13 @@ put together with theirs.
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import math
 import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 from IPython import get_ipython
+
+from icm_study.experiments.names import check_names
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -64,7 +65,7 @@ def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
     known = parameter_names(Path(folder) / f"{notebook}.ipynb")
     for cell in namespace["In"]:
         if cell.startswith("# Parameters\n"):  # papermill's own cell
-            check_known(notebook, assigned_names(cell), known)
+            check_names(assigned_names(cell), known, notebook)
     given = {name: namespace[name] for name in known}
     given = {
         name: _expanded(value) if name in (*FILES, *FOLDERS) else value
@@ -101,17 +102,6 @@ def assigned_names(code: str) -> list[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     ]
-
-
-def check_known(notebook: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse parameters that a notebook does not have; tell the nearest."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}; its parameters are {', '.join(known)}.{hint}"
-            )
 
 
 def _expanded(value: Any) -> Any:

@@ -19,6 +19,7 @@ import pytest
 import render_report
 import yaml
 from conftest import PAGES, ROOT
+from pages import Page
 
 from icm_study.report.method_figure import method_figure
 
@@ -89,8 +90,10 @@ class TestOffline:
 class TestRendering:
     def test_missing_pages_are_named(self, tmp_path: Path) -> None:
         shutil.copy(ROOT / "_quarto.yml", tmp_path)
-        assert "index.ipynb" in render_report.missing_pages(tmp_path)
-        assert render_report.main(tmp_path) == 1
+        pages = [Page("01_theory", "Theory", "More results")]
+        missing = render_report.missing_pages(tmp_path, pages)
+        assert {"index.ipynb", "results/01_theory.ipynb"} <= set(missing)
+        assert render_report.main(tmp_path, pages) == 1
 
     def test_quarto_is_preferred_where_it_is_installed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,14 +103,22 @@ class TestRendering:
         quarto.write_text('#!/bin/sh\necho "$@" > "$2/called"\nexit 7\n')
         quarto.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-        monkeypatch.setattr(render_report, "missing_pages", lambda root: [])
-        assert render_report.main(tmp_path) == 7
-        assert (tmp_path / "called").read_text().split() == ["render", str(tmp_path)]
+        for name in (
+            "_quarto.yml",
+            *render_report.FIXED,
+            "reports/data.qmd",
+            "reports/reproduce.qmd",
+        ):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text((ROOT / "_quarto.yml").read_text())
+        assert render_report.main(tmp_path, []) == 7
+        project = tmp_path / "cache" / "site"
+        assert (project / "called").read_text().split() == ["render", str(project)]
 
     def test_every_page_in_the_navigation_is_rendered(self) -> None:
         config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
         patterns = config["project"]["render"]
-        pages = render_report.navigation(ROOT)
+        pages = render_report.navigation(config)
         assert len(pages) == len(set(pages)) > 5
         for page in pages:
             assert any(Path(page).match(pattern) for pattern in patterns), page
@@ -228,7 +239,7 @@ LOOK = """() => {
 @pytest.mark.slow
 class TestPages:
     def test_all_pages_are_there(self, visits: dict[tuple[str, int], dict[str, Any]]) -> None:
-        for page in render_report.navigation(ROOT):
+        for page in render_report.navigation(yaml.safe_load((ROOT / "_quarto.yml").read_text())):
             assert visits[Path(page).with_suffix(".html").as_posix(), WIDTHS[0]]["title"]
 
     def test_nothing_fails_and_nothing_is_asked_of_the_network(

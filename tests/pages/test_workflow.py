@@ -1,24 +1,29 @@
-"""The workflow: what is stale runs again, what is not does not, and a killed run leaves nothing behind."""
+"""The workflow: only what is stale runs again, and a killed run leaves nothing behind."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import papermill
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, run
+from conftest import ROOT, copy_workflow, run
 from provenance import digest, source_files
 from study import take_lock
+
+from icm_study.experiments.names import check_names
 
 
 @pytest.fixture
@@ -27,7 +32,9 @@ def library(tmp_path: Path) -> Path:
     package = tmp_path / "icm_core"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "first.py").write_text("from icm_core.second import x\nfrom icm_core.inner import third\n")
+    (package / "first.py").write_text(
+        "from icm_core.second import x\nfrom icm_core.inner import third\n"
+    )
     (package / "inner").mkdir()
     (package / "inner" / "__init__.py").write_text("")
     (package / "inner" / "third.py").write_text("x = 1\n")
@@ -41,20 +48,23 @@ def library(tmp_path: Path) -> Path:
     "changed",
     [
         "step.py",
-        *(f"icm_core/{name}.py" for name in ("__init__", "first", "second", "inner/__init__", "inner/third")),
+        *(
+            f"icm_core/{name}.py"
+            for name in ("__init__", "first", "second", "inner/__init__", "inner/third")
+        ),
     ],
 )
 def test_digest_follows_imports(library: Path, changed: str) -> None:
-    before = digest("step.py", library)
+    before = digest("step.py", root=library)
     (library / changed).write_text((library / changed).read_text() + "y = 2\n")
-    assert digest("step.py", library) != before
+    assert digest("step.py", root=library) != before
 
 
 def test_digest_ignores_what_is_not_imported_and_dates(library: Path) -> None:
-    before = digest("step.py", library)
+    before = digest("step.py", root=library)
     (library / "icm_core" / "other.py").write_text("x = 2\n")
     os.utime(library / "icm_core" / "first.py", (0, 0))
-    assert digest("step.py", library) == before
+    assert digest("step.py", root=library) == before
 
 
 def test_digest_follows_relative_imports(library: Path) -> None:
@@ -63,28 +73,50 @@ def test_digest_follows_relative_imports(library: Path) -> None:
     assert names == {"step.py", "__init__.py", "first.py", "second.py", "other.py"}
 
 
+def test_digest_follows_relative_imports_of_a_package_within(library: Path) -> None:
+    (library / "icm_core" / "inner" / "third.py").write_text("from . import fourth\nimport other\n")
+    (library / "icm_core" / "inner" / "fourth.py").write_text("from ..other import x\n")
+    names = {path.name for path in source_files(library / "step.py", library)}
+    assert {"fourth.py", "other.py"} <= names
+
+
+def test_digest_follows_both_packages_and_what_stands_beside_a_script(library: Path) -> None:
+    (library / "icm_study" / "text").mkdir(parents=True)
+    for path in ("icm_study/__init__.py", "icm_study/text/__init__.py", "beside.py", "tests.py"):
+        (library / path).write_text("x = 1\n")
+    (library / "step.py").write_text("import beside\nfrom icm_study import text\n")
+    before = digest("step.py", root=library)
+    names = {str(path.relative_to(library)) for path in source_files(library / "step.py", library)}
+    assert names == {"step.py", "beside.py", "icm_study/__init__.py", "icm_study/text/__init__.py"}
+    assert digest("step.py", "tests.py", root=library) != before
+
+
 def test_digest_covers_data(library: Path) -> None:
-    before = digest("step.py", library, data="weights/*")
+    before = digest("step.py", root=library, data="weights/*")
     (library / "weights").mkdir()
     (library / "weights" / "small.bin").write_bytes(b"1")
-    one = digest("step.py", library, data="weights/*")
+    one = digest("step.py", root=library, data="weights/*")
     (library / "weights" / "small.bin").write_bytes(b"2")
-    assert len({before, one, digest("step.py", library, data="weights/*")}) == 3
+    assert len({before, one, digest("step.py", root=library, data="weights/*")}) == 3
 
 
 def test_digest_of_a_notebook_is_that_of_its_sources(library: Path) -> None:
-    cells = [nbformat.v4.new_code_cell("%matplotlib inline\nimport icm_core.first as first\nprint(first.x)")]
+    cells = [
+        nbformat.v4.new_code_cell(
+            "%matplotlib inline\nimport icm_core.first as first\nprint(first.x)"
+        )
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbformat.write(notebook, library / "step.ipynb")
-    before = digest("step.ipynb", library)
+    before = digest("step.ipynb", root=library)
 
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="1")]
     notebook.cells[0].execution_count = 7
     nbformat.write(notebook, library / "step.ipynb")
-    assert digest("step.ipynb", library) == before
+    assert digest("step.ipynb", root=library) == before
 
     (library / "icm_core" / "second.py").write_text("x = 3\n")
-    assert digest("step.ipynb", library) != before
+    assert digest("step.ipynb", root=library) != before
 
 
 def test_only_one_run_holds_the_lock(tmp_path: Path) -> None:
@@ -105,12 +137,22 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc"
+)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
     work = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    job = [sys.executable, str(ROOT / "workflow" / "job.py"), sys.executable, "-c", work]
-    starter = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({job!r})"])
+    job = [
+        sys.executable,
+        str(ROOT / "workflow" / "scripts" / "job.py"),
+        sys.executable,
+        "-c",
+        work,
+    ]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({job!r})"]
+    )
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = int((tmp_path / "pid").read_text())
     assert alive(worker)
@@ -120,7 +162,9 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path, how: signal
 
 
 def test_a_job_hands_on_the_exit_code() -> None:
-    assert run("workflow/job.py", sys.executable, "-c", "raise SystemExit(3)").returncode == 3
+    assert (
+        run("workflow/scripts/job.py", sys.executable, "-c", "raise SystemExit(3)").returncode == 3
+    )
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -133,16 +177,22 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
 
 SCRIPT = """
 import sys
+import zipfile
 import icm_core.{module}
 
-with open(sys.argv[-1], "w") as file:
-    file.write("done")
+if sys.argv[-1].endswith("npz"):
+    zipfile.ZipFile(sys.argv[-1], "w").close()
+else:
+    open(sys.argv[-1], "w").write("[]")
 """
-PARAMETERS = "seeds = tables = []\nworlds = encoder = table = recorded = comparisons = results = claims = projection = None"
+NAMES = ("world", "worlds", "encoder", "table", "others", "recorded", "comparisons")
+NAMES += ("results", "claims", "projection")
+PARAMETERS = "\n".join(["seeds = []", "tables = []", *(f"{name} = None" for name in NAMES)])
 NOTEBOOK = """
 import time
 
 import pandas as pd
+from safetensors.numpy import save_file
 
 import icm_core.{module}
 
@@ -154,17 +204,13 @@ def log(event):
 
 log("start")
 time.sleep(1)
-for path in [results, claims if isinstance(claims, str) else None, projection]:
+for path in [results, claims if isinstance(claims, str) else None]:
     if path is not None:
         pd.DataFrame({{"seed": seeds}}).to_parquet(path)
+if projection is not None:
+    save_file({{}}, projection)
 log("end")
 """
-
-
-@pytest.mark.parametrize("name", ["02_domain_generalization", "04_imagenet_variants", "06_methods"])
-def test_a_notebook_of_many_pages_has_one_line_that_can_name_the_run(name: str) -> None:
-    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
-    assert len(re.findall(r'"# .*\\n"', text)) == 1  # no comment in its code may look like the heading
 
 
 RUNS = [
@@ -181,39 +227,36 @@ RUNS = [
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """The real workflow and pages, over an empty library and quick notebooks that log when they run."""
-    site = yaml.safe_load((ROOT / "_quarto.yml").read_text())
-    site["website"]["navbar"]["left"] = [
-        {"href": "index.ipynb", "text": "Start"}
-    ]  # not every page is made here
-    (tmp_path / "_quarto.yml").write_text(yaml.safe_dump(site))
-    for name in ("reports", "workflow"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    """The real workflow, over an empty library and quick notebooks that log their runs."""
+    copy_workflow(tmp_path)
+    shutil.copytree(ROOT / "reports", tmp_path / "reports")
     for name in ("icm_core", "notebooks"):
         (tmp_path / name).mkdir()
     for module in ("__init__", "world", "encoder", "theory", "evaluation"):
         (tmp_path / "icm_core" / f"{module}.py").touch()
-    (tmp_path / "workflow" / "world.py").write_text(SCRIPT.format(module="world"))
-    (tmp_path / "workflow" / "embed.py").write_text(SCRIPT.format(module="encoder"))
-    config = yaml.safe_load((tmp_path / "workflow" / "config.yaml").read_text())
-    notebooks = {name.split()[0]: {} for name in RUNS}
-    world = {"animal-world": {"encoder": "animal-world", "worlds": [["coat", 0.9], ["scene", 0.9]]}}
-    config |= {
+    scripts = tmp_path / "workflow" / "scripts"
+    (scripts / "world.py").write_text(SCRIPT.format(module="world"))
+    (scripts / "embed.py").write_text(SCRIPT.format(module="encoder"))
+    worlds = [["coat", 0.9], ["scene", 0.9]]
+    config = {
         "seeds": [0, 1],
-        "notebooks": notebooks,
-        "domain_generalization": world,
+        "notebooks": {},
+        "domain_generalization": {"main": {"encoder": "animal-world", "worlds": worlds}},
+        "data": "data",
         "recorded": {},
         "methods": {},
     }
     (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
-    for name in config["notebooks"]:
+    for name in {name.split()[0] for name in RUNS}:
         module = "theory" if name == "01_theory" else "evaluation"
         cells = [
             nbformat.v4.new_markdown_cell(f"# {name}\n\nText."),
             nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
             nbformat.v4.new_code_cell(NOTEBOOK.format(name=name, module=module)),
         ]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     return tmp_path
@@ -229,7 +272,9 @@ def events(study: Path, kind: str) -> list[str]:
 def recorded(study: Path) -> int:
     """Count the notebook runs that the first study has recorded as finished."""
     rules = "theory|domain_generalization|gather_domain_generalization|ablations|summary"
-    return len(re.findall(rf"Finished jobid: \d+ \(Rule: ({rules})\)", (study / "first.log").read_text()))
+    return len(
+        re.findall(rf"Finished jobid: \d+ \(Rule: ({rules})\)", (study / "first.log").read_text())
+    )
 
 
 def in_the_middle(study: Path) -> bool:
@@ -239,7 +284,7 @@ def in_the_middle(study: Path) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
-    command = [sys.executable, "workflow/study.py", "--cores", "2"]
+    command = [sys.executable, "workflow/scripts/study.py", "--cores", "2"]
     with (study / "first.log").open("w") as log:
         first = subprocess.Popen(command, cwd=study, stdout=log, stderr=log)
         wait_for(lambda: first.poll() is not None or in_the_middle(study), seconds=120)
@@ -252,33 +297,37 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     assert not left, f"still computing after the kill: {left}"
     finished = events(study, "end")
     assert len(finished) < len(RUNS)
-    unrecorded = len(finished) - recorded(study)  # their last cell had run, their page was being written
+    unrecorded = len(finished) - recorded(
+        study
+    )  # their last cell had run, their page was being written
 
-    again = run("workflow/study.py", "--cores", "2", cwd=study)
+    again = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
     assert again.returncode == 0, again.stderr
     ended = events(study, "end")
     assert sorted(set(ended)) == RUNS
     assert len(RUNS) <= len(ended) <= len(RUNS) + unrecorded  # what was recorded did not run again
     assert (study / "_site" / "index.html").is_file()
-    page = nbformat.read(study / "results" / "02_domain_generalization_animal-world.ipynb", 4)
-    assert page.cells[0].source.startswith(
-        "# 02_domain_generalization (animal-world, encoder animal-world)\n"
-    )
+    page = nbformat.read(study / "results" / "02_domain_generalization_main.ipynb", 4)
+    heading = "# 02_domain_generalization (animal-world, encoder animal-world)\n"
+    assert page.cells[0].source.startswith(heading)
+    front = (study / "_site" / "index.html").read_text()
+    assert "02_domain_generalization_main.html" in front  # the menus follow the settings
+    assert "02_domain_generalization_animal-world" not in front
 
-    third = run("workflow/study.py", "--cores", "2", cwd=study)
+    third = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
     assert "Nothing to be done" in third.stderr
     assert events(study, "end") == ended
 
     (study / "icm_core" / "theory.py").write_text("changed = True\n")
     (study / "notebooks" / "03_ablations.ipynb").touch()
-    assert run("workflow/study.py", "--cores", "2", cwd=study).returncode == 0
+    assert run("workflow/scripts/study.py", "--cores", "2", cwd=study).returncode == 0
     assert events(study, "end") == sorted([*ended, "01_theory", "00_summary"])
 
 
 @pytest.mark.slow
 def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("raise RuntimeError('the theory is broken')\n")
-    failed = run("workflow/study.py", "--cores", "2", "results/01_theory.ipynb", cwd=study)
+    failed = run("workflow/scripts/study.py", "--cores", "2", "results/01_theory.ipynb", cwd=study)
     assert failed.returncode != 0
     assert "the theory is broken" in failed.stderr
     assert not (study / "results" / "01_theory.ipynb").exists()
@@ -286,15 +335,43 @@ def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
 
 @pytest.mark.slow
 def test_the_graph_of_the_real_study_names_every_step() -> None:
-    planned = run("workflow/study.py", "--dry-run", "--forceall")
+    planned = run("workflow/scripts/study.py", "--dry-run", "--forceall")
     config = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
     seeds, runs = len(config["seeds"]), config["domain_generalization"].values()
     split = sum(len(run["worlds"]) > 1 for run in runs)
     said = (planned.stdout + planned.stderr).splitlines()
     counts = dict(line.split() for line in said if len(line.split()) == 2)
     assert planned.returncode == 0, planned.stderr
-    assert (counts["embeddings"], counts["domain_generalization"]) == (str(seeds), str(split * seeds))
+    assert (counts["embeddings"], counts["domain_generalization"]) == (
+        str(seeds),
+        str(split * seeds),
+    )
     assert counts["gather_domain_generalization"] == str(len(runs))
-    assert counts["recorded_page"] == str(len(list((ROOT / "reports" / "recorded").glob("*.parquet"))))
-    for step in ("world", "theory", "ablations", "imagenet_variants", "your_data", "summary", "report"):
+    assert counts["recorded_page"] == str(
+        len(list((ROOT / "reports" / "recorded").glob("*.parquet")))
+    )
+    for step in (
+        "world",
+        "theory",
+        "ablations",
+        "imagenet_variants",
+        "your_data",
+        "summary",
+        "report",
+    ):
         assert counts[step] == "1"
+
+
+@pytest.mark.slow
+def test_every_notebook_knows_the_names_that_it_is_given() -> None:
+    command = ["workflow/scripts/study.py", "all", "methods", "--dry-run", "--forceall"]
+    planned = run(*command, "--printshellcmds")
+    lines = (planned.stdout + planned.stderr).splitlines()
+    given: dict[str, set[str]] = {}
+    for words in (shlex.split(line) for line in lines if "/execute.py " in line):
+        notebook = words[words.index("workflow/scripts/execute.py") + 1]
+        texts = [text for option, text in pairwise(words) if option == "-y"]
+        given.setdefault(notebook, set()).update(*map(yaml.safe_load, texts))
+    assert len(given) == 7
+    for notebook, names in given.items():
+        check_names(names, papermill.inspect_notebook(str(ROOT / notebook)), notebook)

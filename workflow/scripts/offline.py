@@ -1,9 +1,10 @@
 """Make a rendered report readable with no network: the post-render step of ``_quarto.yml``.
 
-Quarto and smalldocs both run this script when they have rendered the site. It takes out what the pages would
-fetch from elsewhere (web fonts, scripts of a content delivery network), sets as MathML the mathematics that
-smalldocs leaves to such a script, and folds the code of notebook cells where the renderer did not. Applied
-twice, it changes nothing more.
+Quarto and smalldocs both run this script when they have rendered the site. It takes out
+what the pages would fetch from elsewhere (web fonts, scripts of a content delivery
+network), sets as MathML the mathematics that smalldocs leaves to such a script, and
+folds the code of notebook cells where the renderer did not. Applied twice, it changes
+nothing more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ EXTERNAL_SCRIPT = re.compile(r'<script\b[^>]*\bsrc="(?:https?:)?//[^"]*"[^>]*>\s
 EXTERNAL_LINK = re.compile(
     r'<link\b(?=[^>]*\brel="(?:stylesheet|preconnect|preload)")[^>]*\bhref="(?:https?:)?//[^"]*"[^>]*>\s*'
 )
-EXTERNAL_IMPORT = re.compile(r"""@import\s*(?:url\()?\s*["']?(?:https?:)?//[^"')]*["']?\s*\)?[^;]*;""")
+EXTERNAL_IMPORT = re.compile(
+    r"""@import\s*(?:url\()?\s*["']?(?:https?:)?//[^"')]*["']?\s*\)?[^;]*;"""
+)
 NOTEBOOK_CODE = re.compile(
     r'(?<!</summary>)(?<!</summary>\n)<div class="code-copy-outer-scaffold">'
     r'<div class="sourceCode[^>]*><pre class="[^"]*\bcell-code\b.*?</button></div>',
@@ -34,7 +37,8 @@ def typeset_math(page: str) -> str:
     Raises
     ------
     ValueError
-        If a formula holds a command that cannot be set, since it would be shown as raw TeX.
+        If a formula holds a command that cannot be set, since it would be shown as raw
+        TeX.
     """
 
     def to_mathml(match: re.Match[str]) -> str:
@@ -54,7 +58,9 @@ def typeset_math(page: str) -> str:
 
 def fold_code(page: str) -> str:
     """Fold the code of each notebook cell under a heading that opens it."""
-    return NOTEBOOK_CODE.sub(r'<details class="code-fold"><summary>Code</summary>\g<0></details>', page)
+    return NOTEBOOK_CODE.sub(
+        r'<details class="code-fold"><summary>Code</summary>\g<0></details>', page
+    )
 
 
 def cut_external(page: str) -> str:

@@ -1,7 +1,8 @@
 """Run a command, and end it when the process that started it is gone.
 
-A study that is killed must leave nothing behind that still computes or writes: the next run would do the same
-work beside it. A killed process cannot clean up, so each process of the workflow watches its parent instead.
+A study that is killed must leave nothing behind that still computes or writes: the next
+run would do the same work beside it. A killed process cannot clean up, so each process
+of the workflow watches its parent instead.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def watch_parent(when_gone: Callable[[], None]) -> None:
 
 
 def run(command: list[str]) -> int:
-    """Run `command` to its end and return its exit code; kill it when this process is told to end."""
+    """Run `command` and return its exit code; kill it when this process is told to end."""
     child = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     watch_parent(child.kill)

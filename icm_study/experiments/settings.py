@@ -1,0 +1,233 @@
+"""What the notebooks can be set to: the name, type and range of each setting.
+
+`check_settings` checks values against one of the classes below and returns them typed:
+whole numbers where a fraction is wanted become fractions, and a path that begins with
+``~`` is expanded. Only what was given is returned, since the defaults stand in the
+`parameters` cell of each notebook.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict
+
+from icm_study.experiments.names import unknown_name
+
+Value = TypeVar("Value", bound=Sequence[Hashable])
+
+
+def each_once(values: Value) -> Value:
+    """Return `values`; raise a ValueError if one of them is given twice."""
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is given twice; give each once")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+Location = Annotated[Text, AfterValidator(os.path.expanduser)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(each_once)]
+Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
+Names = Annotated[list[Text], AfterValidator(each_once)]
+Choice = Literal["held-out", "left-out domain", "intervened", "unseen intervention", "target"]
+Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(each_once)]
+#: Values to try of each setting of each method.
+Grids = dict[Text, dict[Text, Annotated[list[Any], Field(min_length=1)]]]
+Style = Literal["photo", "cartoon", "sketch", "painting"]
+Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
+Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
+Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
+Protocol = Literal["leave-one-domain-out", "open class", "domain shift with open classes"]
+Shortcut = Literal["coat", "scene", "coat+scene"]
+Strength = Annotated[float, Field(ge=0, le=1)]
+#: The shortcut of an animal world, and how often it holds. YAML knows no tuples: a list
+#: will do.
+World = Annotated[tuple[Shortcut, Strength], Field(strict=False)]
+Worlds = Annotated[list[World], Field(min_length=1), AfterValidator(each_once)]
+
+
+class Theory(TypedDict, total=False):
+    """Settings of 01_theory."""
+
+    n_seeds: Count
+    n_pairs: Count
+    consistency_weight: Weight
+    n_features: Annotated[int, Field(ge=12)]
+    dimensions: Counts
+    n_models: Count
+    n_worlds: Count
+    n_images: Count
+
+
+class Subject(TypedDict, total=False):
+    """Which data, seen by which encoder, drawn or split by which seeds."""
+
+    dataset: Location
+    encoder: Text
+    seeds: Seeds
+
+
+class Images(TypedDict, total=False):
+    """How images are taken."""
+
+    n_images: Count | None
+    accept_problems: bool
+    cache: Location
+
+
+class Captions(TypedDict, total=False):
+    """Where the captions of a folder come from, and what edits them."""
+
+    captioner: Text | None
+    editor: Literal["rules", "llm"]
+
+
+class Plan(TypedDict, total=False):
+    """What is fitted, and how its settings are chosen."""
+
+    methods: Names
+    choices: Choices
+    settings: Grids
+
+
+class AcrossDomains(Images, Captions, Plan, total=False):
+    """Settings of 02_domain_generalization, whatever its subject is."""
+
+    protocol: Protocol
+    targets: Targets | None
+    worlds: Worlds
+
+
+class AcrossVariants(Images, Captions, Plan, total=False):
+    """Settings of 04_imagenet_variants, whatever its subject is."""
+
+    variants: dict[str, Location]
+    world: World
+    reference: Text
+    projection_images: Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+class AcrossMethods(Images, Captions, Plan, total=False):
+    """Settings of 06_methods, whatever its subject is."""
+
+    world: World
+    targets: Targets | None
+
+
+class DomainGeneralization(AcrossDomains, Subject, total=False):
+    """Settings of 02_domain_generalization."""
+
+
+class Ablations(TypedDict, total=False):
+    """Settings of 03_ablations."""
+
+    encoder_name: Text
+    world: World
+    seeds: Seeds
+    n_images: Count | None
+    n_components: Counts
+    consistency_weights: Weights
+    fine_components: Counts
+    fine_weights: Weights
+    single_seeds: Count
+    n_pairs: Counts
+    cache: Location
+
+
+class ImageNetVariants(AcrossVariants, Subject, total=False):
+    """Settings of 04_imagenet_variants."""
+
+
+class YourData(Captions, Plan, total=False):
+    """Settings of 05_your_data."""
+
+    folder: Location | None
+    encoder: Text | None
+    worth: Weight
+    accept_problems: bool
+    seeds: Seeds
+    example: Location
+    cache: Location
+
+
+class Methods(AcrossMethods, Subject, total=False):
+    """Settings of 06_methods."""
+
+
+#: The settings of each notebook that has some; the files that it reads and writes are
+#: no settings.
+NOTEBOOKS: dict[str, type] = {
+    "01_theory": Theory,
+    "02_domain_generalization": DomainGeneralization,
+    "03_ablations": Ablations,
+    "04_imagenet_variants": ImageNetVariants,
+    "05_your_data": YourData,
+    "06_methods": Methods,
+}
+ANIMALS = "animal-world"
+#: What a folder of images can be given and the animal world cannot.
+OF_A_FOLDER = ("variants", "projection_images", "captioner", "accept_problems")
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
+    """Check the settings in `given` and return them typed.
+
+    Parameters
+    ----------
+    kind : type
+        One of the classes of this module, such as `Theory`.
+    given : mapping
+        Plain values by name: texts, numbers, truth values, None, lists and mappings.
+    where : str
+        Where the values come from, for the message.
+
+    Returns
+    -------
+    dict
+        What was given, typed; what was not given is not there.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or missing, or a value has another type or range: a line
+        for each.
+    """
+    # Around a mapping of it, since a TypedDict takes no configuration from outside.
+    mapping: Any = dict[str, kind]  # type: ignore[valid-type]
+    adapter: TypeAdapter[dict[str, dict[str, Any]]] = TypeAdapter(mapping, config=STRICT)
+    try:
+        settings = adapter.validate_python({where: given})[where]
+    except ValidationError as error:
+        faults = [_explain(kind, fault) for fault in error.errors()]
+        raise ValueError("\n".join(f"{where}: {fault}" for fault in faults)) from None
+    on_animals = "dataset" in get_type_hints(kind) and settings.get("dataset", ANIMALS) == ANIMALS
+    ignored = [name for name in OF_A_FOLDER if settings.get(name)]
+    if on_animals and ignored:
+        raise ValueError(
+            f"{where}: got {', '.join(ignored)}, which {ANIMALS!r} does not have; "
+            "name a folder as 'dataset', or leave it out."
+        )
+    return settings
+
+
+def _explain(kind: type, fault: ErrorDetails) -> str:
+    """Say in one line what is wrong with one of the settings."""
+    name, got = ".".join(map(str, fault["loc"][1:])), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return unknown_name(name, get_type_hints(kind))
+    if fault["type"] == "missing":
+        return f"'{name}' is missing."
+    if fault["type"] == "value_error":
+        return f"'{name}': {fault['ctx']['error']}."
+    wanted = fault["msg"].replace("Input should", "it should")
+    if isinstance(got, str) and fault["type"] in ("float_type", "int_type"):
+        wanted += "; a number has no quotes, and a point and a sign with its exponent: 1.0e-05"
+    return f"'{name}': got {got!r}, but {wanted}." if name else f"got {got!r}, but {wanted}."

@@ -1,0 +1,261 @@
+"""Which steps run again: a setting counts where it is used and nowhere else; damage is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import copy_workflow, run
+from damage import damaged_files
+
+#: In place of all that computes: writes every file that a step is to leave, whole.
+WRITER = """
+import sys
+import zipfile
+from pathlib import Path
+
+import yaml
+
+WHOLE = {
+    ".parquet": b"PAR1" + bytes(4) + b"PAR1",
+    ".safetensors": (2).to_bytes(8, "little") + b"{}",
+    ".html": b"<html>",
+}
+
+
+def write(path):
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".npz":
+        zipfile.ZipFile(path, "w").close()
+    else:
+        path.write_bytes(WHOLE.get(path.suffix, b"{}"))
+
+
+kind, *given = Path(sys.argv[0]).stem, *sys.argv[1:]
+if kind == "render_report":
+    write(Path("_site/index.html"))
+elif kind == "execute":
+    write(Path(given[1]))
+    files = yaml.safe_load(given[5])
+    for name in {"results", "claims", "projection"} & set(files):
+        if isinstance(files[name], str):
+            write(Path("notebooks", files[name]))
+else:
+    write(Path(given[-1]))
+"""
+NOTEBOOKS = ("00_summary", "01_theory", "02_domain_generalization", "03_ablations")
+NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods")
+CONFIG: dict[str, Any] = {
+    "seeds": [0, 1],
+    "domain_generalization": {
+        "main": {"encoder": "animal-world", "worlds": [["coat", 0.9], ["scene", 0.9]]},
+        "other": {"encoder": "animal-world", "worlds": [["coat", 0.9]]},
+    },
+    "notebooks": {"01_theory": {"n_seeds": 2}, "04_imagenet_variants": {"n_images": 600}},
+    "methods": {
+        "compared": {
+            "dataset": "animal-world", "encoder": "animal-world", "targets": ["photo", "sketch"],
+        },
+    },
+    "data": "data",
+    "recorded": {
+        "photos": {
+            "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
+        },
+    },
+}  # fmt: skip
+EVERYTHING = ("all", "photographs", "methods")
+
+
+def plan(study: Path, *targets: str) -> dict[str, int]:
+    """Say how often each rule would run, but `all` and the ones that only gather names."""
+    planned = run("workflow/scripts/study.py", *targets, "--dry-run", cwd=study)
+    assert planned.returncode == 0, planned.stderr
+    lines = (planned.stdout + planned.stderr).splitlines()
+    counts = dict(line.split() for line in lines if len(line.split()) == 2)
+    gathers = (*EVERYTHING, "total", "job")
+    steps = {rule for rule in counts if rule.isidentifier() and rule not in gathers}
+    return {rule: int(counts[rule]) for rule in steps if counts[rule].isdigit()}
+
+
+def write_config(study: Path, config: dict[str, Any]) -> None:
+    (study / "workflow" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with the real workflow in which nothing is computed, finished."""
+    study = tmp_path_factory.mktemp("study")
+    copy_workflow(study)
+    for name in ("execute", "embed", "world", "render_report"):
+        (study / "workflow" / "scripts" / f"{name}.py").write_text(WRITER)
+    for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
+        (study / folder).mkdir(parents=True)
+    for name in NOTEBOOKS:
+        (study / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}')
+    for name in ("photos", "compared"):
+        (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(
+            b"PAR1" + bytes(8) + b"PAR1"
+        )
+    for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
+        (study / "reports" / name).touch()
+    write_config(study, CONFIG)
+    done = run("workflow/scripts/study.py", *EVERYTHING, "--cores", "2", cwd=study)
+    assert done.returncode == 0, done.stderr
+    return study
+
+
+@pytest.fixture
+def study(finished: Path) -> Any:
+    """The finished study; its settings are put back afterwards."""
+    yield finished
+    write_config(finished, CONFIG)
+
+
+FRONT = {"summary": 1, "report": 1}
+EMBEDDED = {
+    "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
+    "methods_on_target": 4, "gather_methods": 1,
+}  # fmt: skip
+CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
+    "nothing": (("data",), "data", {}),
+    "a seed more": (
+        ("seeds",), [0, 1, 2],
+        {"embeddings": 1, "domain_generalization": 1, "gather_domain_generalization": 2,
+         "ablations": 1, "imagenet_variants": 1, "methods_on_target": 2, "gather_methods": 1,
+         "recorded_page": 1, **FRONT},
+    ),
+    "a strength": (
+        ("domain_generalization", "other", "worlds"), [["coat", 0.8]],
+        {"embeddings": 2, **EMBEDDED, **FRONT},
+    ),
+    "the encoder of a run": (
+        ("domain_generalization", "other", "encoder"), "animal-world-biased",
+        {"embeddings": 2, **EMBEDDED, **FRONT},
+    ),
+    "the protocol of a split run": (
+        ("domain_generalization", "main", "protocol"), "open class",
+        {"domain_generalization": 2, "gather_domain_generalization": 1, **FRONT},
+    ),
+    "the targets of a run": (
+        ("domain_generalization", "other", "targets"), ["photo"],
+        {"gather_domain_generalization": 1, **FRONT},
+    ),
+    "theory": (("notebooks", "01_theory", "n_seeds"), 3, {"theory": 1, **FRONT}),
+    "ablations": (("notebooks", "03_ablations"), {"seeds": [0]}, {"ablations": 1, **FRONT}),
+    "variants": (
+        ("notebooks", "04_imagenet_variants", "n_images"), 500, {"imagenet_variants": 1, **FRONT},
+    ),
+    "your data": (("notebooks", "05_your_data"), {"seeds": [0]}, {"your_data": 1, "report": 1}),
+    "a method": (
+        ("methods", "compared", "methods"), ["plain"],
+        {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **FRONT},
+    ),
+    "a setting of a recorded run": (
+        ("recorded", "photos", "accept_problems"), True,
+        {"recorded_run": 1, "recorded_page": 1, **FRONT},
+    ),
+    "the place of the data": (("data",), "elsewhere", {"recorded_run": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_runs_again_what_depends_on_it(study: Path, change: str) -> None:
+    path, value, expected = CHANGES[change]
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    inner = config
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    write_config(study, config)
+    assert plan(study, *EVERYTHING) == expected
+
+
+@pytest.mark.slow
+def test_settings_of_the_command_line_count_as_those_of_the_file(study: Path) -> None:
+    given = ["--config", "seeds=[0, 1]", "notebooks={01_theory: {n_seeds: 3}}"]
+    assert plan(study, "all", *given) == {"theory": 1, **FRONT}
+
+
+@pytest.mark.slow
+def test_runs_are_renamed_removed_and_reordered(study: Path) -> None:
+    main, other = CONFIG["domain_generalization"].values()
+    write_config(study, CONFIG | {"domain_generalization": {"new": main, "other": other}})
+    renamed = {"domain_generalization": 2, "gather_domain_generalization": 1, **FRONT}
+    assert plan(study, "all") == renamed
+    write_config(study, CONFIG | {"domain_generalization": {"main": main}})
+    assert plan(study, "all") == FRONT
+    write_config(study, CONFIG | {"domain_generalization": {"other": other, "main": main}})
+    assert plan(study, "all") == FRONT  # another headline
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "seeds=3"], "'seeds': got 3, but it should be a valid list"),
+        (["--config", "sedes=[0]"], "'sedes' is unknown; did you mean 'seeds'?"),
+        (
+            ["photographs", "--config", "data=/nowhere"],
+            "/nowhere holds the data of no recorded run",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence(
+    study: Path, arguments: list[str], said: str
+) -> None:
+    refused = run("workflow/scripts/study.py", *arguments, cwd=study)
+    assert refused.returncode != 0
+    assert said in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_target_before_an_option_is_not_taken_for_a_word_of_another(study: Path) -> None:
+    assert plan(study, "photographs", "--executor", "local", "--jobs", "1") == {}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [empty, cut])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("results/01_theory_claims.parquet", "results/01_theory.ipynb"),
+        ("results/05_your_data.safetensors", "results/05_your_data.ipynb"),
+        ("results/03_ablations.ipynb", "results/03_ablations.ipynb"),
+    ],
+)
+def test_a_damaged_result_is_told_and_made_again(
+    study: Path, name: str, target: str, damage: Callable[[Path], None]
+) -> None:
+    whole = (study / name).read_bytes()
+    damage(study / name)
+    assert damaged_files(study) == [study / name]
+    again = run("workflow/scripts/study.py", target, "--cores", "1", cwd=study)
+    assert again.returncode == 0, again.stderr
+    assert f"{name} is damaged" in again.stderr
+    assert (study / name).read_bytes() == whole
+    assert damaged_files(study) == []
+
+
+@pytest.mark.slow
+def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(study: Path) -> None:
+    table = study / "reports" / "recorded" / "photos.parquet"
+    whole = table.read_bytes()
+    empty(table)
+    refused = run("workflow/scripts/study.py", cwd=study)
+    assert refused.returncode != 0
+    assert "git checkout reports/recorded/photos.parquet" in refused.stderr
+    assert table.exists()
+    table.write_bytes(whole)

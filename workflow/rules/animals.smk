@@ -1,0 +1,144 @@
+# The animal world: silhouettes, embeddings, and the notebooks that run on it or on no images.
+
+RUNS = STUDY["domain_generalization"]  # name -> settings, each a page
+
+
+def worlds_to_embed():
+    """Map each encoder to the worlds of all runs with it, each once."""
+    worlds = {}
+    for run in RUNS.values():
+        listed = worlds.setdefault(run["encoder"], [])
+        listed += [world for world in run["worlds"] if world not in listed]
+    return worlds
+
+
+rule world:
+    message: "World: silhouettes and their split"
+    priority: 4
+    output: "cache/silhouettes.npz"
+    log: "results/logs/world.log"
+    params: code=digest(f"{SCRIPTS}/world.py")
+    shell: "{JOB} {SCRIPTS}/world.py {output} > {log} 2>&1"
+
+
+# What others wait for, and what takes longest, goes first; the short pages fill in at the end.
+rule embeddings:
+    message: "Embeddings: original and intervened, seed {wildcards.seed}"
+    priority: 3
+    input: "cache/silhouettes.npz"
+    output: "cache/embeddings/seed{seed}.json"
+    log: "results/logs/embeddings_seed{seed}.log"
+    params:
+        code=digest(f"{SCRIPTS}/embed.py", data=WEIGHTS),
+        worlds=as_yaml(worlds_to_embed()),
+    shell:
+        "{JOB} {SCRIPTS}/embed.py --silhouettes {input} --seed {wildcards.seed}"
+        " --worlds {params.worlds:q} --record {output} > {log} 2>&1"
+
+
+rule theory:
+    message: "Theory"
+    input: notebook=ancient("notebooks/01_theory.ipynb")
+    output:
+        page="results/01_theory.ipynb",
+        results="results/01_theory.parquet",
+        claims="results/01_theory_claims.parquet",
+    log: "results/logs/01_theory.log"
+    params:
+        code=code("01_theory", data=None),
+        settings=as_yaml(settings_of("01_theory")),
+        files=files,
+    shell: EXECUTE
+
+
+rule domain_generalization:
+    message: "Domain generalization: {wildcards.run}, seed {wildcards.seed}"
+    priority: 1
+    input:
+        notebook=ancient("notebooks/02_domain_generalization.ipynb"),
+        embeddings="cache/embeddings/seed{seed}.json",
+    output:
+        page="results/02_domain_generalization/{run}_seed{seed}.ipynb",
+        results="results/02_domain_generalization/{run}_seed{seed}.parquet",
+    log: "results/logs/02_domain_generalization_{run}_seed{seed}.log"
+    params:
+        code=code("02_domain_generalization"),
+        settings=lambda wildcards: write_yaml(
+            RUNS[wildcards.run] | {"seeds": [int(wildcards.seed)]}
+        ),
+        files=files,
+    wildcard_constraints: run=one_of(RUNS)
+    shell: EXECUTE
+
+
+# A run in several worlds is split by its seeds, and gathered here; one in a single world is quick,
+# and runs here.
+rule gather_domain_generalization:
+    message: "Domain generalization: {wildcards.run}, all seeds"
+    input:
+        notebook=ancient("notebooks/02_domain_generalization.ipynb"),
+        embeddings=expand("cache/embeddings/seed{seed}.json", seed=SEEDS),
+        tables=lambda wildcards: [
+            f"results/02_domain_generalization/{wildcards.run}_seed{seed}.parquet"
+            for seed in SEEDS
+            if len(RUNS[wildcards.run]["worlds"]) > 1
+        ],
+    output:
+        page="results/02_domain_generalization_{run}.ipynb",
+        results="results/02_domain_generalization_{run}.parquet",
+        claims="results/02_domain_generalization_{run}_claims.parquet",
+    log: "results/logs/02_domain_generalization_{run}.log"
+    params:
+        code=code("02_domain_generalization"),
+        settings=lambda wildcards: write_yaml(RUNS[wildcards.run] | {"seeds": SEEDS}),
+        files=files,
+        title=lambda wildcards: title(RUNS[wildcards.run]),
+    wildcard_constraints: run=one_of(RUNS)
+    shell: TITLED
+
+
+rule ablations:
+    message: "Ablations"
+    priority: 2
+    input:
+        notebook=ancient("notebooks/03_ablations.ipynb"),
+        embeddings=expand("cache/embeddings/seed{seed}.json", seed=SEEDS),
+    output:
+        page="results/03_ablations.ipynb",
+        results="results/03_ablations.parquet",
+        claims="results/03_ablations_claims.parquet",
+    log: "results/logs/03_ablations.log"
+    params:
+        code=code("03_ablations"),
+        settings=as_yaml(settings_of("03_ablations", seeds=SEEDS)),
+        files=files,
+    shell: EXECUTE
+
+
+rule imagenet_variants:
+    message: "ImageNet variants, on the animal world"
+    input: notebook=ancient("notebooks/04_imagenet_variants.ipynb")
+    output:
+        page="results/04_imagenet_variants.ipynb",
+        results="results/04_imagenet_variants.parquet",
+        claims="results/04_imagenet_variants_claims.parquet",
+    log: "results/logs/04_imagenet_variants.log"
+    params:
+        code=code("04_imagenet_variants"),
+        settings=as_yaml(settings_of("04_imagenet_variants", seeds=SEEDS)),
+        files=files,
+    shell: EXECUTE
+
+
+rule your_data:
+    message: "Your data, on the animal world"
+    input: notebook=ancient("notebooks/05_your_data.ipynb")
+    output:
+        page="results/05_your_data.ipynb",
+        projection="results/05_your_data.safetensors",
+    log: "results/logs/05_your_data.log"
+    params:
+        code=code("05_your_data"),
+        settings=as_yaml(settings_of("05_your_data")),
+        files=files,
+    shell: EXECUTE

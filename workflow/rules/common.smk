@@ -1,0 +1,86 @@
+# What all steps share: the settings, the environment, and how a script or a notebook is run.
+
+import os
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir).parent
+sys.path[:0] = [str(ROOT), str(ROOT / "workflow" / "scripts")]
+from config import read_config
+from pages import pages_of, recorded_runs, shown_runs
+from plain_yaml import write_yaml
+from provenance import digest
+
+try:
+    STUDY = read_config(given=config)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+# Jobs run side by side, so each keeps to one thread; kernels and scripts use this Python and
+# this checkout.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # no widgets on a page, and no bars
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["PYTHONPATH"] = str(ROOT)
+
+SCRIPTS = "workflow/scripts"
+PYTHON = shlex.quote(sys.executable)
+JOB = f"exec {PYTHON} {SCRIPTS}/job.py {PYTHON}"
+EXECUTE = (
+    "{JOB} {SCRIPTS}/execute.py {input.notebook} {output.page}"
+    " -y {params.settings:q} -y {params.files:q} > {log} 2>&1"
+)
+TITLED = EXECUTE.replace(" > ", " --title {params.title:q} > ")
+WEIGHTS = "icm_study/encoders/weights/animal-world*"  # the encoders that ship with the project
+SEEDS = STUDY["seeds"]
+
+
+wildcard_constraints:
+    run="[^/]+",
+    seed="[0-9]+",
+
+
+def one_of(runs):
+    """Only these names fit a wildcard; where there are none, no name does."""
+    return "|".join(map(re.escape, runs)) or "(?!)"
+
+
+@cache
+def code(notebook, data=WEIGHTS):
+    """Digest a notebook and what executes it."""
+    return digest(f"notebooks/{notebook}.ipynb", f"{SCRIPTS}/execute.py", data=data)
+
+
+def settings_of(notebook, **shared):
+    """Settings of a notebook that is run once, over those that the study shares."""
+    return shared | STUDY["notebooks"].get(notebook, {})
+
+
+def as_yaml(value):
+    """A parameter of a rule, recorded as it stands: in a plain text, braces would be wildcards."""
+    return lambda wildcards: write_yaml(value)
+
+
+def files(wildcards, input, output):
+    """Named files of a notebook as seen from notebooks/; Snakemake records them itself."""
+    named = {**dict(input.items()), **dict(output.items())}
+    return write_yaml(
+        {
+            name: f"../{path}" if isinstance(path, str) else [f"../{one}" for one in path]
+            for name, path in named.items()
+            if name not in ("notebook", "page", "embeddings")
+        }
+    )
+
+
+def title(run):
+    """What the heading of a page adds: one notebook makes the pages of many runs."""
+    said = f"{run.get('dataset', 'animal-world')}, encoder {run['encoder']}"
+    return said + (f", {run['protocol']}" if "protocol" in run else "")

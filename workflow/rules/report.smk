@@ -1,0 +1,42 @@
+# The front page, from what the other pages found, and the rendered report.
+
+PAGES = pages_of(STUDY)
+SHOWN = shown_runs(STUDY)
+SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] != "06_methods"]
+COMPARISONS = [run for run in SHOWN if RECORDED[run]["notebook"] == "06_methods"]
+CLAIMING = [page.name for page in PAGES if page.name != "05_your_data"]
+HEADLINE, *OTHERS = RUNS
+
+
+rule summary:
+    message: "Front page: headline table and verdicts"
+    input:
+        notebook=ancient("notebooks/00_summary.ipynb"),
+        table=f"results/02_domain_generalization_{HEADLINE}.parquet",
+        others=expand("results/02_domain_generalization_{run}.parquet", run=OTHERS),
+        recorded=expand("reports/recorded/{run}.parquet", run=SHOWN_PHOTOGRAPHS),
+        comparisons=expand("reports/recorded/{run}.parquet", run=COMPARISONS),
+        claims=expand("results/{name}_claims.parquet", name=CLAIMING),
+    output: page="index.ipynb"
+    log: "results/logs/00_summary.log"
+    params:
+        code=code("00_summary", data=None),
+        settings=as_yaml({}),
+        files=files,
+        order=[page.name for page in PAGES],  # Snakemake records the files, not what each is for
+    shell: EXECUTE
+
+
+rule report:
+    message: "Report"
+    input:
+        "index.ipynb",
+        [page.path for page in PAGES],
+        "_quarto.yml",
+        expand("reports/{name}", name=["reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"]),
+    output: "_site/index.html"
+    log: "results/logs/report.log"
+    params:
+        code=digest(f"{SCRIPTS}/render_report.py", f"{SCRIPTS}/offline.py"),
+        pages=as_yaml([list(page) for page in PAGES]),
+    shell: "{JOB} {SCRIPTS}/render_report.py --pages {params.pages:q} > {log} 2>&1"

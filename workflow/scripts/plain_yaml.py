@@ -1,0 +1,58 @@
+"""Plain values as YAML: read strictly, and written so that they come back as they were.
+
+Plain values are texts, numbers, truth values, None, and lists and mappings of them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+import yaml
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads YAML 1.1, without dates, and refuses a key that is given twice."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"'{key.value}' is given twice, first in line {seen[key.value]}",
+                        problem_mark=key.start_mark,
+                    )
+                seen[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Return the plain values in `text`.
+
+    Raises
+    ------
+    ValueError
+        If the text is no YAML, or gives a key twice; names `source`, the line and the
+        column.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{source}{place}: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: {error}.") from None
+
+
+def write_yaml(value: Any) -> str:
+    """Return `value` as YAML 1.1, in ASCII; ValueError or TypeError if not plain or not finite."""
+    json.dumps(value, allow_nan=False)
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")

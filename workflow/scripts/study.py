@@ -1,0 +1,84 @@
+"""Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable at any time.
+
+Arguments go on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs
+20``. Snakemake's own lock outlives a killed run, so this script takes one that the
+operating system drops with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from damage import damaged_files, made_with
+from job import watch_parent
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 5.0
+
+
+def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
+    """Lock `path` until this process ends; None if another one keeps it for `wait` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                return None
+            time.sleep(0.2)
+
+
+def put_away_damaged(root: Path, only_look: bool) -> None:
+    """Delete damaged results with what was made with them, so that their steps run again.
+
+    Ends the program over a damaged table that is kept in git.
+    """
+    for path in damaged_files(root):
+        name = path.relative_to(root)
+        if name.parts[0] == "reports":
+            sys.exit(
+                f"study: {name} is damaged: get it back with `git checkout {name}`, "
+                "or delete it, and the report goes without it"
+            )
+        print(f"study: {name} is damaged, and is made again where it is needed", file=sys.stderr)
+        for file in [] if only_look else made_with(path):
+            file.unlink()
+
+
+def main(arguments: list[str]) -> None:
+    """Run Snakemake in this process with the settings of the study."""
+    looks_only = bool({"--dry-run", "--dryrun", "-n"} & set(arguments))
+    lock = take_lock(ROOT / ".snakemake" / "study.lock", 0 if looks_only else WAIT_SECONDS)
+    if lock is None and not looks_only:
+        sys.exit(
+            "study: another run is active in this folder; wait for it, or stop it and run again"
+        )
+    watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if lock:  # while another run writes, a file may be half there
+        put_away_damaged(ROOT, looks_only)
+    if lock and looks_only:
+        lock.close()
+
+    from snakemake.cli import main as snakemake
+
+    # An option that takes any number of values, as --quiet does, must not stand before
+    # a target.
+    settings = ["--quiet", "host", "reason", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    settings += ["--directory", str(ROOT), "--nolock", "--rerun-incomplete", "--show-failed-logs"]
+    if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
+        settings += ["--cores", "all"]
+    snakemake([*settings, *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
