@@ -4,7 +4,8 @@ Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machi
 ratios say whether a step is in proportion: rendering against embedding, intervening
 against embedding, the gradient solver against the closed form, nested subspaces against
 a fit for every K, a grid of K and λ against one evaluation, and the memory of streamed
-moments as the number of pairs grows."""
+moments as the number of pairs grows.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
+from icm_study.experiments.evaluation import grid_accuracy
 from threadpoolctl import threadpool_limits
 
 from icm_core import InvariantProjection, PairMoments
@@ -25,7 +27,6 @@ from icm_study.animals.latents import sample_latents
 from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.encoders.loading import load_encoder
-from icm_study.experiments.evaluation import grid_accuracy
 from icm_study.testbeds.splits import Split
 
 
@@ -90,7 +91,8 @@ def grids() -> None:
     """Compare a grid of 20 K × 12 λ with one fit and evaluation at the largest K, for one target.
 
     The first size is the animal world's; the last two have as many images and classes
-    as PACS and Office-Home."""
+    as PACS and Office-Home.
+    """
     for features, n, classes in (
         (64, 4000, 10),
         (256, 4000, 10),

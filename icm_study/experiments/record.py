@@ -23,6 +23,7 @@ import yaml
 from IPython import get_ipython
 
 from icm_study.experiments.names import check_names
+from icm_study.experiments.settings import NOTEBOOKS, check_settings
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -32,8 +33,6 @@ PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision"
 
 #: Parameters that name where things are kept: no part of what a run is.
 FILES = ("cache", "tables", "results", "claims", "projection", "example")
-#: Parameters that name files or folders to read.
-FOLDERS = ("dataset", "folder", "projection_images", "variants")
 
 
 def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
@@ -62,24 +61,44 @@ def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
         If the notebook is not in the folder.
     """
     namespace = get_ipython().user_ns
-    known = parameter_names(Path(folder) / f"{notebook}.ipynb")
+    known = default_parameters(Path(folder) / f"{notebook}.ipynb")
     for cell in namespace["In"]:
         if cell.startswith("# Parameters\n"):  # papermill's own cell
-            check_names(assigned_names(cell), known, notebook)
-    given = {name: namespace[name] for name in known}
-    given = {
-        name: _expanded(value) if name in (*FILES, *FOLDERS) else value
-        for name, value in given.items()
-    }
-    for name in ("results", "claims", "projection"):
-        if given.get(name):
-            _check_writable(name, Path(given[name]))
+            check_names(assigned(cell), known, notebook)
+    given = checked(notebook, {name: namespace[name] for name in known})
     namespace.update(given)
     return given
 
 
-def parameter_names(notebook: Path) -> list[str]:
-    """Name the parameters of a notebook, from its cell that is tagged so."""
+def checked(notebook: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the parameters of a notebook, and return them typed, a ``~`` in paths expanded.
+
+    Raises
+    ------
+    ValueError
+        If a parameter has another type or range than it should, or a file could not be
+        written where results are to go.
+    """
+    settings = {name: value for name, value in given.items() if name not in FILES}
+    if notebook in NOTEBOOKS:
+        settings = check_settings(NOTEBOOKS[notebook], settings, notebook)
+    files = {name: _expanded(value) for name, value in given.items() if name in FILES}
+    for name in ("results", "claims", "projection"):
+        if isinstance(files.get(name), str):
+            _check_writable(name, Path(files[name]))
+    return {name: {**settings, **files}[name] for name in given}
+
+
+def default_parameters(notebook: Path) -> dict[str, Any]:
+    """Read the parameters of a notebook with their defaults, from its cell that is tagged so.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such notebook.
+    ValueError
+        If no cell is tagged 'parameters'.
+    """
     if not notebook.is_file():
         raise FileNotFoundError(
             f"{notebook} was not found, whose cell of parameters says what this run may be given. "
@@ -87,21 +106,21 @@ def parameter_names(notebook: Path) -> list[str]:
         )
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            return assigned_names("".join(cell["source"]))
+            return assigned("".join(cell["source"]))
     raise ValueError(
         f"{notebook} has no cell that is tagged 'parameters'; tag the one that has them."
     )
 
 
-def assigned_names(code: str) -> list[str]:
-    """Name what code assigns to, in order."""
-    return [
-        target.id
+def assigned(code: str) -> dict[str, Any]:
+    """Give the names that code assigns plain values to, in order, with their values."""
+    return {
+        target.id: ast.literal_eval(node.value)
         for node in ast.parse(code).body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
-    ]
+    }
 
 
 def _expanded(value: Any) -> Any:

@@ -49,8 +49,8 @@ class Plan:
 
     Attributes
     ----------
-    methods : sequence of str
-        Keys of :data:`~icm_study.methods.registry.METHODS`; empty takes
+    methods : sequence of str, or "all"
+        Keys of :data:`~icm_study.methods.registry.METHODS`, or all of them; empty takes
         :data:`ICM_AND_PLAIN`.
     choices : sequence of str
         Keys of :data:`~icm_study.experiments.choosing.CHOICES`.
@@ -68,6 +68,8 @@ class Plan:
     settings: Mapping[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.methods == "all":
+            object.__setattr__(self, "methods", tuple(METHODS))
         check_methods(self.methods or ICM_AND_PLAIN, self.settings)
         check_names("choices", self.choices, CHOICES)
 

@@ -92,7 +92,7 @@ class Captions(TypedDict, total=False):
 class Plan(TypedDict, total=False):
     """What is fitted, and how its settings are chosen."""
 
-    methods: Names
+    methods: Names | Literal["all"]
     choices: Choices
     settings: Grids
 

@@ -58,7 +58,6 @@ rule domain_generalization:
         notebook=ancient("notebooks/02_domain_generalization.ipynb"),
         embeddings="cache/embeddings/seed{seed}.json",
     output:
-        page="results/02_domain_generalization/{run}_seed{seed}.ipynb",
         results="results/02_domain_generalization/{run}_seed{seed}.parquet",
     log: "results/logs/02_domain_generalization_{run}_seed{seed}.log"
     params:
@@ -68,7 +67,7 @@ rule domain_generalization:
         ),
         files=files,
     wildcard_constraints: run=one_of(RUNS)
-    shell: EXECUTE
+    shell: RUN_STUDY.replace("NOTEBOOK", "02_domain_generalization")
 
 
 # A run in several worlds is split by its seeds, and gathered here; one in a single world is quick,

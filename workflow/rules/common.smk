@@ -37,6 +37,11 @@ EXECUTE = (
     "{JOB} {SCRIPTS}/execute.py {input.notebook} {output.page}"
     " -y {params.settings:q} -y {params.files:q} > {log} 2>&1"
 )
+# A run of one seed needs no page: its table is shown on the page of all seeds.
+RUN_STUDY = (
+    "{JOB} {SCRIPTS}/run_study.py NOTEBOOK"
+    " -y {params.settings:q} -y {params.files:q} > {log} 2>&1"
+)
 TITLED = EXECUTE.replace(" > ", " --title {params.title:q} > ")
 WEIGHTS = "icm_study/encoders/weights/animal-world*"  # the encoders that ship with the project
 SEEDS = STUDY["seeds"]
@@ -55,7 +60,8 @@ def one_of(runs):
 @cache
 def code(notebook, data=WEIGHTS):
     """Digest a notebook and what executes it."""
-    return digest(f"notebooks/{notebook}.ipynb", f"{SCRIPTS}/execute.py", data=data)
+    scripts = [f"{SCRIPTS}/execute.py", f"{SCRIPTS}/run_study.py"]
+    return digest(f"notebooks/{notebook}.ipynb", *scripts, data=data)
 
 
 def settings_of(notebook, **shared):

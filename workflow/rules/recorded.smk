@@ -89,7 +89,6 @@ rule methods_on_target:
         notebook=ancient("notebooks/06_methods.ipynb"),
         embeddings="cache/embeddings/seed{seed}.json",
     output:
-        page="results/06_methods/{run}_seed{seed}_{target}.ipynb",
         results="results/06_methods/{run}_seed{seed}_{target}.parquet",
     log: "results/logs/{run}_seed{seed}_{target}.log"
     params:
@@ -100,7 +99,7 @@ rule methods_on_target:
         ),
         files=files,
     wildcard_constraints: run=one_of(METHODS)
-    shell: EXECUTE
+    shell: RUN_STUDY.replace("NOTEBOOK", "06_methods")
 
 
 rule gather_methods:

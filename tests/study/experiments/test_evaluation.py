@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from sklearn.linear_model import RidgeClassifier
-
-from icm_core.moments import PairMoments
-from icm_core.prediction import LinearProbe, ZeroShotClassifier
-from icm_core.projection import InvariantProjection
-from icm_study.embedding.tables import INTERVENTIONS, Environments, pair_moments
 from icm_study.experiments.evaluation import (
     VALIDATIONS,
     grid_accuracy,
     leave_one_domain_out,
     validation_set,
 )
+from sklearn.linear_model import RidgeClassifier
+
+from icm_core.moments import PairMoments
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
+from icm_core.projection import InvariantProjection
+from icm_study.embedding.tables import INTERVENTIONS, Environments, pair_moments
 from icm_study.experiments.intervals import bootstrap_interval
 from icm_study.testbeds.splits import CONDITIONS as ALL_CONDITIONS
 from icm_study.testbeds.splits import split

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CONFIG, METHODS, RECORDED, ROOT, RUNS
-
-from icm_study.animals.latents import STYLES
 from icm_study.experiments.comparison import REFERENCE, SELECTIONS
 from icm_study.experiments.evaluation import PREDICTORS
+
+from icm_study.animals.latents import STYLES
 from icm_study.experiments.intervals import unpack
 from icm_study.experiments.record import PACKAGES
 from icm_study.methods.registry import METHODS as COMPARED

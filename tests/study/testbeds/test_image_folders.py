@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from icm_study.experiments.domain_generalization import load_environments, run_domain_generalization
 
 from icm_study.animals.latents import STYLES
 from icm_study.animals.rendering import write_folder
@@ -12,7 +13,6 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import pair_moments
 from icm_study.encoders.loading import load_encoder
 from icm_study.experiments.diagnosis import diagnose, spectra
-from icm_study.experiments.domain_generalization import load_environments, run_domain_generalization
 from icm_study.experiments.intervals import aggregate, contrast, unpack
 from icm_study.experiments.record import gather, run_record
 from icm_study.photographs.check import load_folder

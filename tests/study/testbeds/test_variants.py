@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from icm_study.experiments.evaluation import evaluate
+from icm_study.experiments.variants import example_images, load_variants, run_variants
 from PIL import Image
 
 from icm_core.prediction import LinearProbe, class_prompts
@@ -21,9 +23,7 @@ from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
-from icm_study.experiments.evaluation import evaluate
 from icm_study.experiments.intervals import aggregate, unpack
-from icm_study.experiments.variants import example_images, load_variants, run_variants
 from icm_study.fingerprint import fingerprint
 from icm_study.photographs.folders import index_classes, index_images
 from icm_study.photographs.imagenet import imagenet_classes, imagenet_templates

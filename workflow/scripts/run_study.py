@@ -1,0 +1,42 @@
+"""Run what the settings of a notebook say, and keep its table: a run that needs no page.
+
+    python workflow/scripts/run_study.py 02_domain_generalization -y "{seeds: [3]}"
+
+The settings are those of the notebook, whose cell of parameters has the defaults; paths
+are as seen from notebooks/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from execute import read_parameters
+
+from icm_study.experiments.names import check_names
+from icm_study.experiments.record import default_parameters
+from icm_study.experiments.study import Study
+
+
+def main() -> int:
+    """Run what the command line names; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebook", help="its name, without its ending")
+    parser.add_argument("-y", "--yaml", action="append", default=[], help="parameters, as YAML")
+    arguments = parser.parse_args()
+    os.chdir("notebooks")
+    try:
+        defaults = default_parameters(Path(f"{arguments.notebook}.ipynb"))
+        given = read_parameters(arguments.yaml, [])
+        check_names(given, defaults, arguments.notebook)
+        Study(arguments.notebook, defaults | given).results()
+    except (ValueError, OSError) as error:
+        print(f"run_study: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
