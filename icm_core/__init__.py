@@ -1,6 +1,14 @@
 """Invariant causal mechanisms for vision-language models (CLIP-ICM, arXiv 2405.15289).
 
-The names below are what most users need; every module's docstring tells what else is in it.
+The five names below are what most users need. The other files, in the order of the method:
+
+- ``interventions``: new values for the variant factors of images and captions;
+- ``moments``: second moments of interventional pairs, streamed;
+- ``spectrum``: directions ranked by what an intervention does to them;
+- ``stiefel``: the paper's gradient descent under an orthonormal constraint;
+- ``projection``: the subspace that interventions leave invariant;
+- ``prediction``: zero-shot and linear probe;
+- ``selection``: predictions at every K and λ, and their grid.
 """
 
 from icm_core.moments import PairMoments, combine
