@@ -75,6 +75,11 @@ class AnimalVariants(TestBed):
         Images in the source and in each variant (for A: in the pool), drawn with
         replacement; by default every silhouette of the part once.
     silhouettes : Silhouettes
+
+    Raises
+    ------
+    ValueError
+        If the shortcut is unknown, or the strength is no probability.
     """
 
     over: ClassVar[str] = "seeds"
@@ -85,6 +90,9 @@ class AnimalVariants(TestBed):
     silhouettes: Silhouettes = field(default_factory=load_silhouettes, repr=False)
     name: str = NAME
     protocol: str = "variants"
+
+    def __post_init__(self) -> None:
+        shortcut_strengths(self.shortcut, self.strength)
 
     @property
     def world(self) -> str:
@@ -154,9 +162,8 @@ class AnimalVariants(TestBed):
         Raises
         ------
         ValueError
-            If the reference is the encoder itself, a strength is outside [0, 1], or so few
-            images are drawn that a table has fewer than two classes, or the source lacks a
-            class of a variant.
+            If the reference is the encoder itself, or so few images are drawn that a table
+            has fewer than two classes, or the source lacks a class of a variant.
         OSError
             If the store's directory cannot be written.
         """

@@ -1,20 +1,17 @@
-"""Variants of one data set: numbered as the source, never fitted on, judged among their own classes."""
+"""Variants of one data set: numbered as the source, never fitted on, judged among their classes."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from icm_study.experiments.evaluation import evaluate
-from icm_study.experiments.variants import example_images, load_variants, run_variants
 from PIL import Image
+from stand_ins import D, StandInEncoder
 
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_study.animals.latents import STYLES, redraw_variant, sample_latents
@@ -22,56 +19,23 @@ from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
-from icm_study.encoders.loading import load_encoder
+from icm_study.embedding.tables import Embedder
+from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.intervals import aggregate, unpack
-from icm_study.fingerprint import fingerprint
+from icm_study.experiments.run import Plan, run, run_task
+from icm_study.experiments.task import make_task
 from icm_study.photographs.folders import index_classes, index_images
 from icm_study.photographs.imagenet import imagenet_classes, imagenet_templates
-from icm_study.report.claims import variant_claims
-from icm_study.report.figures import variants_figure
-from icm_study.testbeds import animal_variants as variants
-from icm_study.testbeds import imagenet_variants as imagenet_module
-from icm_study.testbeds.animal_variants import animal_variants
-from icm_study.testbeds.animal_world import animal_world, pixel_fingerprint
-from icm_study.testbeds.imagenet_variants import imagenet_variants
+from icm_study.testbeds import animal_variants
+from icm_study.testbeds.animal_variants import AnimalVariants
+from icm_study.testbeds.animal_world import AnimalWorld, pixel_fingerprint
+from icm_study.testbeds.imagenet_variants import ImageNetVariants
 from icm_study.testbeds.splits import variant_split
+from icm_study.text.pairs import Texts
 
-D = 24
-SMALL = {"n_components": (4, 8, 16), "consistency_weights": (0.3, 3.0)}
-WORLD = ("coat+scene", 0.9)
-
-
-class StandInEncoder:
-    """Embeds by fixed random maps of thumbnails and of letters, so that equal inputs have equal embeddings."""
-
-    precision = "float32"
-    embedding_dim = D
-
-    def __init__(self, seed=0):
-        rng = np.random.default_rng(seed)
-        self.name, self.fingerprint = f"stand-in {seed}", f"weights {seed}"
-        self._pixels = rng.normal(size=(3 * 4 * 4, D))
-        self._letters = rng.normal(size=(128, D))
-
-    def text_key(self, *texts):
-        return {"weights": self.fingerprint, "tokens": fingerprint(*texts)}
-
-    def resize(self, images):
-        return torch.nn.functional.interpolate(images, size=(64, 64))
-
-    def encode_images(self, images):
-        small = torch.nn.functional.avg_pool2d(images.float(), 16).flatten(1).double().numpy()
-        return self._unit((1 + small) @ self._pixels)  # 1: an image may be black all over
-
-    def encode_text(self, texts):
-        counts = np.array(
-            [np.bincount(list(text.encode("ascii")), minlength=128) for text in texts]
-        )
-        return self._unit(counts @ self._letters)
-
-    @staticmethod
-    def _unit(X):
-        return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+KINDS = ("image", "text", "image+text")
+FEW = {"n_components": [16, 8, 4], "consistency_weight": [0.3, 3.0]}
+PLAN = Plan(settings={f"ICM {kind}": FEW for kind in KINDS} | {"augmentation": {"C": [0.316]}})
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +45,10 @@ def silhouettes():
 
 @pytest.fixture(scope="module", autouse=True)
 def _hash_the_pixels_once(silhouettes):
-    """Spare each test the rendering that the key in the store is made of; it is the same in all of them."""
+    """Spare each test the rendering that the key in the store is made of."""
     found = pixel_fingerprint(silhouettes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants, "pixel_fingerprint", lambda _: found)
+        patch.setattr(animal_variants, "pixel_fingerprint", lambda _: found)
         yield
 
 
@@ -93,8 +57,21 @@ def store(tmp_path):
     return EmbeddingStore(tmp_path / "store")
 
 
-# ---- ImageNet
-# -------------------------------------------------------------------------------------------------
+def embedder(store, seed=0):
+    return Embedder(StandInEncoder(seed), store)
+
+
+def evaluate(bed, store, data=None, seed=0):
+    """Measure CLIP-ICM and the simplest rivals on the variants of a test bed."""
+    by = embedder(store)
+    data = bed.embed(by, seed) if data is None else data
+    return run_task(make_task(bed, by, data, None, seed), PLAN).drop(columns="fit_seconds")
+
+
+CHOSEN = ["method", "predictor", "choice", "K", "consistency_weight", "condition"]
+
+
+# ImageNet
 
 PLACES = (0, 1, 7, 30)  # of the classes, among ImageNet's 1,000
 NAMES = [imagenet_classes()["wnid"].iloc[place] for place in PLACES]
@@ -122,16 +99,28 @@ def folders(tmp_path_factory):
     return root
 
 
-def tables(folders: Path) -> dict[str, Any]:
-    found = {name: index_classes(folders / name) for name in ("train", "V2", "R")}
-    return {"train": found.pop("train"), "variants": found}
+def tables(folders: Path) -> dict[str, pd.DataFrame]:
+    return {name: index_classes(folders / name) for name in ("train", "V2", "R")}
+
+
+def variants_in(folders: Path, **options) -> ImageNetVariants:
+    found = tables(folders)
+    return ImageNetVariants("imagenet", found.pop("train"), found, **options)
 
 
 @pytest.fixture(scope="module")
-def imagenet(folders, tmp_path_factory):
-    return imagenet_variants(
-        StandInEncoder(), store=EmbeddingStore(tmp_path_factory.mktemp("store")), **tables(folders)
-    )
+def bed(folders):
+    return variants_in(folders)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return EmbeddingStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def imagenet(bed, kept):
+    return bed.embed(embedder(kept), 0)
 
 
 def test_variants_are_numbered_as_the_training_images(imagenet):
@@ -165,18 +154,16 @@ def test_imagenet_has_its_words_and_templates(imagenet):
     assert [words[label] for label in imagenet.prompts["label"].to_numpy()] == names
 
 
-def test_a_photo_is_called_so_whatever_the_training_folder_is_called(folders, store):
+def test_a_photo_is_called_so_whatever_the_training_folder_is_called(bed, store):
     """The captions of two trees that differ in the folder's name alone are the same."""
-    given = tables(folders)
-    renamed = given | {"train": given["train"].assign(domain="ILSVRC2012")}
-    first, second = (
-        imagenet_variants(StandInEncoder(), store=store, **each) for each in (given, renamed)
-    )
+    renamed = replace(bed, name="ILSVRC2012", images=bed.images.assign(domain="ILSVRC2012"))
+    first, second = (each.embed(embedder(store), 0) for each in (bed, renamed))
     assert first.provenance["texts"] == second.provenance["texts"]
+    np.testing.assert_array_equal(first.source["caption"], second.source["caption"])
 
 
-def test_the_split_divides_the_source_and_leaves_the_variants_whole(imagenet):
-    data = variant_split(imagenet, seed=3)
+def test_the_split_divides_the_source_and_leaves_the_variants_whole(bed, imagenet):
+    data = bed.split(imagenet, None, seed=3)
     parts = [data.train, data.held_out, data.tests["in_distribution"]]
     paths = [path for part in parts for path in part["path"].to_numpy()]
     assert sorted(paths) == sorted(imagenet.source["path"].to_numpy())
@@ -192,10 +179,9 @@ def test_the_split_divides_the_source_and_leaves_the_variants_whole(imagenet):
     assert set(other.train["path"].to_numpy()) != set(data.train["path"].to_numpy())
 
 
-def test_a_classifier_chooses_among_the_classes_of_the_variant(imagenet):
+def test_a_classifier_chooses_among_the_classes_of_the_variant(bed, imagenet, kept):
     """Zero-shot accuracy against a nearest-prototype classifier written here."""
-    data = variant_split(imagenet, seed=0)
-    table = evaluate(data, **SMALL)
+    data, table = bed.split(imagenet, None, 0), evaluate(bed, kept, imagenet)
     plain = table[(table["method"] == "plain") & (table["predictor"] == "zero-shot")].set_index(
         "condition"
     )
@@ -211,8 +197,8 @@ def test_a_classifier_chooses_among_the_classes_of_the_variant(imagenet):
     assert restricted != pytest.approx(100 * np.mean(cosine.argmax(axis=1) == y))
 
 
-def test_nothing_of_a_variant_is_used_to_fit_or_to_choose(imagenet):
-    """Variants may hold anything: what is chosen, and what is measured elsewhere, stays as it is."""
+def test_nothing_of_a_variant_is_used_to_fit_or_to_choose(bed, imagenet, kept):
+    """Variants may hold anything: what is chosen, and measured elsewhere, stays as it is."""
     rng = np.random.default_rng(0)
     is_r = (imagenet.test["domain"] == 1).to_numpy()
     labels, originals = imagenet.test["label"].to_numpy(), imagenet.test["original"].to_numpy()
@@ -223,50 +209,48 @@ def test_nothing_of_a_variant_is_used_to_fit_or_to_choose(imagenet):
         )
     ).assign(original=(("row", "feature"), np.where(is_r[:, None], -originals, originals)))
     before, after = (
-        evaluate(variant_split(e, seed=0), **SMALL)
-        for e in (imagenet, dataclasses.replace(imagenet, test=altered))
+        evaluate(bed, kept, data) for data in (imagenet, replace(imagenet, test=altered))
     )
-    chosen = ["method", "predictor", "intervention", "K", "consistency_weight", "condition"]
-    pd.testing.assert_frame_equal(before[chosen], after[chosen])
+    pd.testing.assert_frame_equal(before[CHOSEN], after[CHOSEN])
     elsewhere = before["condition"] != "R"
     pd.testing.assert_frame_equal(before[elsewhere], after[elsewhere])
     assert not before[~elsewhere].equals(after[~elsewhere])
 
 
-def test_runs_are_repeatable_and_differ_by_seed(folders, tmp_path):
-    given = tables(folders)
-    data = {"images": given["train"], "variants": given["variants"]}
+def test_runs_are_repeatable_and_differ_by_seed(bed, tmp_path):
     first, again = (
-        run_variants(
-            "imagenet",
-            StandInEncoder(),
-            EmbeddingStore(tmp_path / name),
-            seeds=[0, 1],
-            interventions=["image"],
-            **data,
-            **SMALL,
+        run([bed], embedder(EmbeddingStore(tmp_path / name)), [0, 1], plan=PLAN).drop(
+            columns="fit_seconds"
         )
         for name in ("one", "two")
     )
     pd.testing.assert_frame_equal(first, again)
     assert list(first["condition"].unique()) == ["in_distribution", "V2", "R"]
-    assert first[
-        ["dataset", "world", "shortcut", "target"]
-    ].drop_duplicates().to_numpy().tolist() == [["imagenet", "imagenet", "unknown", "none"]]
+    told = ["dataset", "world", "shortcut", "target", "protocol"]
+    assert first[told].drop_duplicates().to_numpy().tolist() == [
+        ["imagenet", "imagenet", "unknown", "none", "variants"]
+    ]
     zero, one = (
         first[first["seed"] == seed].drop(columns="seed").reset_index(drop=True) for seed in (0, 1)
     )
     assert not zero.equals(one)
     # the interval over images pools both seeds
-    pooled = aggregate(first, ["predictor", "method", "intervention", "condition"], over="images")
+    pooled = aggregate(first, ["predictor", "method", "choice", "condition"], over="images")
     assert (pooled["n_runs"] == 2).all()
 
 
-def test_a_tiny_imagenet_shows_examples(imagenet):
-    shown = example_images(imagenet, n=5)
+def test_a_tiny_imagenet_shows_examples(bed):
+    shown = bed.examples(n=5)
     assert {name: images.shape for name, images in shown.items()} == dict.fromkeys(
         ["source", "V2", "R"], (5, 3, 128, 128)
     )
+
+
+def test_pixels_of_imagenet_are_those_that_were_embedded(bed, imagenet):
+    encoder, rows = StandInEncoder(), np.array([2, 0, 41])
+    for load, table in zip(bed.loaders(encoder, 0), (imagenet.source, imagenet.test), strict=True):
+        found = encoder.encode_images(load(rows))
+        np.testing.assert_allclose(found, table["original"].to_numpy()[rows], atol=1e-6)
 
 
 LAYOUTS = {"flat": "", "classes": "dog", "domains": "photo/dog"}  # where an image lies
@@ -280,16 +264,14 @@ def elsewhere(request, tmp_path_factory):
     return SimpleNamespace(layout=request.param, images=index_images(root))
 
 
-def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, imagenet, tmp_path):
-    """Zero-shot behind a projection that is computed here, from the images of that folder alone."""
-    encoder, store = StandInEncoder(), EmbeddingStore(tmp_path)
-    found = imagenet_variants(
-        encoder, store=store, projection_images=("pets", elsewhere.images), **tables(folders)
-    )
-    data = variant_split(found, seed=0)
-    table = evaluate(data, **SMALL)
+def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, bed, imagenet, tmp_path):
+    """Zero-shot behind a projection that is computed here, from that folder's images alone."""
+    by = embedder(EmbeddingStore(tmp_path))
+    other = variants_in(folders, others=("pets", elsewhere.images))
+    found = other.embed(by, 0)
+    data, table = other.split(found, None, 0), evaluate(other, by.store, found)
 
-    pairs = embed_files(encoder, elsewhere.images, store)
+    pairs = embed_files(by.encoder, elsewhere.images, by.store)
     original, image = (
         pairs["original"].to_numpy().astype(float),
         pairs["image"].to_numpy().astype(float),
@@ -306,20 +288,22 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, image
         @ kept
         @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
     )
-    rows = table.set_index(["method", "predictor", "intervention", "condition"])
-    row = rows.loc[("ICM auto", "zero-shot", "image", "V2")]
+    rows = table.set_index(["method", "predictor", "condition"])
+    row = rows.loc[("ICM auto image", "zero-shot", "V2")]
     assert row["K"] == kept.shape[1]
     right = among[cosine.argmax(axis=1)] == test["label"].to_numpy()
     np.testing.assert_array_equal(unpack(row), right)
 
-    own = evaluate(variant_split(imagenet, seed=0), **SMALL)
+    own = evaluate(bed, by.store, imagenet)
     learnt = ["plain", "augmentation"]  # on the training images, as ever
     pd.testing.assert_frame_equal(
         *(each[each["method"].isin(learnt)].reset_index(drop=True) for each in (table, own))
     )
-    assert not table[table["intervention"] == "image"].equals(own[own["intervention"] == "image"])
-    kinds = ["image"] if elsewhere.layout == "flat" else ["image", "text", "image+text"]
-    assert list(table["intervention"].unique()) == ["none", *kinds]
+    icm = [each[each["method"] == "ICM auto image"] for each in (table, own)]
+    assert icm[0]["correct"].tolist() != icm[1]["correct"].tolist()
+    kinds = KINDS[:1] if elsewhere.layout == "flat" else KINDS
+    icm = {f"{way} {kind}" for way in ("ICM", "ICM auto") for kind in kinds}
+    assert set(table["method"]) == {*learnt, *icm}
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -328,20 +312,23 @@ def test_captioner_and_editor_get_the_images_of_the_projection(
 ):
     asked = []
 
-    def write(images, **options):
-        asked.append((images["path"].tolist(), options))
+    def write(texts, images, name, cache):
+        asked.append((texts, images["path"].tolist(), name, cache))
         return ["a red dog"] * len(images), ["a blue dog"] * len(images)
 
-    monkeypatch.setattr(imagenet_module, "text_pairs", write)
+    monkeypatch.setattr(Texts, "write", write)
     write_images(tmp_path / "pets", "dog", 500, 5, seed=5)
-    given, other = tables(folders), index_images(tmp_path / "pets")
-    run_variants(
-        "imagenet", StandInEncoder(), store, seeds=[0], images=given["train"], variants=given["variants"],
-        projection_images=("pets", other) if named else None, captioner="some/coca", editor="llm", **SMALL,
-    )  # fmt: skip
-    options = {"captioner": "some/coca", "editor": "llm", "seed": 0, "cache": store.root}
+    given, other, texts = tables(folders), index_images(tmp_path / "pets"), Texts("coca", "llm")
+    bed = variants_in(folders, texts=texts, others=("pets", other) if named else None)
+    bed.embed(embedder(store), 0)
     images, name = (other, "pets") if named else (given["train"], "imagenet")
-    assert asked == [(images["path"].tolist(), {"name": name, **options})]
+    assert asked == [(texts, images["path"].tolist(), name, store.root)]
+    assert ("`pets`" in bed.note) == named
+
+
+def below(folders, *names):
+    """List the images of some folders, in a table."""
+    return pd.concat([index_images(folders / name) for name in names], ignore_index=True)
 
 
 @pytest.mark.parametrize(
@@ -352,36 +339,23 @@ def test_captioner_and_editor_get_the_images_of_the_projection(
             "The variant 'R' has images in .*R.*projection are",
         ),
         (lambda folders: index_images(folders / "R" / NAMES[0]), "The variant 'R' has images in"),
-        (
-            lambda folders: index_images(folders),
-            "The variant 'V2' has images in",
-        ),  # all of them are below it
+        (lambda folders: below(folders, "V2", "R"), "The variant 'V2' has images in"),
         (
             lambda folders: index_classes(folders / "train"),
             "for the projection has .*where the training images",
         ),
+        (index_images, "for the projection has .*where the training images"),  # all are below it
     ],
 )
-def test_the_projection_is_never_estimated_on_what_is_tested(
-    folders, store, monkeypatch, images, message
-):
-    monkeypatch.setattr(
-        StandInEncoder, "encode_images", None
-    )  # it is said before anything is embedded
-    with pytest.raises(ValueError, match=message):
-        imagenet_variants(
-            StandInEncoder(),
-            store=store,
-            projection_images=("other", images(folders)),
-            **tables(folders),
-        )
+def test_the_projection_is_never_estimated_on_what_is_tested(folders, images, message):
+    with pytest.raises(ValueError, match=message):  # before anything is embedded
+        variants_in(folders, others=("other", images(folders)))
 
 
 def bad(folders, what):
     """Arguments that are to be refused."""
-    given = tables(folders)
-    train, others = given["train"], given["variants"]
-    r = others["R"]
+    others = tables(folders)
+    train, r = others.pop("train"), others["R"]
     return {
         "no variant": (train, {}),
         "no ImageNet class": (train, {"R": r.assign(label="cat")}),
@@ -413,13 +387,19 @@ def bad(folders, what):
         ("some training images", "where the training images are"),
     ],
 )
-def test_bad_imagenet_variants_are_refused(folders, store, what, message):
-    train, others = bad(folders, what)
+def test_bad_imagenet_variants_are_refused(folders, what, message):
     with pytest.raises(ValueError, match=message):
-        imagenet_variants(StandInEncoder(), train, others, store)
+        ImageNetVariants("imagenet", *bad(folders, what))
 
 
-def test_a_link_to_the_training_folder_is_refused(folders, store, tmp_path):
+@pytest.mark.parametrize("names", [["V2"], []])
+def test_every_variant_is_a_test_and_none_is_left_out(bed, names):
+    assert bed.targets() == [None]
+    with pytest.raises(ValueError, match="every variant is a test, and none is left out"):
+        bed.targets(names)
+
+
+def test_a_link_to_the_training_folder_is_refused(folders, tmp_path):
     (tmp_path / "link").symlink_to(folders / "train", target_is_directory=True)
     train = index_classes(folders / "train")
     linked = train.assign(
@@ -428,45 +408,36 @@ def test_a_link_to_the_training_folder_is_refused(folders, store, tmp_path):
         ]
     )
     with pytest.raises(ValueError, match="where the training images are"):
-        imagenet_variants(StandInEncoder(), train, {"R": linked}, store)
+        ImageNetVariants("imagenet", train, {"R": linked})
 
 
-# ---- animal world
-# ---------------------------------------------------------------------------------------------
+# Animals
 
 N, SEED = 250, 3
 STRENGTHS = {"coat_strength": 0.9, "scene_strength": 0.9}
 
 
-def embed(silhouettes, store, **changes):
-    given = {
-        "encoder": StandInEncoder(),
-        "reference": StandInEncoder(1),
-        "seed": SEED,
-        "n": N,
-        **STRENGTHS,
-    }
-    return animal_variants(silhouettes=silhouettes, store=store, **given | changes)
+@pytest.fixture(scope="module")
+def animals(silhouettes):
+    return AnimalVariants(StandInEncoder(1), n=N, silhouettes=silhouettes)
 
 
 @pytest.fixture(scope="module")
-def animals(silhouettes, tmp_path_factory):
+def farm(animals, tmp_path_factory):
     store = EmbeddingStore(tmp_path_factory.mktemp("store"))
-    return SimpleNamespace(store=store, environments=embed(silhouettes, store))
+    return SimpleNamespace(store=store, data=animals.embed(embedder(store), SEED))
 
 
-def variant(environments, name):
-    return environments.test.isel(
-        row=(environments.test["domain"] == environments.domains.index(name)).to_numpy()
-    )
+def variant(data, name):
+    return data.test.isel(row=(data.test["domain"] == data.domains.index(name)).to_numpy())
 
 
 def drawn(silhouettes, part, **options):
     return sample_latents(silhouettes, part, seed=SEED, n=N, **STRENGTHS, **options)
 
 
-def test_the_source_is_photos_and_so_are_its_oracle_pairs(animals, silhouettes):
-    source, encoder = animals.environments.source, StandInEncoder()
+def test_the_source_is_photos_and_so_are_its_oracle_pairs(farm, silhouettes):
+    source, encoder = farm.data.source, StandInEncoder()
     latents = drawn(silhouettes, "source", styles=["photo"])
     assert set(source["style"].to_numpy()) == {STYLES.index("photo")}
     redrawn = redraw_variant(latents, styles=["photo"], seed=SEED)
@@ -488,8 +459,8 @@ def test_the_source_is_photos_and_so_are_its_oracle_pairs(animals, silhouettes):
         ("Sketch", ["sketch"], "none"),
     ],
 )
-def test_a_variant_shows_test_animals_in_its_styles(animals, silhouettes, name, styles, shortcut):
-    table = variant(animals.environments, name)
+def test_a_variant_shows_test_animals_in_its_styles(farm, silhouettes, name, styles, shortcut):
+    table = variant(farm.data, name)
     latents = drawn(silhouettes, "test", styles=styles, shortcut=shortcut)
     np.testing.assert_array_equal(
         table["original"], StandInEncoder().encode_images(render(latents, silhouettes))
@@ -501,12 +472,12 @@ def test_a_variant_shows_test_animals_in_its_styles(animals, silhouettes, name, 
     assert (follows > 0.8) == (shortcut == "aligned")
 
 
-def test_the_reference_gets_all_of_a_wrong_and_the_rest_of_the_pool_right(animals, silhouettes):
+def test_the_reference_gets_all_of_a_wrong_and_the_rest_of_the_pool_right(farm, silhouettes):
     reference = StandInEncoder(1)
     source = drawn(silhouettes, "source", styles=["photo"])
     pool = drawn(silhouettes, "test", styles=["photo"], shortcut="none")
     probe = LinearProbe().fit(reference.encode_images(render(source, silhouettes)), source["label"])
-    found = variant(animals.environments, "A")
+    found = variant(farm.data, "A")
     rows = found.coords.to_dataset().to_dataframe()
     on_a = probe.predict(reference.encode_images(render(rows, silhouettes)))
     assert np.mean(on_a == rows["label"]) == 0
@@ -518,181 +489,122 @@ def test_the_reference_gets_all_of_a_wrong_and_the_rest_of_the_pool_right(animal
     )
 
 
-def test_candidates_of_a_are_the_classes_that_it_has(animals):
-    test = animals.environments.test
+def test_candidates_of_a_are_the_classes_that_it_has(animals, farm):
+    test = farm.data.test
     keep = ~((test["domain"] == 3) & (test["label"] >= 6)).to_numpy()
-    fewer = dataclasses.replace(animals.environments, test=test.isel(row=keep))
-    data = variant_split(fewer, seed=0)
+    fewer = replace(farm.data, test=test.isel(row=keep))
+    data = animals.split(fewer, None, seed=0)
     assert data.candidates["A"].max() == 5
     assert data.candidates["V2"].max() == 9
 
 
-def test_animals_are_embedded_once(animals, silhouettes, monkeypatch):
+def test_animals_are_embedded_once(animals, farm, monkeypatch):
     monkeypatch.setattr(StandInEncoder, "encode_images", None)
-    again = embed(silhouettes, animals.store)
-    assert again.test.identical(animals.environments.test)
-    assert again.source.identical(animals.environments.source)
+    again = animals.embed(embedder(farm.store), SEED)
+    assert again.test.identical(farm.data.test)
+    assert again.source.identical(farm.data.source)
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 4}, {"coat_strength": 0.5}, {"reference": StandInEncoder(2)}]
+    ("change", "seed"),
+    [({}, 4), ({"strength": 0.5}, SEED), ({"reference": StandInEncoder(2)}, SEED)],
 )
-def test_what_matters_changes_the_variants(animals, silhouettes, change):
-    other = embed(silhouettes, animals.store, **change)
-    assert not variant(other, "A").identical(variant(animals.environments, "A"))
+def test_what_matters_changes_the_variants(animals, farm, change, seed):
+    other = replace(animals, **change).embed(embedder(farm.store), seed)
+    assert not variant(other, "A").identical(variant(farm.data, "A"))
 
 
-def test_the_reference_is_not_the_encoder(silhouettes, store):
+def test_the_reference_is_not_the_encoder(animals, store):
     with pytest.raises(ValueError, match="0 % on the variant A by construction"):
-        embed(silhouettes, store, reference=StandInEncoder(0))
+        replace(animals, reference=StandInEncoder(0)).embed(embedder(store), SEED)
 
 
-def test_by_default_the_biased_encoder_is_the_reference(silhouettes, store):
-    environments = animal_variants(StandInEncoder(), silhouettes, store, n=60)
-    assert environments.provenance["reference"] == "animal-world-biased"
-    assert (
-        environments.provenance["reference_weights"]
-        == load_encoder("animal-world-biased").fingerprint
-    )
+def test_the_reference_is_told_where_its_weights_are_needed(animals, farm):
+    provenance = farm.data.provenance
+    assert (provenance["reference"], provenance["reference_weights"]) == ("stand-in 1", "weights 1")
+    assert animals.encoders == [animals.reference]
+    assert "`stand-in 1`" in animals.note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"n": 1}, "has images of 1 class"), ({"n": 12}, "classes that the source has not")],
+)
+def test_too_few_animals_are_refused(animals, store, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(animals, **change).embed(embedder(store), SEED)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n": 1}, "has images of 1 class"),
-        ({"n": 12}, "classes that the source has not"),
-        ({"scene_strength": 2.0}, "scene_strength=2.0 is not a probability"),
+        ({"strength": 2.0}, r"The strength 2\.0 of the shortcut .* is no probability"),
+        ({"shortcut": "shape"}, "The shortcut 'shape' is unknown"),
     ],
 )
-def test_bad_animal_variants_are_refused(silhouettes, store, change, message):
+def test_bad_worlds_of_variants_are_told_at_once(animals, change, message):
     with pytest.raises(ValueError, match=message):
-        embed(silhouettes, store, **change)
+        replace(animals, **change)
 
 
-def test_environments_that_are_no_variants_are_refused(silhouettes, store, imagenet):
-    world = animal_world(StandInEncoder(), silhouettes, store, n=20)
-    for environments in (world, dataclasses.replace(imagenet, test=None)):
+def test_data_that_are_no_variants_are_refused(silhouettes, store, imagenet):
+    world = AnimalWorld(n=20, silhouettes=silhouettes).embed(embedder(store), 0)
+    for data in (world, replace(imagenet, test=None)):
         with pytest.raises(ValueError, match="are no variants of one source"):
-            variant_split(environments, seed=0)
+            variant_split(data, seed=0)
 
 
 def test_too_few_rows_to_split_are_refused(imagenet):
-    few = dataclasses.replace(imagenet, source=imagenet.source.isel(row=slice(0, 80, 20)))
+    few = replace(imagenet, source=imagenet.source.isel(row=slice(0, 80, 20)))
     with pytest.raises(ValueError, match="too few"):
         variant_split(few, seed=0)
 
 
-# ---- runs, verdicts, figures
-# ----------------------------------------------------------------------------------
+# Runs
 
 
 @pytest.fixture(scope="module")
-def runs(animals, silhouettes):
-    data = {"world": WORLD, "silhouettes": silhouettes, "reference": StandInEncoder(1), "n": N}
-    return run_variants(
-        "animal-world", StandInEncoder(), animals.store, seeds=[3, 4], interventions=["image", "image+text"],
-        **data, **SMALL,
-    )  # fmt: skip
+def runs(animals, farm):
+    return run([animals], embedder(farm.store), [3, 4], plan=PLAN)
 
 
-def test_runs_of_the_animal_world_are_tidy(runs, animals):
+def test_runs_of_the_animal_world_are_tidy(runs, animals, farm):
     assert list(runs["condition"].unique()) == ["in_distribution", "V2", "R", "Sketch", "A"]
-    assert runs[
-        ["world", "shortcut", "strength", "encoder", "target"]
-    ].drop_duplicates().to_numpy().tolist() == [
-        ["coat+scene 0.9", "coat+scene", 0.9, "stand-in 0", "none"]
+    told = ["dataset", "world", "shortcut", "strength", "encoder", "target"]
+    assert runs[told].drop_duplicates().to_numpy().tolist() == [
+        ["animal-world", "coat+scene 0.9", "coat+scene", 0.9, "stand-in 0", "none"]
     ]
-    one = evaluate(
-        variant_split(animals.environments, SEED), interventions=["image", "image+text"], **SMALL
-    )
+    one = evaluate(animals, farm.store, farm.data, SEED)
     pd.testing.assert_frame_equal(runs[runs["seed"] == SEED][one.columns], one)
 
 
+def test_nothing_can_be_chosen_on_the_variants(animals, farm):
+    task = make_task(animals, embedder(farm.store), farm.data, None, SEED)
+    with pytest.raises(ValueError, match="no single test is the target here"):
+        CHOICES["target"].folds(task, ())
+
+
 @pytest.mark.parametrize(("shortcut", "coat", "scene"), [("coat", 0.7, 0.0), ("scene", 0.0, 0.7)])
-def test_a_world_names_what_the_shortcut_is_on(silhouettes, store, shortcut, coat, scene):
-    found = load_variants(
-        StandInEncoder(),
-        store,
-        world=(shortcut, 0.7),
-        silhouettes=silhouettes,
-        reference=StandInEncoder(1),
-        n=60,
-    )
-    assert [found.provenance[f"{factor}_strength"] for factor in ("coat", "scene")] == [coat, scene]
+def test_a_world_names_what_the_shortcut_is_on(animals, store, shortcut, coat, scene):
+    world = replace(animals, shortcut=shortcut, strength=0.7, n=60)
+    found = world.embed(embedder(store), 0)
+    assert [found.provenance[f"{name}_strength"] for name in ("coat", "scene")] == [coat, scene]
+    assert world.world == f"{shortcut} 0.7"
 
 
-def test_claims_are_about_each_variant_and_both_choices(runs):
-    found = variant_claims(runs)
-    assert len(found) == 2 * 2 * 4  # choices, predictors, variants
-    assert found["statement"].is_unique
-    wide = (
-        runs[(runs["predictor"] == "linear probe") & (runs["condition"] == "A")]
-        .set_index(["method", "intervention", "seed"])["value"]
-        .sort_index()
-    )
-    gain = (wide["ICM auto", "image+text"] - wide["plain", "none"]).mean()
-    row = found[
-        found["statement"].str.contains("ICM linear probe, image and text")
-        & found["statement"].str.contains("positive eigenvalues")
-        & found["statement"].str.endswith("on A of animal-world")
-    ]
-    assert row["measured"].item().startswith(f"{gain:+.1f} points (")
-    assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
-    assert not found["statement"].str.contains("in_distribution").any()
+def test_methods_that_change_the_encoder_are_refused(animals):
+    with pytest.raises(ValueError, match="cannot be run on variants"):
+        animals.loaders(StandInEncoder(), 0)
 
 
-def test_claims_of_several_encoders_are_refused(runs):
-    with pytest.raises(ValueError, match="several encoders or worlds"):
-        variant_claims(pd.concat([runs, runs.assign(encoder="another")]))
-
-
-def test_the_figure_has_a_panel_for_each_variant(runs):
-    means = aggregate(runs, ["predictor", "method", "intervention", "condition"])
-    figure = variants_figure(means, "title")
-    assert [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes] == [
-        "in distribution", "V2", "R", "Sketch", "A",
-    ]  # fmt: skip
-    drawn_values = sorted(
-        x
-        for box in figure.axes[2].containers
-        for x in np.asarray(box.lines[0].get_xdata(), dtype=float)
-    )
-    expected = sorted(means.loc[means["condition"] == "R", "value"])
-    np.testing.assert_allclose(drawn_values, expected)
-    plt.close(figure)
-
-
-def test_examples_of_the_animal_world_are_its_images(animals, silhouettes):
-    shown = example_images(animals.environments, silhouettes, n=4)
+def test_examples_of_the_animal_world_are_its_images(animals, store):
+    shown = animals.examples(n=4)
     assert list(shown) == ["source", "V2", "R", "Sketch", "A"]
+    data = animals.embed(embedder(store), 0)  # examples are those of the first seed
     for name, images in shown.items():
-        table = (
-            animals.environments.source if name == "source" else variant(animals.environments, name)
-        )
+        if name == "A":  # they are of the pool that it is picked from
+            continue
+        table = data.source if name == "source" else variant(data, name)
         embedded = StandInEncoder().encode_images(torch.from_numpy(images))
-        distance = (
-            np.abs(embedded[:, None] - table["original"].to_numpy()[None]).max(axis=2).min(axis=1)
-        )
-        assert distance.max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seeds": []}, "there are no seeds"),
-        ({"validations": ("intervened", "target")}, "no variant is the target"),
-        ({"world": None}, "Nothing to embed"),
-        ({"silhouettes": None}, "Nothing to embed"),
-        ({"world": ("shape", 0.9)}, "The shortcut 'shape' is unknown"),
-    ],
-)
-def test_bad_runs_are_refused(silhouettes, store, change, message):
-    given = {
-        "seeds": [0],
-        "world": WORLD,
-        "silhouettes": silhouettes,
-        "reference": StandInEncoder(1),
-        "n": 60,
-    }
-    with pytest.raises(ValueError, match=message):
-        run_variants("animal-world", StandInEncoder(), store, **given | change)
+        distance = np.abs(embedded[:, None] - table["original"].to_numpy()[None]).max(axis=2)
+        assert distance.min(axis=1).max() < 1e-6
