@@ -1,25 +1,52 @@
+"""The record of a run: what was given, what was used, and a command that repeats it."""
+
+from __future__ import annotations
+
 import json
 import shlex
 import subprocess
+from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
+from icm_study.animals.rendering import write_folder
+from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.experiments import record as module
-from icm_study.experiments.record import PACKAGES, commit, repeat_command, run_record
+from icm_study.experiments.record import (
+    FILES,
+    FOLDERS,
+    PACKAGES,
+    commit,
+    gather,
+    parameter_names,
+    parameters,
+    read_table,
+    repeat_command,
+    run_record,
+    write_table,
+)
+from icm_study.experiments.study import Study
 
 
 class StandIn:
     name, fingerprint = "some-encoder", "f00"
 
 
+# The record
+
+
 def test_the_record_survives_parquet_and_names_what_was_used(tmp_path):
     record = run_record("02_study", {"seeds": [0, 1]}, [StandIn()], {"PACS": "abc"})
     table = pd.DataFrame({"value": [1.0]})
     table.attrs = record
-    table.to_parquet(tmp_path / "t.parquet")
-    read = pd.read_parquet(tmp_path / "t.parquet").attrs
+    write_table(table, tmp_path / "t.parquet")
+    read = read_table(tmp_path / "t.parquet").attrs
     assert read == record
     assert read["parameters"] == {"seeds": [0, 1]}
     assert read["weights"] == {"some-encoder": "f00"}
@@ -31,13 +58,11 @@ def test_the_record_is_the_same_when_the_run_is_repeated():
     assert run_record("a", {"n": 1}) == run_record("a", {"n": 1})
 
 
-def test_the_command_gives_the_parameters_back():
-    parameters = {"dataset": 'it\'s "mine"', "seeds": [0, 1], "targets": None}
-    command = run_record("02_study", parameters)["command"]
-    *program, given = shlex.split(command)
-    assert program == ["papermill", "02_study.ipynb", "out.ipynb", "-y"]
-    assert json.loads(given) == parameters
-    assert json.loads(shlex.split(repeat_command(command, {"seeds": [2]}))[-1]) == {"seeds": [2]}
+def test_where_files_are_kept_is_no_part_of_a_run():
+    told = {"dataset": "../data/PACS", "folder": "mine", "projection_images": "others"}
+    record = run_record("a", told | dict.fromkeys(FILES, "somewhere"))
+    assert record["parameters"] == told
+    assert "somewhere" not in record["command"]
 
 
 def test_the_commit_is_that_of_this_checkout():
@@ -55,3 +80,223 @@ def test_without_git_the_commit_is_unknown(monkeypatch):
 def test_a_parameter_that_is_no_json_is_refused():
     with pytest.raises(TypeError, match="JSON"):
         run_record("a", {"path": object()})
+
+
+# The command
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.from_regex("[a-z_]+", fullmatch=True), json_values))
+def test_the_command_gives_the_parameters_back(told):
+    """As a shell and papermill read it: its option -y is YAML."""
+    *program, said = shlex.split(repeat_command("02_study", told))
+    assert program == ["papermill", "02_study.ipynb", "out.ipynb", "-y"]
+    assert yaml.safe_load(said) == json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['it\'s "mine"', "$HOME `ls`", "on", "1e5", "2024-01-01", "# none", "Tiere 🦊 ä", 1e-05, 1e300,
+     None, [["coat+scene", 0.9]], {"V2": "a b"}],
+)  # fmt: skip
+def test_values_that_a_shell_or_yaml_could_take_for_others(value):
+    *_, said = shlex.split(repeat_command("n", {"x": value}))
+    found = yaml.safe_load(said)["x"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_command_repeats_the_run_on_the_folder_that_was_given(tmp_path):
+    folder = str(write_folder(tmp_path / "it's mine", load_silhouettes(), per_class=4))
+    told = {
+        "dataset": folder, "encoder": "animal-world", "seeds": [0], "targets": ["sketch"],
+        "methods": ["plain", "ICM image"], "settings": {"ICM image": {"n_components": [8, 4]}},
+        "cache": str(tmp_path / "cache"), "results": str(tmp_path / "first.parquet"),
+    }  # fmt: skip
+    first = Study("06_methods", told).results()
+    *program, said = shlex.split(first.record["command"])
+    again = yaml.safe_load(said)
+    assert program[1] == "06_methods.ipynb"
+    assert again["dataset"] == folder
+    assert again == first.record["parameters"] == {k: v for k, v in told.items() if k not in FILES}
+    second = Study("06_methods", again | {"cache": told["cache"]}).results()
+    seconds = ["fit_seconds"]
+    pd.testing.assert_frame_equal(
+        first.table.drop(columns=seconds), second.table.drop(columns=seconds)
+    )
+    assert second.record == first.record
+    assert read_table(told["results"]).attrs == first.record
+
+
+# Parameters
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """A notebook with a cell of parameters, as papermill would run it; give it what was injected."""
+    cell = nbformat.v4.new_code_cell(
+        'dataset = "animal-world"  # or a folder\nfolder = None\nseeds = [0]\nvariants = {}\n'
+        'tables = []\ncache = "../cache"\nresults = None\nclaims = None\nprojection = None'
+    )
+    cell.metadata["tags"] = ["parameters"]
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Page"), cell])
+    nbformat.write(page, tmp_path / "05_page.ipynb")
+
+    def run(**injected):
+        user = {}
+        exec(cell.source, user)
+        lines = [f"{name} = {value!r}" for name, value in injected.items()]
+        said = "\n".join(["# Parameters", *lines])
+        user |= injected | {"In": ["", cell.source, *([said] if injected else [])]}
+        monkeypatch.setattr(module, "get_ipython", lambda: SimpleNamespace(user_ns=user))
+        return parameters("05_page", tmp_path), user
+
+    return run
+
+
+def test_parameters_are_those_of_the_notebook_s_own_cell(notebook, tmp_path):
+    found, _ = notebook()
+    names = ["dataset", "folder", "seeds", "variants", "tables", "cache", "results", "claims", "projection"]  # fmt: skip
+    assert list(found) == parameter_names(tmp_path / "05_page.ipynb") == names
+    assert found["dataset"] == "animal-world"
+    assert notebook(seeds=[1, 2])[0]["seeds"] == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "near"), [("foldr", "folder"), ("resutls", "results")])
+def test_a_misspelt_parameter_is_refused_and_the_nearest_told(notebook, name, near):
+    with pytest.raises(
+        ValueError,
+        match=f"05_page has no parameter '{name}'; its parameters are dataset, .*mean '{near}'",
+    ):
+        notebook(seeds=[0], **{name: "mine"})
+    with pytest.raises(ValueError, match=r"'qqq'.*projection\.$"):
+        notebook(qqq=1)
+
+
+def test_home_is_expanded_in_paths_and_nowhere_else(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found, user = notebook(
+        dataset="~/PACS", folder="~/mine", variants={"V2": "~/v2", "~": "r"}, seeds=["~/0"],
+        tables=["~/a.parquet", "b.parquet"], cache="~/scratch", results="~/r/t.parquet",
+    )  # fmt: skip
+    expected = {
+        "dataset": f"{tmp_path}/PACS", "folder": f"{tmp_path}/mine",
+        "variants": {"V2": f"{tmp_path}/v2", "~": "r"}, "seeds": ["~/0"],
+        "tables": [f"{tmp_path}/a.parquet", "b.parquet"], "cache": f"{tmp_path}/scratch",
+        "results": f"{tmp_path}/r/t.parquet", "claims": None, "projection": None,
+    }  # fmt: skip
+    assert found == expected
+    assert {name: user[name] for name in expected} == expected  # what the cells below see
+    assert set(FILES) | set(FOLDERS) >= set(expected) - {"seeds"}
+
+
+@pytest.mark.parametrize("name", ["results", "claims", "projection"])
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(notebook, name, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file" / "t.parquet", tmp_path):
+        with pytest.raises(ValueError, match=f"{name}='{path}' cannot be written: .*Give the path"):
+            notebook(**{name: str(path)})
+    made = tmp_path / "new" / "t.parquet"
+    notebook(**{name: str(made)})
+    assert made.parent.is_dir()
+    assert not made.exists()  # an empty table would pass for one that was written
+    notebook(**{name: str(tmp_path / "file")})
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_notebook_that_is_elsewhere_or_has_no_parameters(notebook, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"was not found.*--cwd notebooks"):
+        parameter_names(tmp_path / "06_other.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "07_empty.ipynb")
+    with pytest.raises(ValueError, match="has no cell that is tagged 'parameters'"):
+        parameter_names(tmp_path / "07_empty.ipynb")
+
+
+# Tables
+
+
+@pytest.fixture
+def table():
+    table = pd.DataFrame({"value": [1.0, 2.0], "correct": [b"\x01", b"\xff"]})
+    table.attrs = {"parameters": {"seeds": [0]}}
+    return table
+
+
+def test_a_table_is_written_whole_with_its_record(table, tmp_path):
+    path = tmp_path / "new" / "t.parquet"
+    write_table(table, path)
+    pd.testing.assert_frame_equal(read_table(path), table)
+    assert read_table(path).attrs == table.attrs
+    assert [one.name for one in path.parent.iterdir()] == ["t.parquet"]
+    write_table(table, None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_table_leaves_the_earlier_one_and_nothing_else(
+    table, tmp_path, monkeypatch, error
+):
+    path = tmp_path / "t.parquet"
+    write_table(table, path)
+
+    def half(self, aside, **options):
+        aside.write_bytes(b"PAR1")
+        raise error
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(error):
+        write_table(table.head(1), path)
+    assert [one.name for one in tmp_path.iterdir()] == ["t.parquet"]
+    pd.testing.assert_frame_equal(read_table(path), table)
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_damaged_table_is_named(table, tmp_path, kept):
+    path = tmp_path / "t.parquet"
+    write_table(table, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"t\.parquet is no whole table of results .*Delete it"):
+        read_table(path)
+    with pytest.raises(ValueError, match=r"t\.parquet is no whole table"):
+        gather([path])
+
+
+def test_a_table_that_is_absent_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_table(tmp_path / "none.parquet")
+
+
+# Several runs
+
+
+def recorded(tmp_path, name, told, commit="c"):
+    table = pd.DataFrame({"seed": told["seeds"]})
+    table.attrs = run_record("02_study", told) | {"commit": commit, "spectrum": told["seeds"]}
+    table.attrs |= {"diagnosis": {"seed": told["seeds"], "score": [0.5] * len(told["seeds"])}}
+    write_table(table, tmp_path / name)
+    return tmp_path / name
+
+
+def test_runs_that_differ_in_seeds_and_targets_are_gathered(tmp_path):
+    told = {"dataset": "it's", "seeds": [2], "targets": ["a"]}
+    paths = [
+        recorded(tmp_path, "1", told),
+        recorded(tmp_path, "2", told | {"seeds": [0, 1], "targets": ["b", "a"]}, commit="d"),
+    ]
+    joined = gather(paths)
+    assert joined["seed"].tolist() == [2, 0, 1]
+    expected = told | {"seeds": [0, 1, 2], "targets": ["a", "b"]}
+    assert joined.attrs["parameters"] == expected
+    *program, said = shlex.split(joined.attrs["command"])
+    assert program[1] == "02_study.ipynb"
+    assert yaml.safe_load(said) == expected
+    assert joined.attrs["diagnosis"] == {"seed": [2, 0, 1], "score": [0.5] * 3}
+    assert joined.attrs["spectrum"] == [2]
+    other = recorded(tmp_path, "3", told | {"dataset": "other"})
+    with pytest.raises(ValueError, match="differ in more than seeds and targets"):
+        gather([paths[0], other])

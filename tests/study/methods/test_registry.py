@@ -14,14 +14,14 @@ from icm_study.methods.maps import Plain
 from icm_study.methods.registry import METHODS, Entry, overview
 from icm_study.methods.shared import Shared
 
-SHORT = {"epochs": 1, "steps": 3}
+SHORT = {"epochs": 1, "steps": 3, "penalty_weight": 1.0, "sharpness": 1.0}
 QUICK = [name for name, entry in METHODS.items() if entry.family != "fine-tuning"]
 
 
 @pytest.fixture(scope="module")
 def few(task):
     """A part of a tiny task, for methods that embed prompts or pixels anew."""
-    sources = task.sources.take(np.arange(0, len(task.sources.images), 3))
+    sources = task.sources.take(np.arange(0, len(task.sources.images), 2))
     tests = {name: images.take(slice(0, 20)) for name, images in task.tests.items()}
     return replace(task, sources=sources, tests=tests)
 

@@ -1,9 +1,12 @@
 """Verdicts, and the rows of the table of claims."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from icm_study.report.claims import claim, judge
+from icm_study.experiments.intervals import pack
+from icm_study.experiments.reading import Results
+from icm_study.report.claims import claim, comparison_claims, differences, judge, learnt_from
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,95 @@ def test_claim_is_a_row_and_refuses_other_verdicts():
     }  # fmt: skip
     with pytest.raises(ValueError, match="verdict is 'maybe'; expected one of 'supported'"):
         claim("P1", "it holds", "0.1", "< 1", "maybe")
+
+
+# Comparisons of all methods
+
+PROBE = "linear probe"
+WHERE = "on an unseen domain with the shortcut reversed"
+
+
+def made_up(accuracy, over="seeds"):
+    """Rows of five seeds and two targets: `accuracy` percent by (method, predictor, choice), a little noisy."""
+    rows = []
+    for place, ((method, predictor, choice), value) in enumerate(accuracy.items()):
+        noise = np.random.default_rng(place).permutation([-2, -1, 0, 1, 2])
+        for seed in range(5):
+            for target in ("photo", "sketch"):
+                correct = np.arange(1000) < 10 * value + noise[seed]
+                rows.append(
+                    {
+                        "method": method, "predictor": predictor, "choice": choice, "seed": seed,
+                        "target": target, "condition": "reversed", "world": "coat 0.9",
+                        "encoder": "toy", "value": 100 * correct.mean(), "n": 1000,
+                        "correct": pack(correct),
+                    }
+                )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs = {
+        "testbed": {"world": "coat 0.9", "over": over},
+        "parameters": {"encoder": "toy", "choices": ["intervened", "held-out", "target"]},
+    }
+    return Results(table)
+
+
+def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
+    accuracy = {
+        ("plain", PROBE, "none"): 60, ("plain", "zero-shot", "none"): 80,
+        ("ICM auto image+text", PROBE, "none"): 80,
+        ("tuned penalty", PROBE, "intervened"): 85, ("tuned penalty", PROBE, "target"): 70,
+        ("tuned penalty", PROBE, "held-out"): 50, ("CoOp", "zero-shot", "intervened"): 75,
+        ("ICM image+text", PROBE, "intervened"): 72, ("ICM image+text", PROBE, "held-out"): 74,
+        ("ICM image+text", PROBE, "target"): 90,
+    }  # fmt: skip
+    results = made_up(accuracy)
+    verdicts = comparison_claims(results)
+    found = {
+        tuple(row.statement.split(", image and text interventions, ")[-1].split(f" {WHERE}")[0].split(": ")): (
+            row.measured.split()[0], row.verdict
+        )
+        for row in verdicts[verdicts["claim"].str.startswith("Rivals")].itertuples()
+    }  # fmt: skip
+    auto = "λ fixed at 1, K = positive eigenvalues"
+    chosen = "K and λ chosen as the rival's settings are"
+    assert found == {
+        (auto, "beats the plain probe"): ("+20.0", "supported"),
+        (auto, "beats plain zero-shot"): ("+0.0", "not shown"),
+        (auto, "beats the plain probe with a chosen penalty"): ("-5.0", "refuted"),
+        (chosen, "beats the plain probe"): ("+12.0", "supported"),
+        (chosen, "beats plain zero-shot"): ("-8.0", "refuted"),
+        (chosen, "beats the plain probe with a chosen penalty"): ("-13.0", "refuted"),
+    }
+    choosing = verdicts[verdicts["claim"].str.startswith("Choosing")]
+    assert [row.measured.split()[0] for row in choosing.itertuples()] == ["-2.0", "+8.0"]
+    begins = f"ICM probe, image and text interventions, {WHERE}"
+    assert choosing["statement"].str.startswith(begins).all()
+    only_chosen = results.table[results.table["method"] != "ICM auto image+text"]
+    assert comparison_claims(Results(only_chosen)).empty  # what CLIP-ICM learnt from is not told
+    assert comparison_claims(results.of(method="plain")).empty
+
+
+def test_zero_shot_behind_the_projection_is_judged_too():
+    zero_shot = {("plain", "zero-shot", "none"): 80, ("ICM auto image", "zero-shot", "none"): 83}
+    (row,) = comparison_claims(made_up(zero_shot)).to_dict("records")
+    assert "ICM zero-shot, image interventions" in row["statement"]
+    assert row["verdict"] == "supported"
+
+
+@pytest.mark.parametrize("over", ["seeds", "images"])
+def test_differences_are_paired_and_at_honest_settings(over):
+    accuracy = {
+        ("plain", PROBE, "none"): 60, ("plain", "zero-shot", "none"): 80,
+        ("IRM", PROBE, "intervened"): 85, ("IRM", PROBE, "target"): 99,
+    }  # fmt: skip
+    results = made_up(accuracy, over)
+    found = differences(results, ("plain", PROBE)).set_index(["method", "predictor"])
+    assert found["value"].round(6).to_dict() == {("plain", "zero-shot"): 20, ("IRM", PROBE): 25}
+    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    assert differences(results, ("LDA", PROBE)).empty
+
+
+def test_the_best_interventions_that_were_run_are_judged():
+    assert learnt_from(["plain", "ICM auto text", "ICM auto image+text"]) == "image+text"
+    assert learnt_from(["ICM auto image", "ICM text"]) == "image"
+    assert learnt_from(["plain", "LDA"]) is None
