@@ -197,7 +197,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _is_class_image(path: PurePosixPath) -> bool:
-    """Tell whether a file in an archive is an image in a class folder; hidden ones and ".." are not."""
+    """Tell whether a file is an image in a class folder; hidden ones and ".." are not."""
     parts = (path.parent.name, path.name)
     return all(part and part[0] != "." for part in parts) and path.suffix.lower() in IMAGE_SUFFIXES
 

@@ -5,7 +5,8 @@ folder compares what it finds with the counts, the prompts take their words from
 and the downloads their addresses.
 
 A folder's name is nearly its class's word; `class_word` makes it one ("alarm_clock" is
-an alarm clock)."""
+an alarm clock).
+"""
 
 from __future__ import annotations
 

@@ -118,10 +118,10 @@ MENTIONED = 1 / 3  # the probability with which a factor other than the medium i
 
 
 def whole_words(words: Sequence[str], plural: bool = False) -> re.Pattern[str]:
-    """Make the pattern that finds any of the words or phrases, whole, in any case, the longest first.
+    """Make the pattern that finds any of the words or phrases, whole, in any case.
 
-    A hyphen joins words: "red" is not in "red-haired". With `plural`, an ending -s or
-    -es is allowed.
+    The longest is found first. A hyphen joins words: "red" is not in "red-haired". With
+    `plural`, an ending -s or -es is allowed.
     """
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     ending = "(?:e?s)?" if plural else ""

@@ -163,7 +163,7 @@ class RuleEditor:
 
 
 def _with_articles(before: str, after: str) -> str:
-    """Write "a" or "an" as the next word asks, where that word was not behind the same article before the edit."""
+    """Write "a" or "an" as the next word asks, where that word is new behind it."""
 
     def fitting(match: re.Match[str]) -> str:
         article, following = match.groups()

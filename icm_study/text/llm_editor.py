@@ -182,7 +182,7 @@ class LLMEditor:
         )
 
     def _edit(self, caption: str, word: str, seed: int) -> str:
-        """Ask until an answer is good, and keep it; a bad one is shown to the model with what is wrong with it."""
+        """Ask until an answer is good, and keep it; show the model what is wrong with a bad one."""
         question = [
             {"role": "system", "content": PROMPT},
             {"role": "user", "content": f"Caption: {caption}\nObject: {word}"},
@@ -224,7 +224,7 @@ class LLMEditor:
         return ""
 
     def _ask(self, messages: list[dict[str, str]], seed: int) -> str:
-        """Send a question, again after a pause where that may help, and return the text of the answer."""
+        """Send a question, again after a pause where that may help; return the answer's text."""
         rng = random.Random(f"{seed} {messages}")
 
         def pause(state: tenacity.RetryCallState) -> float:
@@ -326,7 +326,7 @@ def _server() -> tuple[str, str]:
 
 
 def _message(response: requests.Response) -> str:
-    """Return what a server says of an error: the message that OpenAI's API has, or the first of the text."""
+    """Return what a server says of an error: OpenAI's message, or the first of the text."""
     try:
         match response.json():
             case {"error": {"message": str(message)}}:

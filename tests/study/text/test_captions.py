@@ -84,8 +84,8 @@ def test_a_factor_with_one_value_left_is_left_out():
 
 @pytest.mark.parametrize(
     ("words", "error", "match"),
-    [("dog", TypeError, "Write \\['dog'\\]"), ([1], TypeError, "got 1"), ([""], ValueError, "no blanks"),
-     (["dog "], ValueError, "no blanks")],
+    [("dog", TypeError, "Write \\['dog'\\]"), ([1], TypeError, "got 1"),
+     ([""], ValueError, "no blanks"), (["dog "], ValueError, "no blanks")],
 )  # fmt: skip
 def test_bad_class_words(words, error, match):
     with pytest.raises(error, match=match):

@@ -13,8 +13,10 @@ from icm_study.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
 FACTOR_OF = {value: factor for factor, values in LEXICON.items() for value in values}
 PIECES = st.one_of(
-    st.sampled_from(sorted(FACTOR_OF)), st.sampled_from(CLASSES), st.sampled_from(["a", "an", "of", "on", "the", "and", "two's", ",", ".", "runs"])
-)  # fmt: skip
+    st.sampled_from(sorted(FACTOR_OF)),
+    st.sampled_from(CLASSES),
+    st.sampled_from(["a", "an", "of", "on", "the", "and", "two's", ",", ".", "runs"]),
+)
 
 
 @st.composite
@@ -46,7 +48,7 @@ def test_the_class_word_survives_and_only_variant_words_change(rows, seed, knows
 
 
 def _skeleton(caption, keep):
-    """Put the factor's name for each variant word, leaving class words and all others but articles as they are."""
+    """Put the factor's name for each variant word; leave all other words but articles."""
     words = sorted([*FACTOR_OF, *keep], key=len, reverse=True)
     free = {value for values in lexicon_for(sorted(keep)).values() for value in values}
     pattern = re.compile(rf"(?<![\w-])({'|'.join(words)})(?![\w-])")

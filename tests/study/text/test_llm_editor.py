@@ -1,4 +1,4 @@
-"""The editor that asks a language model, against a local server that misbehaves in the usual ways."""
+"""The editor that asks a language model, against a server that misbehaves in the usual ways."""
 
 import email.utils
 import json
@@ -84,8 +84,11 @@ class Clock:
 def server(monkeypatch):
     server = Server()
     for name, value in {
-        "ICM_LLM_BASE_URL": server.url, "ICM_LLM_API_KEY": KEY, "ICM_LLM_MODEL": "tiny", "NO_PROXY": "127.0.0.1",
-    }.items():  # fmt: skip
+        "ICM_LLM_BASE_URL": server.url,
+        "ICM_LLM_API_KEY": KEY,
+        "ICM_LLM_MODEL": "tiny",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
         monkeypatch.setenv(name, value)
     yield server
     server.http.shutdown()
@@ -209,7 +212,8 @@ def stall(handler):
 @pytest.mark.parametrize(
     "fault",
     [
-        (500, {}, "oops"), (503, {}, ""), (408, {}, ""), (200, {}, '{"choices": [{"mess'), (200, {}, ""),
+        (500, {}, "oops"), (503, {}, ""), (408, {}, ""),
+        (200, {}, '{"choices": [{"mess'), (200, {}, ""),
         (200, {"Content-Encoding": "gzip"}, "not gzip"), cut_short, hang_up,
     ],
 )  # fmt: skip
@@ -228,8 +232,9 @@ def test_a_slow_server_is_given_up_and_asked_again(server, make, clock):
 @pytest.mark.parametrize(
     ("answer", "flaw"),
     [
-        ("a sketch of a cat on snow", "lacks the word 'dog'"), ("a sketch of a hotdog", "lacks the word 'dog'"),
-        (CAPTION, "changes nothing"), ("A photo of a dog, on grass.", "changes nothing"), (" ", "empty"),
+        ("a sketch of a cat on snow", "lacks the word 'dog'"),
+        ("a sketch of a hotdog", "lacks the word 'dog'"), (CAPTION, "changes nothing"),
+        ("A photo of a dog, on grass.", "changes nothing"), (" ", "empty"),
         ("Sure!\na sketch of a dog", "more than one line"), ("a dog " + "very " * 60, "too long"),
         ("a photo of a dog and a cat", "brings in the word 'cat'"),
     ],
