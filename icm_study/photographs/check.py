@@ -29,6 +29,7 @@ from icm_study.photographs.folders import (
     index_classes,
     index_folder,
     index_images,
+    open_image,
     subfolders,
 )
 from icm_study.photographs.known import guess_dataset, known_dataset
@@ -286,7 +287,8 @@ def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
 def _look(path: str) -> tuple[str, str]:
     """Give the hash of a file's bytes, and why it cannot be read, if it cannot."""
     try:
-        data = Path(path).read_bytes()
+        with open_image(path) as stream:
+            data = stream.read()
         decode_image(io.BytesIO(data), path, small=True)
     except (OSError, ValueError) as error:
         return "", str(error)

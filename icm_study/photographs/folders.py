@@ -56,15 +56,40 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         floating-point pixels, or has so many pixels that it may be a decompression
         bomb.
     """
+    with open_image(path) as stream:
+        return decode_image(stream, path)
+
+
+def open_image(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open an image's file for reading, if it is a regular one: a pipe might never end.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    binary file
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or it is a link to none.
+    ValueError
+        If it is a folder, a named pipe, a socket or a device, or a link to one.
+    OSError
+        If it may not be read.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
             f"image {str(path)!r} does not exist; check the path, or index the folder again."
         )
     if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not an image file but a folder or a device.")
-    with open(path, "rb") as stream:
-        return decode_image(stream, path)
+        raise ValueError(
+            f"{str(path)!r} is not an image file but a pipe, a folder or a device; remove it."
+        )
+    return open(path, "rb")
 
 
 def decode_image(

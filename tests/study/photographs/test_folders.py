@@ -1,4 +1,5 @@
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -501,6 +502,23 @@ def test_a_class_of_which_no_image_can_be_read_is_missing(sound):
 def test_links_in_a_loop_do_not_disturb_the_check(sound):
     (sound / "photo" / "up").symlink_to(sound, target_is_directory=True)
     assert check_folder(sound).ok
+
+
+def test_a_pipe_a_socket_and_a_device_are_reported_and_not_waited_for(sound, monkeypatch):
+    folder = sound / "photo" / "dog"
+    monkeypatch.chdir(folder)  # the path of a socket must be short
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "link.png").symlink_to("pipe.jpg")
+    (folder / "endless.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+        found = dict(check_folder(sound).unreadable)
+        with pytest.raises(ValueError, match=r"unreadable images \(4\)"):
+            load_images(sound)
+    assert set(found) == {
+        str(folder / name) for name in ("pipe.jpg", "link.png", "endless.jpg", "socket.jpg")
+    }
+    assert all("a pipe, a folder or a device" in reason for reason in found.values())
 
 
 @pytest.mark.parametrize("target", ["loop.jpg", "nowhere.jpg"])
