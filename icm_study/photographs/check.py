@@ -24,8 +24,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from icm_study.photographs.folders import (
+    SPLITS,
     decode_image,
     folder_name,
+    images_left_out,
     index_classes,
     index_folder,
     index_images,
@@ -62,6 +64,11 @@ class FolderReport:
         Groups of files with the same bytes that are in more than one domain.
     differences : tuple of str
         How the folder differs from what is known of the data set.
+    left_out : mapping of str to int
+        Folders with images that were not taken, and how many: they lie in no class
+        folder, or deeper.
+    splits : tuple of str
+        The domains, if all are named as the parts of one data set are ("train", "val").
     """
 
     root: str
@@ -72,11 +79,20 @@ class FolderReport:
     missing: Mapping[str, Sequence[str]]
     duplicates: tuple[tuple[str, ...], ...]
     differences: tuple[str, ...]
+    left_out: Mapping[str, int]
+    splits: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.unreadable or self.missing or self.duplicates or self.differences)
+        return not (
+            self.unreadable
+            or self.missing
+            or self.duplicates
+            or self.differences
+            or self.left_out
+            or self.splits
+        )
 
     def __str__(self) -> str:
         compared = (
@@ -97,12 +113,26 @@ class FolderReport:
             "the same file in several domains", [" = ".join(group) for group in self.duplicates]
         )
         lines += _section("differences from what is known", self.differences)
+        if self.left_out:
+            lines += _section(
+                f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
+                "folder, or deeper; `nested` takes those below a class folder. Their folders",
+                [f"{folder}: {n:,}" for folder, n in self.left_out.items()],
+            )
+        if self.splits:
+            lines += _section(
+                "domains that are named as the splits of one data set are; between these there "
+                "is no shift of domain. Give each camera, site or style a folder instead",
+                [", ".join(self.splits)],
+            )
         return "\n".join(
             [*lines, "", "No problems found." if self.ok else "See the problems above."]
         )
 
 
-def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> FolderReport:
+def check_folder(
+    root: str | os.PathLike[str], dataset: str | None = None, *, nested: bool = False
+) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
     Parameters
@@ -113,6 +143,9 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     dataset : str, optional
         A name in `icm_study.photographs.known.CATALOG`. If it is not given and the
         folder's name is one, it is that.
+    nested : bool
+        Take the images in folders below a class folder too (bursts, patients), as
+        images of that class.
 
     Returns
     -------
@@ -129,7 +162,7 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
-    table = (index_classes if flat else index_folder)(root, allow_missing=True)
+    table = (index_classes if flat else index_folder)(root, True, nested)
     found = _look_at_all(table["path"].tolist())
     reasons = pd.Series([reason for _, reason in found])
     bad = reasons != ""
@@ -151,11 +184,17 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
         },
         duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
         differences=known.differences(table) if known else (),
+        left_out=images_left_out(root, table),
+        splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
     )
 
 
 def load_folder(
-    root: str | os.PathLike[str], dataset: str | None = None, *, accept_problems: bool = False
+    root: str | os.PathLike[str],
+    dataset: str | None = None,
+    *,
+    accept_problems: bool = False,
+    nested: bool = False,
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
 
@@ -164,7 +203,10 @@ def load_folder(
     root, dataset
         As in `check_folder`.
     accept_problems : bool
-        Go on without the unreadable images, and with a warning, where the check found problems.
+        Go on without the unreadable images, and with a warning, where the check found
+        problems.
+    nested : bool
+        As in `check_folder`.
 
     Returns
     -------
@@ -184,7 +226,7 @@ def load_folder(
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report = check_folder(root, dataset)
+    report = check_folder(root, dataset, nested=nested)
     if report.images.empty or not (report.ok or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass "
@@ -260,9 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
     )
+    parser.add_argument(
+        "--nested", action="store_true", help="take the images below a class folder too"
+    )
     options = parser.parse_args(arguments)
     try:
-        report = check_folder(options.root, options.dataset)
+        report = check_folder(options.root, options.dataset, nested=options.nested)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,6 +25,22 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
 
+#: Names of the parts that a data set is divided into; no domains and no classes.
+SPLITS = frozenset(
+    (
+        "train",
+        "training",
+        "val",
+        "valid",
+        "validation",
+        "crossval",
+        "dev",
+        "test",
+        "testing",
+        "full",
+    )
+)
+
 LAYOUT = "expected root/domain/class/image"
 
 FLAT_LAYOUT = "expected root/class/image"
@@ -140,8 +156,10 @@ def decode_image(
         ) from error
 
 
-def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
-    """List the images below ``root/domain/class/``.
+def index_folder(
+    root: str | os.PathLike[str], allow_missing: bool = False, nested: bool = False
+) -> pd.DataFrame:
+    """List the images in ``root/domain/class/``.
 
     Files whose suffix is not one of `IMAGE_SUFFIXES`, hidden files and folders, and
     links back to a folder that contains them are ignored.
@@ -152,6 +170,9 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
         The data set's folder.
     allow_missing : bool
         Accept that some classes have no images in some of the domains.
+    nested : bool
+        Take the images in folders below a class folder too, as images of that class.
+        By default they are left out; `images_left_out` counts them.
 
     Returns
     -------
@@ -164,8 +185,9 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If `root` is not a folder, has no domains, a domain has no classes or no images, or, unless
-        `allow_missing`, a class has no images in a domain; or if a name is not UTF-8.
+        If `root` is not a folder, has no domains, a domain has no classes, no images or
+        splits where classes should be, or, unless `allow_missing`, a class has no
+        images in a domain; or if a name is not UTF-8.
     """
     root = _data_folder(root, LAYOUT)
     rows: list[tuple[str, str, str]] = []
@@ -179,20 +201,23 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
             raise ValueError(
                 f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}."
             )
+        _check_no_splits(domain, classes)
         for class_ in classes:
-            images = _images(class_)
+            images = _class_images(class_, nested)
             rows += [(str(image), folder_name(class_), folder_name(domain)) for image in images]
             if not images:
                 empty.append(str(class_))
     if not allow_missing:
         _check_filled(empty)
     table = pd.DataFrame(rows, columns=["path", "label", "domain"])
-    _check_classes(table, [folder_name(domain) for domain in domains], allow_missing)
+    _check_classes(table, domains, allow_missing)
     return table
 
 
-def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
-    """List the images below ``root/class/``, as ImageNet and its variants lay them out.
+def index_classes(
+    root: str | os.PathLike[str], allow_missing: bool = False, nested: bool = False
+) -> pd.DataFrame:
+    """List the images in ``root/class/``, as ImageNet and its variants lay them out.
 
     Parameters
     ----------
@@ -200,6 +225,8 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
         The data set's folder.
     allow_missing : bool
         Accept class folders without images.
+    nested : bool
+        As in `index_folder`.
 
     Returns
     -------
@@ -217,13 +244,11 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
     """
     root = _data_folder(root, FLAT_LAYOUT)
     classes = subfolders(root)
-    images = {class_: _images(class_) for class_ in classes}
+    images = {class_: _class_images(class_, nested) for class_ in classes}
     if not any(images.values()):
-        below = ", ".join(
-            repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1]
+        raise ValueError(
+            f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{_deeper(root)}"
         )
-        deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
-        raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
     if not allow_missing:
         _check_filled([str(class_) for class_ in classes if not images[class_]])
     domain = folder_name(root.absolute())
@@ -257,22 +282,37 @@ def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
     """
     root = _data_folder(root, "expected a folder of images").absolute()
     rows: list[tuple[str, str, str]] = []
-    folders, seen = [root], set()
-    for (
-        folder
-    ) in folders:  # it grows on the way; a folder that several links lead to is listed once
-        if folder.resolve() in seen:
-            continue
-        seen.add(folder.resolve())
+    for folder in _folders_below(root):
         label = folder_name(folder) if folder != root else ""
         domain = folder_name(folder.parent if root in folder.parent.parents else root)
         rows += [(str(image), label, domain) for image in _images(folder)]
-        folders += subfolders(folder)
     if not rows:
         raise ValueError(
             f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()})."
         )
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def images_left_out(root: str | os.PathLike[str], table: pd.DataFrame) -> dict[str, int]:
+    """Count the images in a folder, and in all below it, that a table of it does not list.
+
+    Parameters
+    ----------
+    root : path-like
+    table : pandas.DataFrame
+        As `index_folder` or `index_classes` gives it, with the column *path*.
+
+    Returns
+    -------
+    dict of str to int
+        For each folder that has images, and none in the table, their number.
+    """
+    taken = {Path(folder).resolve() for folder in {os.path.dirname(path) for path in table["path"]}}
+    return {
+        str(folder): n
+        for folder in _folders_below(Path(root))
+        if folder.resolve() not in taken and (n := len(_images(folder)))
+    }
 
 
 def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:
@@ -293,17 +333,33 @@ def _check_filled(empty: list[str]) -> None:
         )
 
 
-def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool) -> None:
+def _check_no_splits(domain: Path, classes: list[Path]) -> None:
+    below = sorted({folder_name(folder) for class_ in classes for folder in subfolders(class_)})
+    if (
+        below
+        and all(class_.name.lower() in SPLITS for class_ in classes)
+        and not any(_images(class_) for class_ in classes)
+    ):
+        names = ", ".join(class_.name for class_ in classes)
+        raise ValueError(
+            f"the domain {str(domain)!r} is divided into {names}: these are splits, not classes; "
+            f"the classes, such as {below[0]!r}, lie one level deeper. {LAYOUT}: move the class "
+            "folders up, or give a folder with one of the splits of each domain."
+        )
+
+
+def _check_classes(table: pd.DataFrame, domains: list[Path], allow_missing: bool) -> None:
     everywhere = set(table["label"])
-    absent = {
-        domain: sorted(everywhere - set(table["label"][table["domain"] == domain]))
-        for domain in domains
-    }
-    for domain, missing in absent.items():
-        if set(missing) == everywhere:
+    absent = {}
+    for folder in domains:
+        domain = folder_name(folder)
+        there = set(table["label"][table["domain"] == domain])
+        if not there:
             raise ValueError(
-                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove it."
+                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove "
+                f"it.{_deeper(folder)}"
             )
+        absent[domain] = sorted(everywhere - there)
     if any(absent.values()) and not allow_missing:
         listing = "; ".join(
             f"{domain!r} lacks {', '.join(map(repr, missing))}"
@@ -325,6 +381,32 @@ def subfolders(parent: Path) -> list[Path]:
         for folder in _visible(parent)
         if folder.is_dir() and folder.resolve() not in ancestors
     ]
+
+
+def _folders_below(root: Path) -> list[Path]:
+    """List a folder and all below it; one that several links lead to is listed once."""
+    waiting, seen, found = [root], set(), []
+    for folder in waiting:  # it grows on the way
+        if folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            found.append(folder)
+            waiting += subfolders(folder)
+    return found
+
+
+def _deeper(folder: Path) -> str:
+    """Say where below the class folders of an otherwise empty folder there are images."""
+    below = [
+        str(place.relative_to(folder))
+        for place in _folders_below(folder)
+        if len(place.relative_to(folder).parts) > 1 and _images(place)
+    ]
+    return f" The images may lie deeper, in folders such as {below[0]!r}." if below else ""
+
+
+def _class_images(class_: Path, nested: bool) -> list[Path]:
+    folders = _folders_below(class_) if nested else [class_]
+    return [image for folder in folders for image in _images(folder)]
 
 
 def _images(parent: Path) -> list[Path]:

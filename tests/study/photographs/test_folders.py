@@ -15,6 +15,7 @@ from conftest import PACS, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from icm_study.photographs.check import check_folder, load_folder, load_images, main
 from icm_study.photographs.folders import index_classes, index_folder, index_images, read_image
@@ -344,7 +345,7 @@ def test_folders_that_are_no_classes(tmp_path):
     with pytest.raises(ValueError, match="no images in the class folders"):
         index_classes(tmp_path)
     make_tree(tmp_path, ["photo/dog/a.jpg"])
-    with pytest.raises(ValueError, match=r"may lie deeper, in folders such as 'dog'"):
+    with pytest.raises(ValueError, match=r"may lie deeper, in folders such as 'photo/dog'"):
         index_classes(tmp_path, allow_missing=True)
 
 
@@ -530,6 +531,92 @@ def test_a_link_to_no_image_is_reported(sound, target):
     assert "loop.jpg" in reason
     with pytest.warns(UserWarning, match="loop.jpg"):
         assert str(link) not in set(load_folder(sound, accept_problems=True)["path"])
+
+
+@pytest.fixture
+def bursts(sound):
+    """The sound folder, with three more images below each class folder of `art`."""
+    for label in ("cat", "dog"):
+        for i in range(3):
+            save(
+                sound / "art" / label / "patient_7" / "day_1" / f"{i}.jpg",
+                20 + i + 10 * (label == "dog"),
+            )
+    return sound
+
+
+def test_images_below_a_class_folder_are_counted_and_named(bursts):
+    report = check_folder(bursts)
+    left_out = {str(bursts / "art" / label / "patient_7" / "day_1"): 3 for label in ("cat", "dog")}
+    assert report.left_out == left_out
+    assert len(report.images) == 8
+    assert "6 images are left out" in str(report)
+    assert "patient_7" in str(report)
+    with pytest.raises(ValueError, match=r"(?s)6 images are left out.*`nested` takes"):
+        load_folder(bursts)
+
+
+def test_images_below_a_class_folder_are_taken_if_one_says_so(bursts):
+    images = load_folder(bursts, nested=True)
+    assert images.groupby(["domain", "label"]).size().to_dict() == {
+        ("art", "cat"): 5, ("art", "dog"): 5, ("photo", "cat"): 2, ("photo", "dog"): 2,
+    }  # fmt: skip
+    theirs = [  # what torchvision, and with it DomainBed, takes
+        (path, folder.classes[label], domain)
+        for domain in ("art", "photo")
+        for folder in [ImageFolder(bursts / domain)]
+        for path, label in folder.samples
+    ]
+    assert sorted(images.itertuples(index=False, name=None)) == sorted(theirs)
+    assert main([str(bursts), "--nested"]) == 0
+
+
+def test_images_above_the_class_folders_are_counted_and_named(sound):
+    save(sound / "overview.jpg", 40)
+    save(sound / "photo" / "sheet.png", 41)
+    assert check_folder(sound).left_out == {str(sound): 1, str(sound / "photo"): 1}
+
+
+def test_nested_images_of_a_flat_folder(tmp_path):
+    root = tmp_path / "imagenet-a"
+    save(root / "n01498041" / "a.jpg", 1)
+    save(root / "n01498041" / "more" / "b.jpg", 2)
+    assert check_folder(root).left_out == {str(root / "n01498041" / "more"): 1}
+    report = check_folder(root, nested=True)
+    assert (len(report.images), report.left_out) == (2, {})
+    assert set(report.images["label"]) == {"n01498041"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("splits", [("train", "val"), ("crossval", "full", "test", "train")])
+def test_splits_where_classes_should_be_are_recognized(tmp_path, splits, nested):
+    for domain, split, label in product(("mnist", "svhn"), splits, "01"):
+        save(tmp_path / domain / split / label / "0.png")
+    with pytest.raises(
+        ValueError,
+        match=rf"mnist' is divided into {', '.join(splits)}: .* such as '0', lie one level deeper",
+    ):
+        check_folder(tmp_path, nested=nested)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for domain, label in product(("real", "sketch"), ("train", "bus")):
+        save(tmp_path / domain / label / "0.png", len(domain + label))
+    save(tmp_path / "real" / "train" / "burst" / "1.png", 2000)
+    assert set(check_folder(tmp_path).images["label"]) == {"train", "bus"}
+
+
+def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
+    (sound / "art").rename(sound / "Train")
+    (sound / "photo").rename(sound / "val")
+    report = check_folder(sound)
+    assert report.splits == ("Train", "val")
+    assert "named as the splits of one data set" in str(report)
+    assert not report.ok
+    for split, domain in product(("train", "test"), ("photo", "sketch")):
+        save(tmp_path / "deep" / split / domain / "dog" / "0.png")
+    with pytest.raises(ValueError, match=r"'test' has no images.*deeper.* such as 'photo/dog'"):
+        check_folder(tmp_path / "deep")
 
 
 def test_the_same_file_in_two_domains(sound):
