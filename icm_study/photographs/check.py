@@ -1,7 +1,7 @@
 """Look at every image of a data folder before anything is computed from it.
 
 `check_folder` opens each image, counts them by domain and class, finds the same picture
-in two domains, and compares the counts with what is known of the data set. It is one
+twice, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
 or if the caller accepts the problems.
@@ -62,6 +62,9 @@ class FolderReport:
         For each domain that lacks some, the classes of which it has no readable image.
     duplicates : tuple of tuple of str
         Groups of files with the same bytes that are in more than one domain.
+    repeats : tuple of tuple of str
+        Groups of files with the same bytes within one domain, under one class or under
+        several.
     differences : tuple of str
         How the folder differs from what is known of the data set.
     left_out : mapping of str to int
@@ -78,9 +81,15 @@ class FolderReport:
     unreadable: tuple[tuple[str, str], ...]
     missing: Mapping[str, Sequence[str]]
     duplicates: tuple[tuple[str, ...], ...]
+    repeats: tuple[tuple[str, ...], ...]
     differences: tuple[str, ...]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the folder has the images of a known data set, in number."""
+        return self.dataset is not None and not self.differences
 
     @property
     def ok(self) -> bool:
@@ -89,6 +98,7 @@ class FolderReport:
             self.unreadable
             or self.missing
             or self.duplicates
+            or (self.repeats and not self.is_known)
             or self.differences
             or self.left_out
             or self.splits
@@ -111,6 +121,11 @@ class FolderReport:
         )
         lines += _section(
             "the same file in several domains", [" = ".join(group) for group in self.duplicates]
+        )
+        lines += _section(
+            "the same file more than once in a domain: one may train and the other measure"
+            + (f" (so it is in {self.dataset})" if self.is_known else ""),
+            [" = ".join(group) for group in self.repeats],
         )
         lines += _section("differences from what is known", self.differences)
         if self.left_out:
@@ -171,6 +186,7 @@ def check_folder(
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
         index=_class_names(Path(root), flat), columns=domains, fill_value=0
     )
+    groups = _same_bytes(images, [digest for digest, reason in found if not reason])
     return FolderReport(
         root=str(root),
         dataset=name,
@@ -182,7 +198,8 @@ def check_folder(
             for domain in domains
             if (lacks := counts.index[counts[domain] == 0].tolist())
         },
-        duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
+        duplicates=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() > 1),
+        repeats=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() == 1),
         differences=known.differences(table) if known else (),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
@@ -346,12 +363,11 @@ def _class_names(root: Path, flat: bool) -> list[str]:
     return sorted({folder_name(class_) for parent in parents for class_ in subfolders(parent)})
 
 
-def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _same_bytes(images: pd.DataFrame, digests: Sequence[str]) -> list[pd.DataFrame]:
+    """Group the rows of the files that occur more than once."""
     grouped = images.assign(digest=digests)
-    several = grouped.groupby("digest")["domain"].transform("nunique") > 1
-    return tuple(
-        tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"]
-    )
+    several = grouped[grouped.duplicated("digest", keep=False)]
+    return [group for _, group in several.groupby("digest", sort=False)]
 
 
 def _table(counts: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import unicodedata
 import zlib
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from icm_study.photographs.check import check_folder, load_folder, load_images, main
 from icm_study.photographs.folders import index_classes, index_folder, index_images, read_image
+from icm_study.photographs.known import CATALOG
 
 
 @pytest.fixture
@@ -622,11 +624,35 @@ def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
 def test_the_same_file_in_two_domains(sound):
     original, copy = sound / "art" / "cat" / "1.jpg", sound / "photo" / "dog" / "9.jpg"
     copy.write_bytes(original.read_bytes())
-    within = sound / "art" / "cat" / "9.jpg"  # the same domain: no leak from source to target
-    within.write_bytes((sound / "art" / "cat" / "2.jpg").read_bytes())
     report = check_folder(sound)
     assert report.duplicates == ((str(original), str(copy)),)
+    assert report.repeats == ()
     assert "the same file in several domains (1)" in str(report)
+
+
+def test_the_same_file_twice_in_a_domain(sound):
+    cat, dog = sound / "art" / "cat", sound / "art" / "dog"
+    (cat / "99.jpg").write_bytes((cat / "1.jpg").read_bytes())  # in one class
+    (dog / "98.jpg").write_bytes((cat / "2.jpg").read_bytes())  # under two classes
+    report = check_folder(sound)
+    groups = [(cat / "1.jpg", cat / "99.jpg"), (cat / "2.jpg", dog / "98.jpg")]
+    assert report.repeats == tuple(tuple(map(str, group)) for group in groups)
+    assert report.duplicates == ()
+    assert "the same file more than once in a domain" in str(report)
+    assert f"{cat / '2.jpg'} = {dog / '98.jpg'}" in str(report)
+    with pytest.raises(ValueError, match="more than once in a domain"):
+        load_folder(sound)
+
+
+def test_files_that_a_known_data_set_repeats_are_told_and_no_problem(sound, monkeypatch):
+    (sound / "art" / "dog" / "98.jpg").write_bytes((sound / "art" / "cat" / "2.jpg").read_bytes())
+    pets = replace(CATALOG["PACS"], name="pets", n_classes=2, versions=({"art": 5, "photo": 4},))
+    monkeypatch.setitem(CATALOG, "pets", pets)
+    report = check_folder(sound)
+    assert len(report.repeats) == 1
+    assert "(so it is in pets) (1)" in str(report)
+    assert report.is_known
+    assert len(load_folder(sound)) == 9
 
 
 def test_counts_are_compared_with_a_known_data_set(sound):
