@@ -23,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from icm_study.photographs.counts import common_classes, hindrances
 from icm_study.photographs.folders import (
     SPLITS,
     decode_image,
@@ -72,6 +73,10 @@ class FolderReport:
         folder, or deeper.
     splits : tuple of str
         The domains, if all are named as the parts of one data set are ("train", "val").
+    hindrances : tuple of str
+        Why domains cannot be left out in turn; the images may be sound all the same.
+    dropped : mapping of str to int
+        The classes that were left out as asked, and their images.
     """
 
     root: str
@@ -85,6 +90,8 @@ class FolderReport:
     differences: tuple[str, ...]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
+    hindrances: tuple[str, ...]
+    dropped: Mapping[str, int]
 
     @property
     def is_known(self) -> bool:
@@ -93,7 +100,12 @@ class FolderReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong, and each domain can be left out."""
+        return self.sound and not self.hindrances
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong with the images and their folders."""
         return not (
             self.unreadable
             or self.missing
@@ -140,13 +152,22 @@ class FolderReport:
                 "is no shift of domain. Give each camera, site or style a folder instead",
                 [", ".join(self.splits)],
             )
+        lines += _section(
+            "classes that are not in every domain with images enough, left out as asked",
+            [f"{label}: {n:,} images" for label, n in self.dropped.items()],
+        )
+        lines += _section("domains cannot be left out in turn", self.hindrances)
         return "\n".join(
             [*lines, "", "No problems found." if self.ok else "See the problems above."]
         )
 
 
 def check_folder(
-    root: str | os.PathLike[str], dataset: str | None = None, *, nested: bool = False
+    root: str | os.PathLike[str],
+    dataset: str | None = None,
+    *,
+    nested: bool = False,
+    classes: str = "all",
 ) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
@@ -161,6 +182,9 @@ def check_folder(
     nested : bool
         Take the images in folders below a class folder too (bursts, patients), as
         images of that class.
+    classes : {"all", "common"}
+        Take all classes, or those only that are in every domain, with images enough to
+        leave each domain out (see `icm_study.photographs.counts.common_classes`).
 
     Returns
     -------
@@ -171,9 +195,11 @@ def check_folder(
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If the data set is unknown, or the folder has not the layout; see
-        `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, `classes` is neither, or the folder has not the
+        layout; see `icm_study.photographs.folders.index_folder`.
     """
+    if classes not in ("all", "common"):
+        raise ValueError(f"classes is {classes!r}; expected 'all' or 'common'.")
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
@@ -181,16 +207,20 @@ def check_folder(
     found = _look_at_all(table["path"].tolist())
     reasons = pd.Series([reason for _, reason in found])
     bad = reasons != ""
-    images = table[~bad].reset_index(drop=True)
+    images = table[~bad].assign(digest=[digest for digest, reason in found if not reason])
+    names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
+    is_taken = images["label"].isin(names)
+    dropped = images["label"][~is_taken].value_counts().sort_index().to_dict()
+    images = images[is_taken].reset_index(drop=True)
     domains = sorted(set(table["domain"]))
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
-        index=_class_names(Path(root), flat), columns=domains, fill_value=0
+        index=names, columns=domains, fill_value=0
     )
-    groups = _same_bytes(images, [digest for digest, reason in found if not reason])
+    groups = _same_bytes(images)
     return FolderReport(
         root=str(root),
         dataset=name,
-        images=images,
+        images=images.drop(columns="digest"),
         counts=counts,
         unreadable=tuple(zip(table["path"][bad], reasons[bad], strict=True)),
         missing={
@@ -203,6 +233,8 @@ def check_folder(
         differences=known.differences(table) if known else (),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
+        hindrances=() if flat else hindrances(images),
+        dropped=dropped,
     )
 
 
@@ -212,8 +244,12 @@ def load_folder(
     *,
     accept_problems: bool = False,
     nested: bool = False,
+    classes: str = "all",
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
+
+    That a domain cannot be left out is no problem here, since there are protocols that
+    leave none out; `icm_study.testbeds.splits.check_counts` tells it of a protocol.
 
     Parameters
     ----------
@@ -222,7 +258,7 @@ def load_folder(
     accept_problems : bool
         Go on without the unreadable images, and with a warning, where the check found
         problems.
-    nested : bool
+    nested, classes
         As in `check_folder`.
 
     Returns
@@ -243,14 +279,14 @@ def load_folder(
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report = check_folder(root, dataset, nested=nested)
-    if report.images.empty or not (report.ok or accept_problems):
+    report = check_folder(root, dataset, nested=nested, classes=classes)
+    if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass "
             f"accept_problems=True to go on without "
             "the unreadable images."
         )
-    if not report.ok:
+    if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
     return report.images
 
@@ -322,9 +358,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nested", action="store_true", help="take the images below a class folder too"
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--classes", choices=("all", "common"), default="all",
+        help="common: only classes that are in every domain, with images enough",
+    )  # fmt: skip
+    options = vars(parser.parse_args(arguments))
     try:
-        report = check_folder(options.root, options.dataset, nested=options.nested)
+        report = check_folder(options.pop("root"), **options)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -363,10 +403,9 @@ def _class_names(root: Path, flat: bool) -> list[str]:
     return sorted({folder_name(class_) for parent in parents for class_ in subfolders(parent)})
 
 
-def _same_bytes(images: pd.DataFrame, digests: Sequence[str]) -> list[pd.DataFrame]:
+def _same_bytes(images: pd.DataFrame) -> list[pd.DataFrame]:
     """Group the rows of the files that occur more than once."""
-    grouped = images.assign(digest=digests)
-    several = grouped[grouped.duplicated("digest", keep=False)]
+    several = images[images.duplicated("digest", keep=False)]
     return [group for _, group in several.groupby("digest", sort=False)]
 
 

@@ -407,6 +407,17 @@ def sound(tmp_path):
     return root
 
 
+@pytest.fixture
+def ample(tmp_path):
+    """Two domains with two classes of ten images each: enough to leave either out."""
+    root = tmp_path / "ample"
+    for seed, (domain, class_, image) in enumerate(
+        product(("art", "photo"), ("cat", "dog"), range(10))
+    ):
+        save(root / domain / class_ / f"{image}.png", seed, size=(4, 4))
+    return root
+
+
 def write_bomb(path, side):
     """Write a PNG whose header promises side x side pixels."""
 
@@ -426,13 +437,19 @@ def write_bomb(path, side):
 
 def test_a_sound_folder(sound):
     report = check_folder(sound)
-    assert report.ok
+    assert report.sound
     assert report.dataset is None
     pd.testing.assert_frame_equal(report.images, index_folder(sound))
     assert report.counts.loc["dog"].to_dict() == {"art": 2, "photo": 2}
     assert "8 readable images, 2 domain(s), 2 classes" in str(report)
-    assert "No problems found" in str(report)
     pd.testing.assert_frame_equal(load_folder(sound), report.images)
+
+
+def test_a_folder_that_can_be_divided(ample):
+    report = check_folder(ample)
+    assert report.ok
+    assert report.hindrances == ()
+    assert str(report).endswith("No problems found.")
 
 
 def test_unusual_images_are_fine(sound):
@@ -443,7 +460,7 @@ def test_unusual_images_are_fine(sound):
     Image.new("P", (5, 5), 3).save(folder / "palette.png")
     Image.fromarray(np.arange(100, dtype=np.uint16).reshape(10, 10)).save(folder / "gray16.png")
     report = check_folder(sound)
-    assert report.ok
+    assert report.sound
     assert report.counts.loc["cat", "art"] == 7
     assert all(read_image(path).mode == "RGB" for path in report.images["path"])
 
@@ -504,7 +521,7 @@ def test_a_class_of_which_no_image_can_be_read_is_missing(sound):
 
 def test_links_in_a_loop_do_not_disturb_the_check(sound):
     (sound / "photo" / "up").symlink_to(sound, target_is_directory=True)
-    assert check_folder(sound).ok
+    assert check_folder(sound).sound
 
 
 def test_a_pipe_a_socket_and_a_device_are_reported_and_not_waited_for(sound, monkeypatch):
@@ -570,7 +587,7 @@ def test_images_below_a_class_folder_are_taken_if_one_says_so(bursts):
         for path, label in folder.samples
     ]
     assert sorted(images.itertuples(index=False, name=None)) == sorted(theirs)
-    assert main([str(bursts), "--nested"]) == 0
+    assert check_folder(bursts, nested=True).sound
 
 
 def test_images_above_the_class_folders_are_counted_and_named(sound):
@@ -614,7 +631,7 @@ def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
     report = check_folder(sound)
     assert report.splits == ("Train", "val")
     assert "named as the splits of one data set" in str(report)
-    assert not report.ok
+    assert not report.sound
     for split, domain in product(("train", "test"), ("photo", "sketch")):
         save(tmp_path / "deep" / split / domain / "dog" / "0.png")
     with pytest.raises(ValueError, match=r"'test' has no images.*deeper.* such as 'photo/dog'"):
@@ -724,20 +741,20 @@ def test_more_images_than_one_block(sound, monkeypatch):
     assert len(check_folder(sound).images) == 8
 
 
-def test_command_line(sound, capsys):
-    assert main([str(sound)]) == 0
+def test_command_line(ample, capsys):
+    assert main([str(ample)]) == 0
     assert "No problems found" in capsys.readouterr().out
-    (sound / "art" / "cat" / "zero.jpg").touch()
-    assert main([str(sound)]) == 1
+    (ample / "art" / "cat" / "zero.jpg").touch()
+    assert main([str(ample)]) == 1
     assert "zero bytes" in capsys.readouterr().out
-    assert main([str(sound / "nowhere")]) == 1
+    assert main([str(ample / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert main([str(sound), "--dataset", "PAX"]) == 1
+    assert main([str(ample), "--dataset", "PAX"]) == 1
     assert "unknown data set" in capsys.readouterr().err
 
 
-def test_the_module_is_the_command(sound):
-    command = [sys.executable, "-m", "icm_study.photographs.check", str(sound)]
+def test_the_module_is_the_command(ample):
+    command = [sys.executable, "-m", "icm_study.photographs.check", str(ample)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "No problems found" in done.stdout) == (0, True), done.stderr
 
