@@ -12,18 +12,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
 from icm_study.photographs.counts import common_classes, hindrances
+from icm_study.photographs.depth import (
+    ValueRange,
+    check_value_range,
+    deep_values,
+    eight_bit_copies,
+    flaws,
+    summarize,
+)
 from icm_study.photographs.folders import (
     SPLITS,
     decode_image,
@@ -66,6 +77,9 @@ class FolderReport:
     repeats : tuple of tuple of str
         Groups of files with the same bytes within one domain, under one class or under
         several.
+    few_levels : tuple of str
+        Domains with images of more than 8 bits of which few levels are left, or whose
+        values are cut (see `icm_study.photographs.depth.flaws`).
     differences : tuple of str
         How the folder differs from what is known of the data set.
     left_out : mapping of str to int
@@ -87,6 +101,7 @@ class FolderReport:
     missing: Mapping[str, Sequence[str]]
     duplicates: tuple[tuple[str, ...], ...]
     repeats: tuple[tuple[str, ...], ...]
+    few_levels: tuple[str, ...]
     differences: tuple[str, ...]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
@@ -111,6 +126,7 @@ class FolderReport:
             or self.missing
             or self.duplicates
             or (self.repeats and not self.is_known)
+            or self.few_levels
             or self.differences
             or self.left_out
             or self.splits
@@ -138,6 +154,11 @@ class FolderReport:
             "the same file more than once in a domain: one may train and the other measure"
             + (f" (so it is in {self.dataset})" if self.is_known else ""),
             [" = ".join(group) for group in self.repeats],
+        )
+        lines += _section(
+            "images of more than 8 bits that are read with few levels, or cut; give value_range: "
+            "'used' for the values that they have, or (low, high)",
+            self.few_levels,
         )
         lines += _section("differences from what is known", self.differences)
         if self.left_out:
@@ -168,6 +189,7 @@ def check_folder(
     *,
     nested: bool = False,
     classes: str = "all",
+    value_range: ValueRange = "file",
 ) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
@@ -185,6 +207,10 @@ def check_folder(
     classes : {"all", "common"}
         Take all classes, or those only that are in every domain, with images enough to
         leave each domain out (see `icm_study.photographs.counts.common_classes`).
+    value_range : {"file", "used"} or (low, high)
+        The values that become black and white in gray images of more than 8 bits:
+        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
+        domain; or two numbers, for all.
 
     Returns
     -------
@@ -195,34 +221,45 @@ def check_folder(
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If the data set is unknown, `classes` is neither, or the folder has not the
-        layout; see `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, `classes` or `value_range` is none of these, or the
+        folder has not the layout; see `icm_study.photographs.folders.index_folder`.
     """
+    report, _ = _check_folder(root, dataset, nested, classes, value_range)
+    return report
+
+
+def _check_folder(
+    root: str | os.PathLike[str],
+    dataset: str | None,
+    nested: bool,
+    classes: str,
+    value_range: ValueRange,
+) -> tuple[FolderReport, pd.DataFrame]:
+    """Give the report, and the readable images with all that was seen of them."""
     if classes not in ("all", "common"):
         raise ValueError(f"classes is {classes!r}; expected 'all' or 'common'.")
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
     table = (index_classes if flat else index_folder)(root, True, nested)
-    found = _look_at_all(table["path"].tolist())
-    reasons = pd.Series([reason for _, reason in found])
-    bad = reasons != ""
-    images = table[~bad].assign(digest=[digest for digest, reason in found if not reason])
+    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    bad = seen["reason"] != ""
+    images = seen[~bad]
     names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
     is_taken = images["label"].isin(names)
-    dropped = images["label"][~is_taken].value_counts().sort_index().to_dict()
+    dropped = images["label"][~is_taken].value_counts().sort_index()
     images = images[is_taken].reset_index(drop=True)
     domains = sorted(set(table["domain"]))
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
         index=names, columns=domains, fill_value=0
     )
     groups = _same_bytes(images)
-    return FolderReport(
+    report = FolderReport(
         root=str(root),
         dataset=name,
-        images=images.drop(columns="digest"),
+        images=images[list(table)],
         counts=counts,
-        unreadable=tuple(zip(table["path"][bad], reasons[bad], strict=True)),
+        unreadable=tuple(zip(seen["path"][bad], seen["reason"][bad], strict=True)),
         missing={
             domain: lacks
             for domain in domains
@@ -230,12 +267,14 @@ def check_folder(
         },
         duplicates=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() > 1),
         repeats=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() == 1),
+        few_levels=flaws(summarize(images), value_range),
         differences=known.differences(table) if known else (),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
         hindrances=() if flat else hindrances(images),
-        dropped=dropped,
+        dropped={str(label): int(n) for label, n in dropped.items()},
     )
+    return report, images
 
 
 def load_folder(
@@ -245,6 +284,8 @@ def load_folder(
     accept_problems: bool = False,
     nested: bool = False,
     classes: str = "all",
+    value_range: ValueRange = "file",
+    cache: str | os.PathLike[str] = "cache",
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
 
@@ -258,13 +299,17 @@ def load_folder(
     accept_problems : bool
         Go on without the unreadable images, and with a warning, where the check found
         problems.
-    nested, classes
+    nested, classes, value_range
         As in `check_folder`.
+    cache : path-like
+        Where 8-bit copies are kept of images that are read by another range than
+        "file" (see `icm_study.photographs.depth.eight_bit_copies`).
 
     Returns
     -------
     pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*.
+        The readable images, with the columns *path*, *label*, *domain*. The path is
+        that of the copy where there is one, so all that reads the image reads the copy.
 
     Raises
     ------
@@ -279,7 +324,7 @@ def load_folder(
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report = check_folder(root, dataset, nested=nested, classes=classes)
+    report, images = _check_folder(root, dataset, nested, classes, value_range)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass "
@@ -288,10 +333,16 @@ def load_folder(
         )
     if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
-    return report.images
+    return _by_range(images, value_range, root, cache)[list(report.images)]
 
 
-def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) -> pd.DataFrame:
+def load_images(
+    root: str | os.PathLike[str],
+    *,
+    accept_problems: bool = False,
+    value_range: ValueRange = "file",
+    cache: str | os.PathLike[str] = "cache",
+) -> pd.DataFrame:
     """List the images of a folder in whatever layout, and open each.
 
     Parameters
@@ -299,6 +350,8 @@ def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) 
     root : path-like
     accept_problems : bool
         Go on without the unreadable images, and with a warning.
+    value_range, cache
+        As in `load_folder`.
 
     Returns
     -------
@@ -309,29 +362,36 @@ def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) 
     Raises
     ------
     ValueError
-        If an image cannot be read and that is not accepted, or none can.
+        If an image cannot be read, or few of its levels would be left, and that is not
+        accepted, or none can be read.
     FileNotFoundError
         If `root` does not exist.
 
     Warns
     -----
     UserWarning
-        If images cannot be read and that is accepted.
+        If there are such problems and they are accepted.
     """
     table = index_images(root)
-    reasons = [reason for _, reason in _look_at_all(table["path"].tolist())]
-    unreadable = [reason for reason in reasons if reason]
-    if not unreadable:
-        return table
-    listing = "\n".join(_section("unreadable images", unreadable))
-    if not accept_problems or len(unreadable) == len(table):
+    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    unreadable = seen["reason"][seen["reason"] != ""].tolist()
+    images = seen[seen["reason"] == ""].reset_index(drop=True)
+    few_levels = flaws(summarize(images), value_range)
+    listing = "\n".join(
+        [
+            *_section("unreadable images", unreadable),
+            *_section("images of more than 8 bits; give value_range", few_levels),
+        ]
+    )
+    if images.empty or (listing and not accept_problems):
         raise ValueError(
             f"{root}:{listing}\nNothing was computed. Repair the folder, or pass "
             f"accept_problems=True to go on without "
             "the unreadable images."
         )
-    warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
-    return table[[not reason for reason in reasons]].reset_index(drop=True)
+    if listing:
+        warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
+    return _by_range(images, value_range, root, cache)[list(table)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -362,8 +422,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--classes", choices=("all", "common"), default="all",
         help="common: only classes that are in every domain, with images enough",
     )  # fmt: skip
+    parser.add_argument(
+        "--value-range", nargs="+", default=["file"], metavar="RANGE",
+        help="of gray images of more than 8 bits: file, used, or two numbers",
+    )  # fmt: skip
     options = vars(parser.parse_args(arguments))
     try:
+        words = options.pop("value_range")
+        options["value_range"] = words[0] if len(words) == 1 else tuple(map(float, words))
         report = check_folder(options.pop("root"), **options)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -372,8 +438,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.ok else 1
 
 
-def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+class _Look(NamedTuple):
+    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
+
+    digest: str = ""
+    reason: str = ""
+    kind: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+
+def _by_range(
+    images: pd.DataFrame,
+    value_range: ValueRange,
+    root: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+) -> pd.DataFrame:
+    if value_range == "file":
+        return images
+    place = Path(root).absolute()
+    name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+    return eight_bit_copies(images, value_range, Path(cache) / "eight_bits" / name)
+
+
+def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
+    check_value_range(value_range)
+    look = partial(_look, any_range=value_range != "file")
+    found: list[_Look] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(paths), desc="checking", unit="image") as bar,
@@ -381,20 +472,20 @@ def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
         for start in range(
             0, len(paths), BLOCK
         ):  # in blocks, so that a waiting task for each file is not kept
-            found += pool.map(_look, paths[start : start + BLOCK])
+            found += pool.map(look, paths[start : start + BLOCK])
             bar.update(len(found) - start)
-    return found
+    return pd.DataFrame(found, columns=_Look._fields)
 
 
-def _look(path: str) -> tuple[str, str]:
-    """Give the hash of a file's bytes, and why it cannot be read, if it cannot."""
+def _look(path: str, any_range: bool) -> _Look:
     try:
         with open_image(path) as stream:
             data = stream.read()
-        decode_image(io.BytesIO(data), path, small=True)
+        # floating-point pixels can be read by some range, which is not known yet
+        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
     except (OSError, ValueError) as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), ""
+        return _Look(reason=str(error))
+    return _Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
 
 
 def _class_names(root: Path, flat: bool) -> list[str]:

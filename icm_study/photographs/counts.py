@@ -32,7 +32,7 @@ def too_few(images: pd.DataFrame, target: str | None) -> dict[str, int]:
     """
     counts = images.loc[images["domain"] != target, "label"].value_counts()
     counts = counts.reindex(sorted(images["label"].unique()), fill_value=0)
-    return counts[counts < LEAST_IMAGES].to_dict()
+    return {str(label): int(n) for label, n in counts[counts < LEAST_IMAGES].items()}
 
 
 def common_classes(images: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ look at every image before anything is computed: ``python -m icm_study.photograp
 ROOT``, or `icm_study.photographs.check.check_folder`.
 """
 
+import io
 import os
 import unicodedata
 from pathlib import Path
@@ -46,17 +47,23 @@ LAYOUT = "expected root/domain/class/image"
 FLAT_LAYOUT = "expected root/class/image"
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str], value_range: tuple[float, float] | None = None
+) -> Image.Image:
     """Open an image as upright 8-bit RGB.
 
-    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit
-    gray is scaled to 8 bits; an EXIF orientation is applied. Of an animation, the first
-    frame is taken.
+    Gray, palette and CMYK images are converted; transparent parts become white; gray of
+    more than 8 bits is scaled to 8 bits; an EXIF orientation is applied. Of an
+    animation, the first frame is taken.
 
     Parameters
     ----------
     path : path-like
         The image file.
+    value_range : (low, high), optional
+        The values that become black and white in a gray image of more than 8 bits;
+        those beyond are cut. By default 0 and 65,535, of integers; floating-point
+        pixels have no such default. Images of 8 bits, and of color, stay as they are.
 
     Returns
     -------
@@ -69,14 +76,14 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         If there is no such file.
     ValueError
         If it is no regular file, is empty, corrupt, truncated or no image, holds
-        floating-point pixels, or has so many pixels that it may be a decompression
-        bomb.
+        floating-point pixels and no range is given, or has so many pixels that it may
+        be a decompression bomb.
     """
     with open_image(path) as stream:
-        return decode_image(stream, path)
+        return decode_image(stream, path, value_range=value_range)
 
 
-def open_image(path: str | os.PathLike[str]) -> BinaryIO:
+def open_image(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open an image's file for reading, if it is a regular one: a pipe might never end.
 
     Parameters
@@ -109,7 +116,10 @@ def open_image(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def decode_image(
-    stream: BinaryIO, path: str | os.PathLike[str], small: bool = False
+    stream: BinaryIO,
+    path: str | os.PathLike[str],
+    small: bool = False,
+    value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Decode an opened image, as `read_image` does.
 
@@ -122,6 +132,8 @@ def decode_image(
     small : bool
         Decode a JPEG at one eighth of its size: all of the file is read, with less work
         on the pixels.
+    value_range : (low, high), optional
+        As in `read_image`.
 
     Returns
     -------
@@ -131,8 +143,7 @@ def decode_image(
     Raises
     ------
     ValueError
-        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or
-        has so many pixels that it may be a decompression bomb.
+        As `read_image`.
     """
     if stream.seek(0, os.SEEK_END) == 0:
         raise ValueError(f"image {str(path)!r} is empty (zero bytes); download or copy it again.")
@@ -142,7 +153,8 @@ def decode_image(
             if small:
                 image.draft(image.mode, (1, 1))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if image.mode != "F" or value_range:
+                return _to_rgb(ImageOps.exif_transpose(image), value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"image {str(path)!r} is too large, it may be a decompression bomb: {error} "
@@ -154,6 +166,10 @@ def decode_image(
             f"{error}. "
             "Download or copy it again, or remove it."
         ) from error
+    raise ValueError(
+        f"image {str(path)!r} has floating-point pixels, which have no agreed range. Give "
+        "value_range=(low, high), or 'used' to load a folder; or save it with 8 bits."
+    )
 
 
 def index_folder(
@@ -436,12 +452,20 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError(
-            "floating-point pixels have no agreed range; save it with 8 bits a channel"
-        )
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def is_deep(mode: str) -> bool:
+    """Tell whether Pillow's mode is gray of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
+    if is_deep(image.mode) and value_range:
+        low, high = value_range
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are no finite numbers")
+        scaled = (np.clip(values, low, high) - low) / (high - low)
+        return Image.fromarray((255 * scaled + 0.5).astype(np.uint8)).convert("RGB")
+    if is_deep(image.mode):
         values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

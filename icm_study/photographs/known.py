@@ -122,7 +122,7 @@ class KnownDataset:
         return tuple(differences)
 
 
-def _read(name: str, facts: Mapping[str, Any]) -> KnownDataset:
+def _read(name: str, facts: dict[str, Any]) -> KnownDataset:
     source = facts.get("source", ())
     words = facts.get("domain_words", {})
     return KnownDataset(

@@ -458,7 +458,8 @@ def test_unusual_images_are_fine(sound):
     save(folder / 'it\'s "ä" 猫 #1.jpg', 101)
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(folder / "cmyk.jpg")
     Image.new("P", (5, 5), 3).save(folder / "palette.png")
-    Image.fromarray(np.arange(100, dtype=np.uint16).reshape(10, 10)).save(folder / "gray16.png")
+    gray = np.linspace(0, 65535, 100).astype(np.uint16).reshape(10, 10)
+    Image.fromarray(gray).save(folder / "gray16.png")
     report = check_folder(sound)
     assert report.sound
     assert report.counts.loc["cat", "art"] == 7
