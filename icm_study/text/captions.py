@@ -10,7 +10,7 @@ come from one of two places:
 - `icm_study.text.captioner.caption_images` has one of open_clip's CoCa models look at
   each image and describe it.
 
-`LEXICON` lists the variant factors of photographs and pictures and the words for them.
+`PHOTO_LEXICON` lists the variant factors of photographs and pictures and the words for them.
 `lexicon_for` takes out of it what is a class of the data set at hand.
 """
 
@@ -25,7 +25,7 @@ Lexicon = Mapping[str, Sequence[str]]
 # factor mean the same: "photograph" for "photo", or "grey" for "gray", would be an edit
 # that changes nothing. Words that are also common nouns of another meaning ("spring",
 # "light", "scene") are left out.
-LEXICON: Lexicon = {
+PHOTO_LEXICON: Lexicon = {
     # what the picture is made with: the domains of PACS, OfficeHome and DomainNet, the
     # renditions of ImageNet-R
     "medium": (
@@ -152,7 +152,7 @@ def with_class_word(caption: str, class_word: str) -> str:
 
 
 def lexicon_for(
-    class_words: Sequence[str], lexicon: Lexicon = LEXICON
+    class_words: Sequence[str], lexicon: Lexicon = PHOTO_LEXICON
 ) -> dict[str, tuple[str, ...]]:
     """Take the values out of a lexicon that are, or contain, a class word.
 
@@ -202,7 +202,7 @@ def attribute_captions(
     domain_words: Sequence[str | None] | None = None,
     *,
     seed: int,
-    lexicon: Lexicon = LEXICON,
+    lexicon: Lexicon = PHOTO_LEXICON,
 ) -> list[str]:
     """Write one caption for each image from its class word, without looking at the image.
 

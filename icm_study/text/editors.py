@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from icm_core.interventions import intervene_captions
-from icm_study.text.captions import LEXICON, Lexicon, has_word, lexicon_for
+from icm_study.text.captions import PHOTO_LEXICON, Lexicon, has_word, lexicon_for
 
 EDITORS = ("rules", "llm")
 
@@ -104,7 +104,7 @@ class RuleEditor:
     becomes "a mosaic".
     """
 
-    def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:
+    def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = PHOTO_LEXICON) -> None:
         self.lexicon = lexicon_for(class_words, lexicon)
         self.class_words = tuple(class_words)
 

@@ -44,7 +44,7 @@ REQUESTS = (
     6  # how often one question is sent, in all, where the server is busy, broken or out of reach
 )
 
-ANSWERS = 3  # how many answers to one caption are looked at until one is good
+ATTEMPTS = 3  # how many answers to one caption are looked at until one is good
 
 BACKOFF = (
     1.0  # seconds; the first pause is half to all of it, and each further one is twice as long
@@ -188,7 +188,7 @@ class LLMEditor:
             {"role": "user", "content": f"Caption: {caption}\nObject: {word}"},
         ]
         flaw = ""
-        for _ in range(ANSWERS):
+        for _ in range(ATTEMPTS):
             answer = self._ask(question, seed)
             flaw = self._flaw(answer, caption, word)
             if not flaw:
@@ -203,7 +203,7 @@ class LLMEditor:
                         "content": f"Not accepted: {flaw}. Answer with the edited caption only.",
                     },
                 ]
-        raise _NoGoodAnswer(f"no good answer in {ANSWERS}; the last one: {flaw}")
+        raise _NoGoodAnswer(f"no good answer in {ATTEMPTS}; the last one: {flaw}")
 
     def _flaw(self, answer: str, caption: str, word: str) -> str:
         """Say what is wrong with an answer; the empty string where nothing is."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from icm_core.interventions import intervene_captions
 from icm_study.photographs.known import CATALOG
 from icm_study.text.captions import (
-    LEXICON,
+    PHOTO_LEXICON,
     attribute_captions,
     has_word,
     lexicon_for,
@@ -18,7 +18,7 @@ from icm_study.text.captions import (
 )
 
 PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-VALUES = sorted(value for values in LEXICON.values() for value in values)
+VALUES = sorted(value for values in PHOTO_LEXICON.values() for value in values)
 WORDS = st.one_of(
     st.sampled_from(VALUES), st.sampled_from(PACS), st.text("abc -", min_size=1).map(str.strip)
 )
@@ -26,24 +26,26 @@ CLASS_WORDS = st.lists(WORDS.filter(bool), min_size=1, max_size=6)
 
 
 def test_the_lexicon_keeps_the_rules_of_intervene_captions():
-    (edited,) = intervene_captions(["a dark photo of a dog on grass"], LEXICON, seed=0, keep=PACS)
+    (edited,) = intervene_captions(
+        ["a dark photo of a dog on grass"], PHOTO_LEXICON, seed=0, keep=PACS
+    )
     assert edited != "a dark photo of a dog on grass"
     assert len(VALUES) == len({value.lower() for value in VALUES})
 
 
 def test_no_class_of_pacs_is_in_the_lexicon():
-    assert lexicon_for(PACS) == {factor: tuple(values) for factor, values in LEXICON.items()}
+    assert lexicon_for(PACS) == {factor: tuple(values) for factor, values in PHOTO_LEXICON.items()}
 
 
 def test_the_domain_words_are_media():
     words = {word for known in CATALOG.values() for word in known.domain_words.values()} - {None}
-    assert words <= set(LEXICON["medium"])
+    assert words <= set(PHOTO_LEXICON["medium"])
 
 
 def test_imagenet_has_an_orange():
     lexicon = lexicon_for(open_clip.IMAGENET_CLASSNAMES)
-    assert set(lexicon) == set(LEXICON)
-    assert "orange" in LEXICON["color"]
+    assert set(lexicon) == set(PHOTO_LEXICON)
+    assert "orange" in PHOTO_LEXICON["color"]
     assert "orange" not in lexicon["color"]
     assert "white" in lexicon["color"]  # "great white shark" is a class, "white" is not
 
@@ -54,7 +56,7 @@ def test_a_restricted_lexicon_has_no_class_word_and_loses_nothing_else(class_wor
         left = lexicon_for(class_words)
     except ValueError:
         left = {}
-    for factor, values in LEXICON.items():
+    for factor, values in PHOTO_LEXICON.items():
         # an oracle without regular expressions: every run of words
         free = [v for v in values if not any(_contains(v, w) for w in class_words)]
         assert left.get(factor, ()) == (tuple(free) if len(free) > 1 else ())
@@ -96,7 +98,8 @@ def test_bad_class_words(words, error, match):
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(PACS), st.sampled_from([None, *LEXICON["medium"]])), max_size=20
+        st.tuples(st.sampled_from(PACS), st.sampled_from([None, *PHOTO_LEXICON["medium"]])),
+        max_size=20,
     ),
     st.integers(0, 2**32),
 )
@@ -130,7 +133,7 @@ def test_every_factor_and_value_is_drawn():
 def test_factors_are_left_out_two_times_in_three():
     captions = attribute_captions(["dog"] * 3000, ["photo"] * 3000, seed=0)
     for factor in ("ground", "place", "viewpoint", "season", "size"):
-        share = sum(any(has_word(c, v) for v in LEXICON[factor]) for c in captions) / 3000
+        share = sum(any(has_word(c, v) for v in PHOTO_LEXICON[factor]) for c in captions) / 3000
         assert share == pytest.approx(1 / 3, abs=0.05)  # over 5 standard errors of 0.0086
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_study.text.captions import LEXICON, attribute_captions, has_word, lexicon_for
+from icm_study.text.captions import PHOTO_LEXICON, attribute_captions, has_word, lexicon_for
 from icm_study.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
 
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
-FACTOR_OF = {value: factor for factor, values in LEXICON.items() for value in values}
+FACTOR_OF = {value: factor for factor, values in PHOTO_LEXICON.items() for value in values}
 PIECES = st.one_of(
     st.sampled_from(sorted(FACTOR_OF)),
     st.sampled_from(CLASSES),
