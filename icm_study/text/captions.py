@@ -148,7 +148,9 @@ def with_class_word(caption: str, class_word: str) -> str:
     str
         The caption as it is, or ``"a dog, a man on a couch"``.
     """
-    return caption if has_word(caption, class_word) else _articles(f"a {class_word}, ") + caption
+    if has_word(caption, class_word):
+        return caption
+    return f"{_articles('a ', class_word)}, {caption}"
 
 
 def lexicon_for(
@@ -301,10 +303,14 @@ def _write(class_word: str, medium: str | None, words: Lexicon, rng: np.random.G
         return "".join(places[factor].format(draw(factor)) for factor in mentioned)
 
     medium = medium or (draw("medium") if "medium" in words else "picture")
-    head, noun = mention(BEFORE_MEDIUM) + medium, mention(BEFORE_CLASS) + class_word
-    return _articles(f"a {head} of a {noun}{mention(BEHIND)}")
+    head, attributes = mention(BEFORE_MEDIUM) + medium, mention(BEFORE_CLASS)
+    return _articles(f"a {head} of a {attributes}", class_word, mention(BEHIND))
 
 
-def _articles(text: str) -> str:
-    """Write "an" where "a" stands before a vowel."""
-    return re.sub(r"\ba (?=[aeiou])", "an ", text, flags=re.IGNORECASE)
+def _articles(before: str, class_word: str, behind: str = "") -> str:
+    """Write "an" where "a" stands before a vowel; the class word stays as it is."""
+    parts = (before + class_word[0], behind)  # an article may stand before the class word
+    before, behind = (
+        re.sub(r"\ba (?=[aeiou])", "an ", part, flags=re.IGNORECASE) for part in parts
+    )
+    return before[:-1] + class_word + behind

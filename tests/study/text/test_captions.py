@@ -158,6 +158,25 @@ def test_what_attribute_captions_refuses():
         attribute_captions(["dog"], seed=0, lexicon={"mood": ("happy", "sad")})
 
 
+ARTICLES = ("grade A apple", "vitamin A oil", "hepatitis A", "a", "A", "Mona a Ulisse", "dog")
+
+
+@pytest.mark.parametrize("word", ARTICLES)
+def test_an_article_within_the_class_word_is_none(word):
+    article = "an" if word[0] in "aeiou" or word == "A" else "a"
+    plain = attribute_captions(["zebra"] * 200, seed=0)
+    expected = [c.replace("a zebra", f"{article} {word}").replace("zebra", word) for c in plain]
+    assert attribute_captions([word] * 200, seed=0) == expected
+
+
+def test_a_class_word_with_an_article_in_it_is_put_in_as_it_is():
+    word = "grade A apple"
+    assert (
+        with_class_word("two fruits in a crate", word) == "a grade A apple, two fruits in a crate"
+    )
+    assert with_class_word("two fruits", "A apple") == "an A apple, two fruits"
+
+
 def test_the_class_word_is_put_in_only_where_it_is_missing():
     assert with_class_word("a DOG on grass", "dog") == "a DOG on grass"
     assert with_class_word("a man on a couch", "dog") == "a dog, a man on a couch"

@@ -108,6 +108,15 @@ def test_articles_of_written_captions_are_right_after_an_edit(words, seed):
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", caption)
 
 
+@pytest.mark.parametrize("word", ["hepatitis A", "grade A apple", "plan a", "vitamin A oil"])
+def test_an_article_within_the_class_word_stays(word):
+    captions = [f"a photo of a {word} {time}" for time in ("at night", "in a city", "from above")]
+    for seed in range(20):
+        for after in edit(RuleEditor([word, "hepatitis B"]), captions, [word] * 3, seed):
+            assert f" {word} " in after
+            assert not re.search(r"\b(a [aeiou]|an [^aeiou])", after.replace(word, "x", 1))
+
+
 def test_a_class_is_neither_written_nor_changed():
     captions = [f"a dog on snow beside an orange {i}" for i in range(60)]
     bare, knowing = RuleEditor(), RuleEditor(["dog", "grass", "orange"])
