@@ -12,6 +12,7 @@ from icm_study.photographs.known import CATALOG
 from icm_study.text.captions import (
     PHOTO_LEXICON,
     attribute_captions,
+    domain_word,
     has_word,
     lexicon_for,
     with_class_word,
@@ -145,6 +146,32 @@ def test_a_value_that_is_a_class_is_not_written():
 def test_without_a_medium_it_is_a_picture():
     (caption,) = attribute_captions(["dog"], seed=0, lexicon={"color": ("red", "blue")})
     assert caption in {"a picture of a dog", "a picture of a red dog", "a picture of a blue dog"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "word"),
+    [
+        ("sketch", "sketch"), ("Sketches", "sketch"), ("photos", "photo"), ("clipart", "clip art"),
+        ("Clip-Art", "clip art"), ("pencil_sketch", "sketch"), ("closeup", "close-up"),
+        ("night", "at night"), ("at_dawn", "at dawn"), ("morning", "in the morning"),
+        ("front", "from the front"), ("above", "from above"), ("winter", "winter"),
+        ("camera_1", None), ("photo_of_a_sketch", None), ("white_hospital", None), ("Real", None),
+        ("___", None), ("nights", None),
+    ],
+)  # fmt: skip
+def test_the_word_of_a_domains_folder(folder, word):
+    assert domain_word(folder) == word
+
+
+@given(st.sampled_from([(f, v) for f, values in PHOTO_LEXICON.items() for v in values]))
+def test_every_value_is_found_as_a_folder_and_mentioned_in_each_caption(factor_and_value):
+    factor, value = factor_and_value
+    assert domain_word(value.replace(" ", "_").title()) == value
+    captions = attribute_captions(["dog"] * 20, [value] * 20, seed=0)
+    others = [other for other in PHOTO_LEXICON[factor] if other not in value]
+    for caption in captions:
+        assert has_word(caption, value)
+        assert not any(has_word(caption, other) for other in others)
 
 
 def test_what_attribute_captions_refuses():
