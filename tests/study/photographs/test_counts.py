@@ -57,9 +57,8 @@ def test_too_few():
 
 def test_a_long_list_of_classes_is_cut():
     many = table({(domain, f"c{i:02d}"): 5 for domain in ("one", "two") for i in range(30)})
-    assert [sentence[-35:] for sentence in hindrances(many)] == [
-        "'c03' has 5, 'c04' has 5 and 25 more"[-35:]
-    ] * 2
+    assert len(hindrances(many)) == 2
+    assert all(text.endswith("'c04' has 5 and 25 more") for text in hindrances(many))
 
 
 def write(root, counts):
