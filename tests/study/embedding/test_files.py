@@ -395,9 +395,7 @@ def test_bad_arguments(encoder, table, store, options, error, message):
 
 def test_files_that_are_gone(encoder, table, store, tmp_path):
     gone = table.assign(path=[*table["path"][:-1], str(tmp_path / "gone.jpg")])
-    with pytest.raises(
-        FileNotFoundError, match=r"gone\.jpg' does not exist.*index the folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg' does not exist.*index the folder"):
         embed_files(encoder, gone, store)
     folder = table.assign(path=[*table["path"][:-1], str(tmp_path)])
     with pytest.raises(ValueError, match="not an image file but a pipe, a folder or a device"):
