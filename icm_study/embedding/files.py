@@ -34,7 +34,7 @@ from tqdm import tqdm
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.fingerprint import fingerprint
-from icm_study.photographs.folders import read_image
+from icm_study.photographs.folders import open_image, read_image
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -283,11 +283,10 @@ def _shards(hashes: Sequence[str], size: int) -> list[slice]:
 
 def _hash(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_image(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(
+    except PermissionError as error:
+        raise ValueError(
             f"image {path!r} cannot be read: {error.strerror}. Index the folder again."
         ) from error
 

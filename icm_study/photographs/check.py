@@ -1,7 +1,7 @@
 """Look at every image of a data folder before anything is computed from it.
 
 `check_folder` opens each image, counts them by domain and class, finds the same picture
-in two domains, and compares the counts with what is known of the data set. It is one
+twice, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
 or if the caller accepts the problems.
@@ -12,23 +12,38 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
+from icm_study.photographs.counts import common_classes, hindrances
+from icm_study.photographs.depth import (
+    ValueRange,
+    check_value_range,
+    deep_values,
+    eight_bit_copies,
+    flaws,
+    summarize,
+)
 from icm_study.photographs.folders import (
+    SPLITS,
     decode_image,
     folder_name,
+    images_left_out,
     index_classes,
     index_folder,
     index_images,
+    open_image,
     subfolders,
 )
 from icm_study.photographs.known import guess_dataset, known_dataset
@@ -59,8 +74,23 @@ class FolderReport:
         For each domain that lacks some, the classes of which it has no readable image.
     duplicates : tuple of tuple of str
         Groups of files with the same bytes that are in more than one domain.
+    repeats : tuple of tuple of str
+        Groups of files with the same bytes within one domain, under one class or under
+        several.
+    few_levels : tuple of str
+        Domains with images of more than 8 bits of which few levels are left, or whose
+        values are cut (see `icm_study.photographs.depth.flaws`).
     differences : tuple of str
         How the folder differs from what is known of the data set.
+    left_out : mapping of str to int
+        Folders with images that were not taken, and how many: they lie in no class
+        folder, or deeper.
+    splits : tuple of str
+        The domains, if all are named as the parts of one data set are ("train", "val").
+    hindrances : tuple of str
+        Why domains cannot be left out in turn; the images may be sound all the same.
+    dropped : mapping of str to int
+        The classes that were left out as asked, and their images.
     """
 
     root: str
@@ -70,12 +100,37 @@ class FolderReport:
     unreadable: tuple[tuple[str, str], ...]
     missing: Mapping[str, Sequence[str]]
     duplicates: tuple[tuple[str, ...], ...]
+    repeats: tuple[tuple[str, ...], ...]
+    few_levels: tuple[str, ...]
     differences: tuple[str, ...]
+    left_out: Mapping[str, int]
+    splits: tuple[str, ...]
+    hindrances: tuple[str, ...]
+    dropped: Mapping[str, int]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the folder has the images of a known data set, in number."""
+        return self.dataset is not None and not self.differences
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not (self.unreadable or self.missing or self.duplicates or self.differences)
+        """Whether nothing is wrong, and each domain can be left out."""
+        return self.sound and not self.hindrances
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong with the images and their folders."""
+        return not (
+            self.unreadable
+            or self.missing
+            or self.duplicates
+            or (self.repeats and not self.is_known)
+            or self.few_levels
+            or self.differences
+            or self.left_out
+            or self.splits
+        )
 
     def __str__(self) -> str:
         compared = (
@@ -95,13 +150,47 @@ class FolderReport:
         lines += _section(
             "the same file in several domains", [" = ".join(group) for group in self.duplicates]
         )
+        lines += _section(
+            "the same file more than once in a domain: one may train and the other measure"
+            + (f" (so it is in {self.dataset})" if self.is_known else ""),
+            [" = ".join(group) for group in self.repeats],
+        )
+        lines += _section(
+            "images of more than 8 bits that are read with few levels, or cut; give value_range: "
+            "'used' for the values that they have, or (low, high)",
+            self.few_levels,
+        )
         lines += _section("differences from what is known", self.differences)
+        if self.left_out:
+            lines += _section(
+                f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
+                "folder, or deeper; `nested` takes those below a class folder. Their folders",
+                [f"{folder}: {n:,}" for folder, n in self.left_out.items()],
+            )
+        if self.splits:
+            lines += _section(
+                "domains that are named as the splits of one data set are; between these there "
+                "is no shift of domain. Give each camera, site or style a folder instead",
+                [", ".join(self.splits)],
+            )
+        lines += _section(
+            "classes that are not in every domain with images enough, left out as asked",
+            [f"{label}: {n:,} images" for label, n in self.dropped.items()],
+        )
+        lines += _section("domains cannot be left out in turn", self.hindrances)
         return "\n".join(
             [*lines, "", "No problems found." if self.ok else "See the problems above."]
         )
 
 
-def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> FolderReport:
+def check_folder(
+    root: str | os.PathLike[str],
+    dataset: str | None = None,
+    *,
+    nested: bool = False,
+    classes: str = "all",
+    value_range: ValueRange = "file",
+) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
     Parameters
@@ -112,6 +201,16 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     dataset : str, optional
         A name in `icm_study.photographs.known.CATALOG`. If it is not given and the
         folder's name is one, it is that.
+    nested : bool
+        Take the images in folders below a class folder too (bursts, patients), as
+        images of that class.
+    classes : {"all", "common"}
+        Take all classes, or those only that are in every domain, with images enough to
+        leave each domain out (see `icm_study.photographs.counts.common_classes`).
+    value_range : {"file", "used"} or (low, high)
+        The values that become black and white in gray images of more than 8 bits:
+        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
+        domain; or two numbers, for all.
 
     Returns
     -------
@@ -122,53 +221,95 @@ def check_folder(root: str | os.PathLike[str], dataset: str | None = None) -> Fo
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If the data set is unknown, or the folder has not the layout; see
-        `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, `classes` or `value_range` is none of these, or the
+        folder has not the layout; see `icm_study.photographs.folders.index_folder`.
     """
+    report, _ = _check_folder(root, dataset, nested, classes, value_range)
+    return report
+
+
+def _check_folder(
+    root: str | os.PathLike[str],
+    dataset: str | None,
+    nested: bool,
+    classes: str,
+    value_range: ValueRange,
+) -> tuple[FolderReport, pd.DataFrame]:
+    """Give the report, and the readable images with all that was seen of them."""
+    if classes not in ("all", "common"):
+        raise ValueError(f"classes is {classes!r}; expected 'all' or 'common'.")
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
-    table = (index_classes if flat else index_folder)(root, allow_missing=True)
-    found = _look_at_all(table["path"].tolist())
-    reasons = pd.Series([reason for _, reason in found])
-    bad = reasons != ""
-    images = table[~bad].reset_index(drop=True)
+    table = (index_classes if flat else index_folder)(root, True, nested)
+    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    bad = seen["reason"] != ""
+    images = seen[~bad]
+    names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
+    is_taken = images["label"].isin(names)
+    dropped = images["label"][~is_taken].value_counts().sort_index()
+    images = images[is_taken].reset_index(drop=True)
     domains = sorted(set(table["domain"]))
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
-        index=_class_names(Path(root), flat), columns=domains, fill_value=0
+        index=names, columns=domains, fill_value=0
     )
-    return FolderReport(
+    groups = _same_bytes(images)
+    report = FolderReport(
         root=str(root),
         dataset=name,
-        images=images,
+        images=images[list(table)],
         counts=counts,
-        unreadable=tuple(zip(table["path"][bad], reasons[bad], strict=True)),
+        unreadable=tuple(zip(seen["path"][bad], seen["reason"][bad], strict=True)),
         missing={
             domain: lacks
             for domain in domains
             if (lacks := counts.index[counts[domain] == 0].tolist())
         },
-        duplicates=_duplicates(images, [digest for digest, reason in found if not reason]),
+        duplicates=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() > 1),
+        repeats=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() == 1),
+        few_levels=flaws(summarize(images), value_range),
         differences=known.differences(table) if known else (),
+        left_out=images_left_out(root, table),
+        splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
+        hindrances=() if flat else hindrances(images),
+        dropped={str(label): int(n) for label, n in dropped.items()},
     )
+    return report, images
 
 
 def load_folder(
-    root: str | os.PathLike[str], dataset: str | None = None, *, accept_problems: bool = False
+    root: str | os.PathLike[str],
+    dataset: str | None = None,
+    *,
+    accept_problems: bool = False,
+    nested: bool = False,
+    classes: str = "all",
+    value_range: ValueRange = "file",
+    cache: str | os.PathLike[str] = "cache",
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
+
+    That a domain cannot be left out is no problem here, since there are protocols that
+    leave none out; `icm_study.testbeds.splits.check_counts` tells it of a protocol.
 
     Parameters
     ----------
     root, dataset
         As in `check_folder`.
     accept_problems : bool
-        Go on without the unreadable images, and with a warning, where the check found problems.
+        Go on without the unreadable images, and with a warning, where the check found
+        problems.
+    nested, classes, value_range
+        As in `check_folder`.
+    cache : path-like
+        Where 8-bit copies are kept of images that are read by another range than
+        "file" (see `icm_study.photographs.depth.eight_bit_copies`).
 
     Returns
     -------
     pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*.
+        The readable images, with the columns *path*, *label*, *domain*. The path is
+        that of the copy where there is one, so all that reads the image reads the copy.
 
     Raises
     ------
@@ -183,19 +324,25 @@ def load_folder(
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report = check_folder(root, dataset)
-    if report.images.empty or not (report.ok or accept_problems):
+    report, images = _check_folder(root, dataset, nested, classes, value_range)
+    if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass "
             f"accept_problems=True to go on without "
             "the unreadable images."
         )
-    if not report.ok:
+    if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
-    return report.images
+    return _by_range(images, value_range, root, cache)[list(report.images)]
 
 
-def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) -> pd.DataFrame:
+def load_images(
+    root: str | os.PathLike[str],
+    *,
+    accept_problems: bool = False,
+    value_range: ValueRange = "file",
+    cache: str | os.PathLike[str] = "cache",
+) -> pd.DataFrame:
     """List the images of a folder in whatever layout, and open each.
 
     Parameters
@@ -203,6 +350,8 @@ def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) 
     root : path-like
     accept_problems : bool
         Go on without the unreadable images, and with a warning.
+    value_range, cache
+        As in `load_folder`.
 
     Returns
     -------
@@ -213,29 +362,36 @@ def load_images(root: str | os.PathLike[str], *, accept_problems: bool = False) 
     Raises
     ------
     ValueError
-        If an image cannot be read and that is not accepted, or none can.
+        If an image cannot be read, or few of its levels would be left, and that is not
+        accepted, or none can be read.
     FileNotFoundError
         If `root` does not exist.
 
     Warns
     -----
     UserWarning
-        If images cannot be read and that is accepted.
+        If there are such problems and they are accepted.
     """
     table = index_images(root)
-    reasons = [reason for _, reason in _look_at_all(table["path"].tolist())]
-    unreadable = [reason for reason in reasons if reason]
-    if not unreadable:
-        return table
-    listing = "\n".join(_section("unreadable images", unreadable))
-    if not accept_problems or len(unreadable) == len(table):
+    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    unreadable = seen["reason"][seen["reason"] != ""].tolist()
+    images = seen[seen["reason"] == ""].reset_index(drop=True)
+    few_levels = flaws(summarize(images), value_range)
+    listing = "\n".join(
+        [
+            *_section("unreadable images", unreadable),
+            *_section("images of more than 8 bits; give value_range", few_levels),
+        ]
+    )
+    if images.empty or (listing and not accept_problems):
         raise ValueError(
             f"{root}:{listing}\nNothing was computed. Repair the folder, or pass "
             f"accept_problems=True to go on without "
             "the unreadable images."
         )
-    warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
-    return table[[not reason for reason in reasons]].reset_index(drop=True)
+    if listing:
+        warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)
+    return _by_range(images, value_range, root, cache)[list(table)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,9 +415,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--nested", action="store_true", help="take the images below a class folder too"
+    )
+    parser.add_argument(
+        "--classes", choices=("all", "common"), default="all",
+        help="common: only classes that are in every domain, with images enough",
+    )  # fmt: skip
+    parser.add_argument(
+        "--value-range", nargs="+", default=["file"], metavar="RANGE",
+        help="of gray images of more than 8 bits: file, used, or two numbers",
+    )  # fmt: skip
+    options = vars(parser.parse_args(arguments))
     try:
-        report = check_folder(options.root, options.dataset)
+        words = options.pop("value_range")
+        options["value_range"] = words[0] if len(words) == 1 else tuple(map(float, words))
+        report = check_folder(options.pop("root"), **options)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -269,8 +438,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.ok else 1
 
 
-def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+class _Look(NamedTuple):
+    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
+
+    digest: str = ""
+    reason: str = ""
+    kind: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+
+def _by_range(
+    images: pd.DataFrame,
+    value_range: ValueRange,
+    root: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+) -> pd.DataFrame:
+    if value_range == "file":
+        return images
+    place = Path(root).absolute()
+    name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+    return eight_bit_copies(images, value_range, Path(cache) / "eight_bits" / name)
+
+
+def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
+    check_value_range(value_range)
+    look = partial(_look, any_range=value_range != "file")
+    found: list[_Look] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(paths), desc="checking", unit="image") as bar,
@@ -278,19 +472,20 @@ def _look_at_all(paths: Sequence[str]) -> list[tuple[str, str]]:
         for start in range(
             0, len(paths), BLOCK
         ):  # in blocks, so that a waiting task for each file is not kept
-            found += pool.map(_look, paths[start : start + BLOCK])
+            found += pool.map(look, paths[start : start + BLOCK])
             bar.update(len(found) - start)
-    return found
+    return pd.DataFrame(found, columns=_Look._fields)
 
 
-def _look(path: str) -> tuple[str, str]:
-    """Give the hash of a file's bytes, and why it cannot be read, if it cannot."""
+def _look(path: str, any_range: bool) -> _Look:
     try:
-        data = Path(path).read_bytes()
-        decode_image(io.BytesIO(data), path, small=True)
+        with open_image(path) as stream:
+            data = stream.read()
+        # floating-point pixels can be read by some range, which is not known yet
+        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
     except (OSError, ValueError) as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), ""
+        return _Look(reason=str(error))
+    return _Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
 
 
 def _class_names(root: Path, flat: bool) -> list[str]:
@@ -299,12 +494,10 @@ def _class_names(root: Path, flat: bool) -> list[str]:
     return sorted({folder_name(class_) for parent in parents for class_ in subfolders(parent)})
 
 
-def _duplicates(images: pd.DataFrame, digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    grouped = images.assign(digest=digests)
-    several = grouped.groupby("digest")["domain"].transform("nunique") > 1
-    return tuple(
-        tuple(group) for _, group in grouped[several].groupby("digest", sort=False)["path"]
-    )
+def _same_bytes(images: pd.DataFrame) -> list[pd.DataFrame]:
+    """Group the rows of the files that occur more than once."""
+    several = images[images.duplicated("digest", keep=False)]
+    return [group for _, group in several.groupby("digest", sort=False)]
 
 
 def _table(counts: pd.DataFrame) -> str:

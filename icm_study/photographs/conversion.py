@@ -92,7 +92,7 @@ def parquet_to_folder(
                             f"row {row} of {path} has no image bytes, only the path {stored!r}."
                         )
                     folder = Path(destination) / _known_domain(domain, domains) / label
-                    _write(folder / _image_name(row, stored, data), data)
+                    write_whole(folder / _image_name(row, stored, data), data)
                     row += 1
                 bar.update(len(batch))
     return row
@@ -124,7 +124,7 @@ def archive_to_folder(archive: str | os.PathLike[str], destination: str | os.Pat
     n_images = 0
     with tqdm(desc="unpacking", unit="image") as bar:
         for path, data in _members(Path(archive), _is_class_image):
-            _write(Path(destination) / path.parent.name / path.name, data)
+            write_whole(Path(destination) / path.parent.name / path.name, data)
             n_images += 1
             bar.update()
     if not n_images:
@@ -180,14 +180,14 @@ def camera_traps_to_folder(
     with tqdm(total=sum(map(len, folders.values())), desc="unpacking", unit="image") as bar:
         for path, data in _members(Path(images), lambda path: path.name in folders):
             for folder in folders[path.name]:
-                _write(folder / path.name, data)
+                write_whole(folder / path.name, data)
             n_images += len(folders[path.name])
             bar.update(len(folders[path.name]))
     return n_images
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file, unless it is there; under its name it is always whole."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, with its folder, unless it is there; under its name it is always whole."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _is_class_image(path: PurePosixPath) -> bool:
-    """Tell whether a file in an archive is an image in a class folder; hidden ones and ".." are not."""
+    """Tell whether a file is an image in a class folder; hidden ones and ".." are not."""
     parts = (path.parent.name, path.name)
     return all(part and part[0] != "." for part in parts) and path.suffix.lower() in IMAGE_SUFFIXES
 

@@ -307,7 +307,7 @@ def _check_counts(root: Path, known: KnownDataset) -> None:
 
 
 def _read_record(root: Path, parts: Path, revision: str | None) -> dict[str, Any]:
-    """Read what an earlier run recorded, before its first image or after; it must be of the same commit."""
+    """Read what an earlier run recorded; it must be of the same commit."""
     path = (root if (root / RECORD).exists() else parts) / RECORD
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if revision is not None and record.get("revision", revision) != revision:

@@ -12,6 +12,7 @@ look at every image before anything is computed: ``python -m icm_study.photograp
 ROOT``, or `icm_study.photographs.check.check_folder`.
 """
 
+import io
 import os
 import unicodedata
 from pathlib import Path
@@ -25,22 +26,44 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
 
+#: Names of the parts that a data set is divided into; no domains and no classes.
+SPLITS = frozenset(
+    (
+        "train",
+        "training",
+        "val",
+        "valid",
+        "validation",
+        "crossval",
+        "dev",
+        "test",
+        "testing",
+        "full",
+    )
+)
+
 LAYOUT = "expected root/domain/class/image"
 
 FLAT_LAYOUT = "expected root/class/image"
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str], value_range: tuple[float, float] | None = None
+) -> Image.Image:
     """Open an image as upright 8-bit RGB.
 
-    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit
-    gray is scaled to 8 bits; an EXIF orientation is applied. Of an animation, the first
-    frame is taken.
+    Gray, palette and CMYK images are converted; transparent parts become white; gray of
+    more than 8 bits is scaled to 8 bits; an EXIF orientation is applied. Of an
+    animation, the first frame is taken.
 
     Parameters
     ----------
     path : path-like
         The image file.
+    value_range : (low, high), optional
+        The values that become black and white in a gray image of more than 8 bits;
+        those beyond are cut. By default 0 and 65,535, of integers; floating-point
+        pixels have no such default. Images of 8 bits, and of color, stay as they are.
 
     Returns
     -------
@@ -53,8 +76,32 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         If there is no such file.
     ValueError
         If it is no regular file, is empty, corrupt, truncated or no image, holds
-        floating-point pixels, or has so many pixels that it may be a decompression
-        bomb.
+        floating-point pixels and no range is given, or has so many pixels that it may
+        be a decompression bomb.
+    """
+    with open_image(path) as stream:
+        return decode_image(stream, path, value_range=value_range)
+
+
+def open_image(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open an image's file for reading, if it is a regular one: a pipe might never end.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    binary file
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or it is a link to none.
+    ValueError
+        If it is a folder, a named pipe, a socket or a device, or a link to one.
+    OSError
+        If it may not be read.
     """
     path = Path(path)
     if not path.exists():
@@ -62,13 +109,17 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             f"image {str(path)!r} does not exist; check the path, or index the folder again."
         )
     if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not an image file but a folder or a device.")
-    with open(path, "rb") as stream:
-        return decode_image(stream, path)
+        raise ValueError(
+            f"{str(path)!r} is not an image file but a pipe, a folder or a device; remove it."
+        )
+    return open(path, "rb")
 
 
 def decode_image(
-    stream: BinaryIO, path: str | os.PathLike[str], small: bool = False
+    stream: BinaryIO,
+    path: str | os.PathLike[str],
+    small: bool = False,
+    value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Decode an opened image, as `read_image` does.
 
@@ -81,6 +132,8 @@ def decode_image(
     small : bool
         Decode a JPEG at one eighth of its size: all of the file is read, with less work
         on the pixels.
+    value_range : (low, high), optional
+        As in `read_image`.
 
     Returns
     -------
@@ -90,8 +143,7 @@ def decode_image(
     Raises
     ------
     ValueError
-        If it is empty, corrupt, truncated or no image, holds floating-point pixels, or
-        has so many pixels that it may be a decompression bomb.
+        As `read_image`.
     """
     if stream.seek(0, os.SEEK_END) == 0:
         raise ValueError(f"image {str(path)!r} is empty (zero bytes); download or copy it again.")
@@ -101,7 +153,8 @@ def decode_image(
             if small:
                 image.draft(image.mode, (1, 1))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if image.mode != "F" or value_range:
+                return _to_rgb(ImageOps.exif_transpose(image), value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"image {str(path)!r} is too large, it may be a decompression bomb: {error} "
@@ -113,10 +166,16 @@ def decode_image(
             f"{error}. "
             "Download or copy it again, or remove it."
         ) from error
+    raise ValueError(
+        f"image {str(path)!r} has floating-point pixels, which have no agreed range. Give "
+        "value_range=(low, high), or 'used' to load a folder; or save it with 8 bits."
+    )
 
 
-def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
-    """List the images below ``root/domain/class/``.
+def index_folder(
+    root: str | os.PathLike[str], allow_missing: bool = False, nested: bool = False
+) -> pd.DataFrame:
+    """List the images in ``root/domain/class/``.
 
     Files whose suffix is not one of `IMAGE_SUFFIXES`, hidden files and folders, and
     links back to a folder that contains them are ignored.
@@ -127,6 +186,9 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
         The data set's folder.
     allow_missing : bool
         Accept that some classes have no images in some of the domains.
+    nested : bool
+        Take the images in folders below a class folder too, as images of that class.
+        By default they are left out; `images_left_out` counts them.
 
     Returns
     -------
@@ -139,8 +201,9 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
     FileNotFoundError
         If `root` does not exist.
     ValueError
-        If `root` is not a folder, has no domains, a domain has no classes or no images, or, unless
-        `allow_missing`, a class has no images in a domain; or if a name is not UTF-8.
+        If `root` is not a folder, has no domains, a domain has no classes, no images or
+        splits where classes should be, or, unless `allow_missing`, a class has no
+        images in a domain; or if a name is not UTF-8.
     """
     root = _data_folder(root, LAYOUT)
     rows: list[tuple[str, str, str]] = []
@@ -154,20 +217,23 @@ def index_folder(root: str | os.PathLike[str], allow_missing: bool = False) -> p
             raise ValueError(
                 f"the domain {str(domain)!r} has no classes (folders in it); {LAYOUT}."
             )
+        _check_no_splits(domain, classes)
         for class_ in classes:
-            images = _images(class_)
+            images = _class_images(class_, nested)
             rows += [(str(image), folder_name(class_), folder_name(domain)) for image in images]
             if not images:
                 empty.append(str(class_))
     if not allow_missing:
         _check_filled(empty)
     table = pd.DataFrame(rows, columns=["path", "label", "domain"])
-    _check_classes(table, [folder_name(domain) for domain in domains], allow_missing)
+    _check_classes(table, domains, allow_missing)
     return table
 
 
-def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> pd.DataFrame:
-    """List the images below ``root/class/``, as ImageNet and its variants lay them out.
+def index_classes(
+    root: str | os.PathLike[str], allow_missing: bool = False, nested: bool = False
+) -> pd.DataFrame:
+    """List the images in ``root/class/``, as ImageNet and its variants lay them out.
 
     Parameters
     ----------
@@ -175,6 +241,8 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
         The data set's folder.
     allow_missing : bool
         Accept class folders without images.
+    nested : bool
+        As in `index_folder`.
 
     Returns
     -------
@@ -192,13 +260,11 @@ def index_classes(root: str | os.PathLike[str], allow_missing: bool = False) -> 
     """
     root = _data_folder(root, FLAT_LAYOUT)
     classes = subfolders(root)
-    images = {class_: _images(class_) for class_ in classes}
+    images = {class_: _class_images(class_, nested) for class_ in classes}
     if not any(images.values()):
-        below = ", ".join(
-            repr(folder.name) for class_ in classes for folder in subfolders(class_)[:1]
+        raise ValueError(
+            f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{_deeper(root)}"
         )
-        deeper = f" The images may lie deeper, in folders such as {below[:60]}." if below else ""
-        raise ValueError(f"no images in the class folders of {str(root)!r}; {FLAT_LAYOUT}.{deeper}")
     if not allow_missing:
         _check_filled([str(class_) for class_ in classes if not images[class_]])
     domain = folder_name(root.absolute())
@@ -232,22 +298,37 @@ def index_images(root: str | os.PathLike[str]) -> pd.DataFrame:
     """
     root = _data_folder(root, "expected a folder of images").absolute()
     rows: list[tuple[str, str, str]] = []
-    folders, seen = [root], set()
-    for (
-        folder
-    ) in folders:  # it grows on the way; a folder that several links lead to is listed once
-        if folder.resolve() in seen:
-            continue
-        seen.add(folder.resolve())
+    for folder in _folders_below(root):
         label = folder_name(folder) if folder != root else ""
         domain = folder_name(folder.parent if root in folder.parent.parents else root)
         rows += [(str(image), label, domain) for image in _images(folder)]
-        folders += subfolders(folder)
     if not rows:
         raise ValueError(
             f"no images in {str(root)!r} and the folders below it. Add images ({_suffixes()})."
         )
     return pd.DataFrame(rows, columns=["path", "label", "domain"])
+
+
+def images_left_out(root: str | os.PathLike[str], table: pd.DataFrame) -> dict[str, int]:
+    """Count the images in a folder, and in all below it, that a table of it does not list.
+
+    Parameters
+    ----------
+    root : path-like
+    table : pandas.DataFrame
+        As `index_folder` or `index_classes` gives it, with the column *path*.
+
+    Returns
+    -------
+    dict of str to int
+        For each folder that has images, and none in the table, their number.
+    """
+    taken = {Path(folder).resolve() for folder in {os.path.dirname(path) for path in table["path"]}}
+    return {
+        str(folder): n
+        for folder in _folders_below(Path(root))
+        if folder.resolve() not in taken and (n := len(_images(folder)))
+    }
 
 
 def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:
@@ -268,17 +349,33 @@ def _check_filled(empty: list[str]) -> None:
         )
 
 
-def _check_classes(table: pd.DataFrame, domains: list[str], allow_missing: bool) -> None:
+def _check_no_splits(domain: Path, classes: list[Path]) -> None:
+    below = sorted({folder_name(folder) for class_ in classes for folder in subfolders(class_)})
+    if (
+        below
+        and all(class_.name.lower() in SPLITS for class_ in classes)
+        and not any(_images(class_) for class_ in classes)
+    ):
+        names = ", ".join(class_.name for class_ in classes)
+        raise ValueError(
+            f"the domain {str(domain)!r} is divided into {names}: these are splits, not classes; "
+            f"the classes, such as {below[0]!r}, lie one level deeper. {LAYOUT}: move the class "
+            "folders up, or give a folder with one of the splits of each domain."
+        )
+
+
+def _check_classes(table: pd.DataFrame, domains: list[Path], allow_missing: bool) -> None:
     everywhere = set(table["label"])
-    absent = {
-        domain: sorted(everywhere - set(table["label"][table["domain"] == domain]))
-        for domain in domains
-    }
-    for domain, missing in absent.items():
-        if set(missing) == everywhere:
+    absent = {}
+    for folder in domains:
+        domain = folder_name(folder)
+        there = set(table["label"][table["domain"] == domain])
+        if not there:
             raise ValueError(
-                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove it."
+                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove "
+                f"it.{_deeper(folder)}"
             )
+        absent[domain] = sorted(everywhere - there)
     if any(absent.values()) and not allow_missing:
         listing = "; ".join(
             f"{domain!r} lacks {', '.join(map(repr, missing))}"
@@ -300,6 +397,32 @@ def subfolders(parent: Path) -> list[Path]:
         for folder in _visible(parent)
         if folder.is_dir() and folder.resolve() not in ancestors
     ]
+
+
+def _folders_below(root: Path) -> list[Path]:
+    """List a folder and all below it; one that several links lead to is listed once."""
+    waiting, seen, found = [root], set(), []
+    for folder in waiting:  # it grows on the way
+        if folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            found.append(folder)
+            waiting += subfolders(folder)
+    return found
+
+
+def _deeper(folder: Path) -> str:
+    """Say where below the class folders of an otherwise empty folder there are images."""
+    below = [
+        str(place.relative_to(folder))
+        for place in _folders_below(folder)
+        if len(place.relative_to(folder).parts) > 1 and _images(place)
+    ]
+    return f" The images may lie deeper, in folders such as {below[0]!r}." if below else ""
+
+
+def _class_images(class_: Path, nested: bool) -> list[Path]:
+    folders = _folders_below(class_) if nested else [class_]
+    return [image for folder in folders for image in _images(folder)]
 
 
 def _images(parent: Path) -> list[Path]:
@@ -329,12 +452,20 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError(
-            "floating-point pixels have no agreed range; save it with 8 bits a channel"
-        )
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def is_deep(mode: str) -> bool:
+    """Tell whether Pillow's mode is gray of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
+    if is_deep(image.mode) and value_range:
+        low, high = value_range
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are no finite numbers")
+        scaled = (np.clip(values, low, high) - low) / (high - low)
+        return Image.fromarray((255 * scaled + 0.5).astype(np.uint8)).convert("RGB")
+    if is_deep(image.mode):
         values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

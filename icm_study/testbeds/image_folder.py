@@ -20,7 +20,7 @@ from icm_study.photographs.folders import read_image
 from icm_study.photographs.known import CATALOG, class_words
 from icm_study.testbeds.base import PROTOCOLS, Loader, Split, TestBed
 from icm_study.testbeds.splits import check_counts, split
-from icm_study.text.captions import LEXICON
+from icm_study.text.captions import PHOTO_LEXICON
 from icm_study.text.pairs import Texts
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ImageFolder(TestBed):
     @property
     def spurious(self) -> tuple[str, ...]:
         """Prompts for kinds of pictures."""
-        return tuple(f"a {value} of an object" for value in LEXICON["medium"])
+        return tuple(f"a {value} of an object" for value in PHOTO_LEXICON["medium"])
 
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed each image, also after an image intervention, and its texts; whatever the seed.

@@ -30,9 +30,8 @@ import xarray as xr
 from sklearn.model_selection import train_test_split
 
 from icm_study.embedding.tables import EmbeddedData
+from icm_study.photographs.counts import LEAST_IMAGES, too_few
 from icm_study.testbeds.base import PROTOCOLS, Split
-
-LEAST_IMAGES = 10  # of a class in the sources: eight to train, one to choose and one to measure
 
 
 def split(
@@ -121,9 +120,10 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
     Raises
     ------
     ValueError
-        If a domain must be left out and there is one only, or a class that is trained
-        on has fewer than
-        :data:`LEAST_IMAGES` images in the sources. The message names them.
+        If fewer than two classes are trained on, a domain must be left out and there is
+        one only, or a class that is trained on has fewer than
+        :data:`~icm_study.photographs.counts.LEAST_IMAGES` images in the sources. The
+        message names them.
     """
     domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
     if protocol != "open class" and len(domains) < 2:
@@ -133,14 +133,15 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
             "folder/domain/class/*, a folder for each camera, site or style."
         )
     seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
-    for target in domains if protocol != "open class" else [None]:
-        counts = (
-            images.loc[images["domain"] != target, "label"]
-            .value_counts()
-            .reindex(seen, fill_value=0)
+    if len(seen) < 2:
+        raise ValueError(
+            f"The protocol {protocol!r} trains on {len(seen)} of the {len(classes)} class(es) "
+            f"{', '.join(map(repr, classes))}; to tell classes apart takes two or more. Add "
+            "folders of other classes."
         )
-        few = counts[counts < LEAST_IMAGES]
-        if len(few):
+    for target in domains if protocol != "open class" else [None]:
+        few = {name: n for name, n in too_few(images, target).items() if name in seen}
+        if few:
             listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
             raise ValueError(
                 f"Each class needs {LEAST_IMAGES} images or more outside the target "

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from icm_study.encoders.encoder import Encoder
 from icm_study.encoders.loading import load_encoder
-from icm_study.photographs.folders import read_image
+from icm_study.photographs.folders import open_image, read_image
 from icm_study.text.answers import JsonlCache
 
 CAPTION_TOKENS = 30  # the longest caption with its start and end marks, as in CoCa's own generation
@@ -105,11 +105,8 @@ def caption_images(
 
 
 def _content_hash(path: str | os.PathLike[str]) -> str:
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"image {str(path)!r} does not exist; check the path, or index the folder again."
-        )
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open_image(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_captioner(model_name: str) -> str:

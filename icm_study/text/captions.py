@@ -10,7 +10,7 @@ come from one of two places:
 - `icm_study.text.captioner.caption_images` has one of open_clip's CoCa models look at
   each image and describe it.
 
-`LEXICON` lists the variant factors of photographs and pictures and the words for them.
+`PHOTO_LEXICON` lists the variant factors of photographs and pictures and the words for them.
 `lexicon_for` takes out of it what is a class of the data set at hand.
 """
 
@@ -25,7 +25,7 @@ Lexicon = Mapping[str, Sequence[str]]
 # factor mean the same: "photograph" for "photo", or "grey" for "gray", would be an edit
 # that changes nothing. Words that are also common nouns of another meaning ("spring",
 # "light", "scene") are left out.
-LEXICON: Lexicon = {
+PHOTO_LEXICON: Lexicon = {
     # what the picture is made with: the domains of PACS, OfficeHome and DomainNet, the
     # renditions of ImageNet-R
     "medium": (
@@ -114,14 +114,16 @@ BEHIND = {
     **{"weather": " on a {} day", "time": " {}", "season": " in {}"},
 }
 
+PREPOSITION = re.compile("(?:at|in|from)(?: the)? ")  # with which some values begin
+
 MENTIONED = 1 / 3  # the probability with which a factor other than the medium is mentioned
 
 
 def whole_words(words: Sequence[str], plural: bool = False) -> re.Pattern[str]:
-    """Make the pattern that finds any of the words or phrases, whole, in any case, the longest first.
+    """Make the pattern that finds any of the words or phrases, whole, in any case.
 
-    A hyphen joins words: "red" is not in "red-haired". With `plural`, an ending -s or
-    -es is allowed.
+    The longest is found first. A hyphen joins words: "red" is not in "red-haired". With
+    `plural`, an ending -s or -es is allowed.
     """
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     ending = "(?:e?s)?" if plural else ""
@@ -148,11 +150,13 @@ def with_class_word(caption: str, class_word: str) -> str:
     str
         The caption as it is, or ``"a dog, a man on a couch"``.
     """
-    return caption if has_word(caption, class_word) else _articles(f"a {class_word}, ") + caption
+    if has_word(caption, class_word):
+        return caption
+    return f"{_articles('a ', class_word)}, {caption}"
 
 
 def lexicon_for(
-    class_words: Sequence[str], lexicon: Lexicon = LEXICON
+    class_words: Sequence[str], lexicon: Lexicon = PHOTO_LEXICON
 ) -> dict[str, tuple[str, ...]]:
     """Take the values out of a lexicon that are, or contain, a class word.
 
@@ -197,28 +201,63 @@ def lexicon_for(
     return left
 
 
+def domain_word(folder: str, lexicon: Lexicon = PHOTO_LEXICON) -> str | None:
+    """Find the lexicon's word for a domain's folder.
+
+    Parameters
+    ----------
+    folder : str
+        The folder's name.
+    lexicon : mapping of str to sequence of str
+
+    Returns
+    -------
+    str or None
+        The value that the name is, or is the plural or the last word of ("clipart",
+        "sketches", "night" for "at night"), or the one medium that it contains
+        ("pencil_sketch"). None where there is no such value.
+
+    Examples
+    --------
+    >>> domain_word("Sketches"), domain_word("night"), domain_word("camera_1")
+    ('sketch', 'at night', None)
+    """
+    name = " ".join(re.split(r"[\s_-]+", folder.lower()))
+    for values in lexicon.values():
+        for value in values:
+            joined = (re.sub(r"[\s_-]+", "", text) for text in (name, value))
+            if len(set(joined)) == 1 or whole_words([value], plural=True).fullmatch(name):
+                return value
+    phrases = [v for values in lexicon.values() for v in values if PREPOSITION.match(v)]
+    contained = [v for v in lexicon.get("medium", ()) if whole_words([v], True).search(name)]
+    for found in ([v for v in phrases if PREPOSITION.sub("", v) == name], contained):
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
 def attribute_captions(
     class_words: Sequence[str],
     domain_words: Sequence[str | None] | None = None,
     *,
     seed: int,
-    lexicon: Lexicon = LEXICON,
+    lexicon: Lexicon = PHOTO_LEXICON,
 ) -> list[str]:
     """Write one caption for each image from its class word, without looking at the image.
 
-    No pixel is looked at. The class word is true of the image, and the medium is where
-    the domain's word is given; every other factor is drawn at random, and left out with
-    probability 2/3. So these captions do not describe the images. They need not: an
-    interventional pair of texts is a caption and its edit, and both are texts.
+    No pixel is looked at. The class word is true of the image, and so is the domain's
+    word where it is given; every other factor is drawn at random, and, but for the
+    medium, left out with probability 2/3. So these captions do not describe the images.
+    They need not: an interventional pair of texts is a caption and its edit, and both
+    are texts.
 
     Parameters
     ----------
     class_words : sequence of n str
         The class word of each image, such as ``"alarm clock"``.
     domain_words : sequence of n (str or None), optional
-        The word for the medium of each image's domain, a value of
-        ``lexicon["medium"]``; see `icm_study.photographs.known`. None where it is not
-        known: the medium is then drawn at random.
+        The word for each image's domain, a value of the lexicon, such as "sketch" or
+        "at night"; see `domain_word`. None where it is not known.
     seed : int
         Together with an image's row, decides the draw.
     lexicon : mapping of str to sequence of str
@@ -236,7 +275,7 @@ def attribute_captions(
         domains, None).
     ValueError
         If the two sequences differ in length, a class word is blank, a domain's word is
-        no value of the medium, or the lexicon has a factor for which a caption has no
+        no value of the lexicon, or the lexicon has a factor for which a caption has no
         place.
     """
     _check_words(class_words)
@@ -246,10 +285,16 @@ def attribute_captions(
         raise ValueError(
             f"no place in a caption for {unknown}; the factors with a place are {sorted(placed)}."
         )
-    media = _check_domains(domain_words, len(class_words), words)
+    factor_of = {value: factor for factor, values in words.items() for value in values}
+    known = _check_domains(domain_words, len(class_words), factor_of)
     return [
-        _write(class_word, medium, words, np.random.default_rng([seed, row]))
-        for row, (class_word, medium) in enumerate(zip(class_words, media, strict=True))
+        _write(
+            class_word,
+            {factor_of[word]: word} if word is not None else {},
+            words,
+            np.random.default_rng([seed, row]),
+        )
+        for row, (class_word, word) in enumerate(zip(class_words, known, strict=True))
     ]
 
 
@@ -270,9 +315,9 @@ def _check_words(class_words: Sequence[str]) -> None:
 
 
 def _check_domains(
-    domain_words: Sequence[str | None] | None, n: int, words: Lexicon
+    domain_words: Sequence[str | None] | None, n: int, factor_of: Mapping[str, str]
 ) -> Sequence[str | None]:
-    """Check the words for the medium; None for each of the `n` images where there are none."""
+    """Check the domains' words; None for each of the `n` images where there are none."""
     if domain_words is None:
         return [None] * n
     if isinstance(domain_words, str):
@@ -281,30 +326,40 @@ def _check_domains(
         raise ValueError(
             f"{len(domain_words)} domain_words for {n} class_words; give one for each image."
         )
-    media = words.get("medium", ())
     for word in domain_words:
-        if word is not None and word not in media:
+        if word is not None and word not in factor_of:
             raise ValueError(
-                f"the domain word {word!r} is no value of the lexicon's factor 'medium', "
-                f"{tuple(media)}. Use "
-                "one of these; or add it to the lexicon; or pass None."
+                f"the domain word {word!r} is no value of the lexicon for these classes, "
+                f"{tuple(factor_of)}. Use one of these; or add it to the lexicon; or pass None."
             )
     return domain_words
 
 
-def _write(class_word: str, medium: str | None, words: Lexicon, rng: np.random.Generator) -> str:
+def _write(
+    class_word: str, known: Mapping[str, str], words: Lexicon, rng: np.random.Generator
+) -> str:
+    """Write a caption that mentions the known values, and others by chance."""
+
     def draw(factor: str) -> str:
-        return words[factor][int(rng.integers(len(words[factor])))]
+        return known.get(factor) or words[factor][int(rng.integers(len(words[factor])))]
 
     def mention(places: Mapping[str, str]) -> str:
-        mentioned = [factor for factor in places if factor in words and rng.random() < MENTIONED]
+        mentioned = [
+            factor
+            for factor in places
+            if factor in words and (factor in known or rng.random() < MENTIONED)
+        ]
         return "".join(places[factor].format(draw(factor)) for factor in mentioned)
 
-    medium = medium or (draw("medium") if "medium" in words else "picture")
-    head, noun = mention(BEFORE_MEDIUM) + medium, mention(BEFORE_CLASS) + class_word
-    return _articles(f"a {head} of a {noun}{mention(BEHIND)}")
+    medium = draw("medium") if "medium" in words else "picture"
+    head, attributes = mention(BEFORE_MEDIUM) + medium, mention(BEFORE_CLASS)
+    return _articles(f"a {head} of a {attributes}", class_word, mention(BEHIND))
 
 
-def _articles(text: str) -> str:
-    """Write "an" where "a" stands before a vowel."""
-    return re.sub(r"\ba (?=[aeiou])", "an ", text, flags=re.IGNORECASE)
+def _articles(before: str, class_word: str, behind: str = "") -> str:
+    """Write "an" where "a" stands before a vowel; the class word stays as it is."""
+    parts = (before + class_word[0], behind)  # an article may stand before the class word
+    before, behind = (
+        re.sub(r"\ba (?=[aeiou])", "an ", part, flags=re.IGNORECASE) for part in parts
+    )
+    return before[:-1] + class_word + behind

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from icm_core.interventions import intervene_captions
-from icm_study.text.captions import LEXICON, Lexicon, has_word, lexicon_for
+from icm_study.text.captions import PHOTO_LEXICON, Lexicon, has_word, lexicon_for, whole_words
 
 EDITORS = ("rules", "llm")
 
@@ -104,7 +104,7 @@ class RuleEditor:
     becomes "a mosaic".
     """
 
-    def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = LEXICON) -> None:
+    def __init__(self, class_words: Sequence[str] = (), lexicon: Lexicon = PHOTO_LEXICON) -> None:
         self.lexicon = lexicon_for(class_words, lexicon)
         self.class_words = tuple(class_words)
 
@@ -146,7 +146,7 @@ class RuleEditor:
                 intervene_captions([captions[row] for row in rows], lexicon, seed, keep),
                 strict=True,
             ):
-                edited[row] = _with_articles(captions[row], edit)
+                edited[row] = _with_articles(captions[row], edit, keep)
         unchanged = [
             before for before, after in zip(captions, edited, strict=True) if before == after
         ]
@@ -162,17 +162,23 @@ class RuleEditor:
         return edited
 
 
-def _with_articles(before: str, after: str) -> str:
-    """Write "a" or "an" as the next word asks, where that word was not behind the same article before the edit."""
+def _with_articles(before: str, after: str, keep: Sequence[str]) -> str:
+    """Write "a" or "an" as the next word asks, where that word is new behind it.
+
+    An article within a word to keep ("grade A") is none, and stays.
+    """
 
     def fitting(match: re.Match[str]) -> str:
         article, following = match.groups()
+        if article is None:
+            return match[0]
         if has_word(before, f"{article} {following}"):
             return article
         n = "N" if len(following) > 1 and following.isupper() else "n"
         return article[0] + n * (following[0].lower() in "aeiou")
 
-    return re.sub(r"(?<![\w-])(an?)(?= ([\w-]+))", fitting, after, flags=re.IGNORECASE)
+    articles = rf"{whole_words(keep).pattern}|(?<![\w-])(an?)(?= ([\w-]+))"
+    return re.sub(articles, fitting, after, flags=re.IGNORECASE)
 
 
 def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:

@@ -2,16 +2,18 @@
 
 The model sits behind a server that speaks OpenAI's chat API (``POST
 {base_url}/chat/completions``), as hosted services and local servers do. Servers refuse,
-stall and break off, and models answer what was not asked. So a request is repeated with
-growing pauses where that can help; an answer counts only if the class word is still in
-it, something has changed, and it is one line of bounded length; and what counts is kept
-at once in a JSONL file, from which the study is repeated without the server.
+stall and break off, and models think aloud and answer what was not asked. So a request
+is repeated with growing pauses where that can help; reasoning is dropped; an answer
+counts only if the class word is still in it, something has changed, and it is one line
+of bounded length; and what counts is kept at once in a JSONL file, from which the study
+is repeated without the server.
 """
 
 import email.utils
 import operator
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import requests
 import tenacity
 from tqdm import tqdm
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from icm_study.text.answers import JsonlCache
 from icm_study.text.captions import has_word, whole_words
@@ -44,13 +47,17 @@ REQUESTS = (
     6  # how often one question is sent, in all, where the server is busy, broken or out of reach
 )
 
-ANSWERS = 3  # how many answers to one caption are looked at until one is good
+ATTEMPTS = 3  # how many answers to one caption are looked at until one is good
 
 BACKOFF = (
     1.0  # seconds; the first pause is half to all of it, and each further one is twice as long
 )
 
 LONGEST_PAUSE = 300.0  # seconds; a server that asks for more has closed for now
+
+REFUSALS = 5  # so many captions in a row without a good answer, and the model is not fit for it
+
+REASONING = "think|thinking|thought|reasoning"  # the tags in which models think aloud
 
 SILENCES = 3  # so many captions in a row without any answer, and the server is taken to be down
 
@@ -60,8 +67,9 @@ class LLMEditor:
 
     The server's address, the model and the key are taken from the environment variables
     ``ICM_LLM_BASE_URL`` (such as ``https://api.openai.com/v1``), ``ICM_LLM_MODEL`` and
-    ``ICM_LLM_API_KEY``. Address and key are asked for only when a request has to be
-    made: with all answers in the cache, the model's name is enough.
+    ``ICM_LLM_API_KEY``, if the server asks for one. Address and key are looked for only
+    when a request has to be made: with all answers in the cache, the model's name is
+    enough.
 
     Parameters
     ----------
@@ -110,6 +118,8 @@ class LLMEditor:
         self._interval = 60.0 / requests_per_minute
         self._sleep, self._clock = sleep, clock
         self._next_request = clock()
+        self._was_heard = False  # whether the server has ever answered
+        self._takes_seed = True
 
     def __call__(
         self, captions: Sequence[str], class_words: Sequence[str], seed: int = 0
@@ -120,7 +130,8 @@ class LLMEditor:
         ----------
         captions, class_words : sequence of n str
         seed : int
-            Part of the cache's key, and sent to the server, which may or may not heed it.
+            Part of the cache's key, and sent to the server, which may or may not heed it;
+            one that refuses it is asked without.
 
         Returns
         -------
@@ -131,10 +142,11 @@ class LLMEditor:
         TypeError, ValueError
             If captions and class words do not fit together, or a caption lacks its class word.
         RuntimeError
-            If something is missing in the environment; if the server refuses (status
-            400, 401, 403, 404 and the like), with its message; or, after all others are
-            done, if captions have no good answer, with a list of them. What was
-            answered is in the cache.
+            If something is missing in the environment; if nothing listens at the
+            address; if the server refuses (status 400, 401, 403, 404 and the like),
+            with its message; if a few captions in a row have no good answer, with what
+            the model said; or, after all others are done, if some have none, with a
+            list of them. What was answered is in the cache.
         """
         check_pairs(captions, class_words)
         seed = operator.index(seed)
@@ -142,19 +154,25 @@ class LLMEditor:
         todo = list(dict.fromkeys(pairs))
         edits: dict[tuple[str, str], str] = {}
         failures: list[str] = []
-        silences = 0
+        silences = refusals = 0
         for caption, word in tqdm(todo, "captions edited", disable=not todo):
             try:
                 edit = self._recall(caption, word, seed) or self._edit(caption, word, seed)
                 edits[caption, word] = edit
-                silences = 0
-            except (_NoGoodAnswer, _TryAgain) as error:
+                silences = refusals = 0
+            except _NoGoodAnswer as error:
                 failures.append(f"{caption!r}: {error}")
-                silences = silences + 1 if isinstance(error, _TryAgain) else 0
-            if silences == SILENCES:
+                silences, refusals = 0, refusals + 1
+            except _TryAgain as error:
+                failures.append(f"{caption!r}: {error}")
+                silences += 1
+            if silences == SILENCES or refusals == REFUSALS:
                 break
         if failures:
-            raise RuntimeError(self._report(failures, len(edits), len(todo)))
+            stopped = "The server seems to be down" if silences == SILENCES else ""
+            if refusals == REFUSALS:
+                stopped = f"The model {self.model!r} does not do what it is asked"
+            raise RuntimeError(self._report(failures, len(edits), len(todo), stopped))
         return [edits[pair] for pair in pairs]
 
     def _key(self, caption: str, word: str, seed: int) -> dict[str, str | int]:
@@ -171,9 +189,9 @@ class LLMEditor:
         edit = self.cache.get(self._key(caption, word, seed))
         return None if edit is None or self._flaw(edit, caption, word) else edit
 
-    def _report(self, failures: list[str], n_done: int, n: int) -> str:
+    def _report(self, failures: list[str], n_done: int, n: int, stopped: str) -> str:
         left = n - n_done - len(failures)
-        stopped = f" The server seems to be down; {left} were not tried." if left else ""
+        stopped = f" {stopped}; {left} were not tried." if stopped and left else ""
         return (
             f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} "
             f"others are kept in "
@@ -182,14 +200,15 @@ class LLMEditor:
         )
 
     def _edit(self, caption: str, word: str, seed: int) -> str:
-        """Ask until an answer is good, and keep it; a bad one is shown to the model with what is wrong with it."""
+        """Ask until an answer is good, and keep it; show the model what is wrong with a bad one."""
         question = [
             {"role": "system", "content": PROMPT},
             {"role": "user", "content": f"Caption: {caption}\nObject: {word}"},
         ]
-        flaw = ""
-        for _ in range(ANSWERS):
-            answer = self._ask(question, seed)
+        said = flaw = ""
+        for _ in range(ATTEMPTS):
+            said = self._ask(question, seed)
+            answer = _without_reasoning(said)
             flaw = self._flaw(answer, caption, word)
             if not flaw:
                 self.cache.put(self._key(caption, word, seed), answer)
@@ -203,7 +222,7 @@ class LLMEditor:
                         "content": f"Not accepted: {flaw}. Answer with the edited caption only.",
                     },
                 ]
-        raise _NoGoodAnswer(f"no good answer in {ANSWERS}; the last one: {flaw}")
+        raise _NoGoodAnswer(f"no good answer in {ATTEMPTS}; of the last one, {said!r:.200}, {flaw}")
 
     def _flaw(self, answer: str, caption: str, word: str) -> str:
         """Say what is wrong with an answer; the empty string where nothing is."""
@@ -224,7 +243,7 @@ class LLMEditor:
         return ""
 
     def _ask(self, messages: list[dict[str, str]], seed: int) -> str:
-        """Send a question, again after a pause where that may help, and return the text of the answer."""
+        """Send a question, again after a pause where that may help; return the answer's text."""
         rng = random.Random(f"{seed} {messages}")
 
         def pause(state: tenacity.RetryCallState) -> float:
@@ -236,34 +255,16 @@ class LLMEditor:
             retry=tenacity.retry_if_exception_type(_TryAgain), wait=pause,
             stop=tenacity.stop_after_attempt(REQUESTS), sleep=self._sleep, reraise=True,
         )  # fmt: skip
-        return retrying(self._post, {"model": self.model, "messages": messages, "seed": seed})
+        return retrying(self._post, {"model": self.model, "messages": messages}, seed)
 
-    def _post(self, body: dict[str, Any]) -> str:
-        """Send one request when its turn has come."""
+    def _post(self, body: dict[str, Any], seed: int) -> str:
+        """Send one request when its turn has come, and return the text of the answer."""
         url, key = _server()
-        wait = self._next_request - self._clock()
-        if wait > 0:
-            self._sleep(wait)
-        self._next_request = self._clock() + self._interval
-
-        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            # as `auth`, since requests lets a .netrc file overrule a plain header
-            request.headers["Authorization"] = f"Bearer {key}"
-            return request
-
-        try:
-            response = requests.post(
-                f"{url}/chat/completions",
-                json=body,
-                auth=authorize,
-                timeout=self.timeout,
-                allow_redirects=False,
-            )
-        except _PASSING as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}".replace(key, "***")) from None
-        except (requests.RequestException, ValueError) as error:
-            raise RuntimeError(f"{BASE_URL} is {url!r}: {error}".replace(key, "***")) from None
-        said = f"status {response.status_code}: {_message(response)}".replace(key, "***")
+        response = self._send(url, key, body | ({"seed": seed} if self._takes_seed else {}))
+        if self._takes_seed and _refuses(response, "seed"):
+            self._takes_seed = False
+            response = self._send(url, key, body)
+        said = _hide(key, f"status {response.status_code}: {_message(response)}")
         if response.status_code in (408, 429) or response.status_code >= 500:
             retry_after = _retry_after(response)
             if retry_after > LONGEST_PAUSE:
@@ -276,16 +277,48 @@ class LLMEditor:
         if response.status_code != 200:
             raise RuntimeError(
                 f"The server of {BASE_URL} refuses a request to the model {self.model!r} "
-                f"({said}). Check {BASE_URL} (it "
-                f"often ends in /v1), {MODEL} and {API_KEY}."
+                f"({said}). Check {BASE_URL} (it often ends in /v1), {MODEL} and {API_KEY}"
+                f"{'' if key else ', which is not set'}."
             )
         try:
             answer = response.json()
         except ValueError:
-            raise _TryAgain(
-                f"the answer is not JSON: {_message(response)}".replace(key, "***")
-            ) from None
+            said = f"the answer is not JSON: {_message(response)}"
+            raise _TryAgain(_hide(key, said)) from None
         return _text(answer)
+
+    def _send(self, url: str, key: str, body: dict[str, Any]) -> requests.Response:
+        wait = self._next_request - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+        self._next_request = self._clock() + self._interval
+
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            # as `auth`, since requests lets a .netrc file overrule a plain header
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        try:
+            response = requests.post(
+                f"{url}/chat/completions",
+                json=body,
+                auth=authorize,
+                timeout=self.timeout,
+                allow_redirects=False,
+            )
+        except _PASSING as error:
+            said = _hide(key, f"{type(error).__name__}: {error}")
+            if self._was_heard or not _finds_nobody(error):
+                raise _TryAgain(said) from None
+            raise RuntimeError(
+                f"Nothing answers at {_hide(key, repr(url))}, to which {BASE_URL} is set ({said}). "
+                "Start the server, or correct the address."
+            ) from None
+        except (requests.RequestException, ValueError) as error:
+            raise RuntimeError(_hide(key, f"{BASE_URL} is {url!r}: {error}")) from None
+        self._was_heard = True
+        return response
 
 
 class _TryAgain(Exception):
@@ -309,24 +342,37 @@ _PASSING = (
 
 
 def _server() -> tuple[str, str]:
-    """Read the server's address and the key from the environment."""
-    missing = [name for name in (BASE_URL, API_KEY) if not os.environ.get(name)]
-    if missing:
+    """Read the server's address and the key, empty if there is none, from the environment."""
+    url, key = (os.environ.get(name, "").strip() for name in (BASE_URL, API_KEY))
+    if not url:
         raise RuntimeError(
-            f"The language model has to be asked, and {' and '.join(missing)} is not set. "
-            f"Set {BASE_URL} to the address "
-            f"that ends before /chat/completions and {API_KEY} to the key (any word for a "
-            f"local server that needs "
-            "none); or use a cache that has all answers; or the editor 'rules'."
+            f"The language model has to be asked, and {BASE_URL} is not set. Set it to the "
+            f"address that ends before /chat/completions, and {API_KEY} to the key if the "
+            "server asks for one; or use a cache that has all answers; or the editor 'rules'."
         )
-    key = os.environ[API_KEY].strip()
     if not (key.isascii() and key.isprintable()):
         raise RuntimeError(f"{API_KEY} has characters that no key has; copy it again.")
-    return os.environ[BASE_URL].strip().rstrip("/"), key
+    return url.rstrip("/"), key
+
+
+def _hide(key: str, text: str) -> str:
+    return text.replace(key, "***") if key else text
+
+
+def _finds_nobody(error: requests.RequestException) -> bool:
+    """Tell whether no connection came about: a closed port, an unknown host, no way there."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+def _refuses(response: requests.Response, field: str) -> bool:
+    """Tell whether a server finds fault with a field of the request."""
+    refused = response.status_code in (400, 422)
+    return refused and re.search(rf"\b{field}\b", response.text) is not None
 
 
 def _message(response: requests.Response) -> str:
-    """Return what a server says of an error: the message that OpenAI's API has, or the first of the text."""
+    """Return what a server says of an error: OpenAI's message, or the first of the text."""
     try:
         match response.json():
             case {"error": {"message": str(message)}}:
@@ -347,16 +393,24 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _text(answer: Any) -> str:
-    """Take the text out of the server's answer, without blanks or quotation marks around it."""
+    """Take the text out of the server's answer."""
     match answer:
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
-            text = text.strip()
-            return (
-                text[1:-1].strip()
-                if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-                else text
-            )
+            return text
     return ""
+
+
+def _without_reasoning(text: str) -> str:
+    """Drop what a model thinks aloud in tags, also where one of a pair is missing."""
+    text = re.split(rf"</(?:{REASONING})>", text, flags=re.IGNORECASE)[-1]
+    return _unquoted(re.split(rf"<(?:{REASONING})>", text, flags=re.IGNORECASE)[0])
+
+
+def _unquoted(text: str) -> str:
+    """Take blanks, and quotation marks around all of a text, away."""
+    text = text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1].strip() if quoted else text
 
 
 def _letters(text: str) -> str:

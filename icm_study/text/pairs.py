@@ -8,14 +8,23 @@ language model).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from icm_study.photographs.known import CATALOG, class_words
 from icm_study.text.captioner import caption_images
-from icm_study.text.captions import attribute_captions, lexicon_for, with_class_word
+from icm_study.text.captions import (
+    PHOTO_LEXICON,
+    Lexicon,
+    attribute_captions,
+    domain_word,
+    lexicon_for,
+    with_class_word,
+)
 from icm_study.text.editors import load_editor
 
 
@@ -25,6 +34,7 @@ def text_pairs(
     name: str,
     captioner: str | None = None,
     editor: str = "rules",
+    domain_words: Mapping[str, str | None] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] = "cache",
 ) -> tuple[list[str], list[str]]:
@@ -45,6 +55,11 @@ def text_pairs(
         :func:`~icm_study.text.captions.attribute_captions`.
     editor : {"rules", "llm"}
         See :func:`~icm_study.text.editors.load_editor`.
+    domain_words : mapping of str to (str or None), optional
+        For a domain's folder the word for it in the captions that are written, such as
+        ``{"hospital_1": "X-ray"}``; None for none. One that the lexicon lacks is added
+        to its media. By default a known data set's own words, and of other folders
+        those that the lexicon knows, see :func:`~icm_study.text.captions.domain_word`.
     seed : int
     cache : path-like
         Folder for what the captioner and the language model answered.
@@ -56,26 +71,57 @@ def text_pairs(
 
     Raises
     ------
+    ValueError
+        If `domain_words` names what is no domain, or is given for a captioner, which
+        finds its own words.
     ValueError, RuntimeError
         As the captioner and the editor.
     """
+    if captioner is not None and domain_words:
+        raise ValueError(
+            f"domain_words is {dict(domain_words)} for the captioner {captioner!r}, which looks "
+            "at the images and finds its own words. Leave one of the two out."
+        )
     classes = sorted(images["label"].unique())
     words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
     of_image = [words[label] for label in images["label"]]
+    lexicon: Lexicon = PHOTO_LEXICON
     if captioner is None:
-        lexicon = lexicon_for(list(words.values()))
-        known = CATALOG[name].domain_words if name in CATALOG else {}
-        media = [known.get(domain) for domain in images["domain"]]
-        media = [word if word in lexicon.get("medium", ()) else None for word in media]
-        captions = attribute_captions(of_image, media, seed=seed, lexicon=lexicon)
+        lexicon, of_domain = _domain_words(images, name, list(words.values()), domain_words or {})
+        known = [of_domain[domain] for domain in images["domain"]]
+        captions = attribute_captions(of_image, known, seed=seed, lexicon=lexicon)
     else:
         seen = caption_images(captioner, images["path"].tolist(), Path(cache) / "captions.jsonl")
         captions = [
             with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)
         ]
-    options = {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
+    options: dict[str, Any] = {"lexicon": lexicon} if editor == "rules" else {}
+    options |= {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
     edit = load_editor(editor, list(words.values()), **options)
     return captions, edit(captions, of_image, seed=seed)
+
+
+def _domain_words(
+    images: pd.DataFrame, name: str, class_words: list[str], given: Mapping[str, str | None]
+) -> tuple[Lexicon, dict[str, str | None]]:
+    """Find the word of each domain, and the lexicon that has all of them."""
+    domains = sorted(images["domain"].unique())
+    if unknown := sorted(set(given) - set(domains)):
+        raise ValueError(
+            f"domain_words names {', '.join(map(repr, unknown))}; the domains are "
+            f"{', '.join(map(repr, domains))}."
+        )
+    values = {value.lower() for of_factor in PHOTO_LEXICON.values() for value in of_factor}
+    added = dict.fromkeys(word for word in given.values() if word and word.lower() not in values)
+    lexicon = lexicon_for(
+        class_words, {**PHOTO_LEXICON, "medium": (*PHOTO_LEXICON["medium"], *added)}
+    )
+    usable = {value for of_factor in lexicon.values() for value in of_factor}
+    known = CATALOG[name].domain_words if name in CATALOG else {}
+    found = {d: known[d] if d in known else domain_word(d, lexicon) for d in domains}
+    found = {domain: word if word in usable else None for domain, word in found.items()}
+    chosen = {d: word if word in added or not word else word.lower() for d, word in given.items()}
+    return lexicon, found | chosen
 
 
 @dataclass(frozen=True)
@@ -86,11 +132,13 @@ class Texts:
     ----------
     captioner : str, optional
     editor : {"rules", "llm"}
+    domain_words : mapping of str to (str or None), optional
         As for :func:`text_pairs`.
     """
 
     captioner: str | None = None
     editor: str = "rules"
+    domain_words: Mapping[str, str | None] | None = None
 
     @property
     def note(self) -> str:
@@ -108,5 +156,10 @@ class Texts:
     ) -> tuple[list[str], list[str]]:
         """Write captions and edits, see :func:`text_pairs`."""
         return text_pairs(
-            images, name=name, captioner=self.captioner, editor=self.editor, cache=cache
+            images,
+            name=name,
+            captioner=self.captioner,
+            editor=self.editor,
+            domain_words=self.domain_words,
+            cache=cache,
         )

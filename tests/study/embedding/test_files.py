@@ -395,13 +395,15 @@ def test_bad_arguments(encoder, table, store, options, error, message):
 
 def test_files_that_are_gone(encoder, table, store, tmp_path):
     gone = table.assign(path=[*table["path"][:-1], str(tmp_path / "gone.jpg")])
-    with pytest.raises(
-        FileNotFoundError, match=r"gone\.jpg' cannot be read: No such file.*Index the folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg' does not exist.*index the folder"):
         embed_files(encoder, gone, store)
     folder = table.assign(path=[*table["path"][:-1], str(tmp_path)])
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="not an image file but a pipe, a folder or a device"):
         embed_files(encoder, folder, store)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    pipe = table.assign(path=[*table["path"][:-1], str(tmp_path / "pipe.jpg")])
+    with pytest.raises(ValueError, match=r"pipe\.jpg' is not an image file"):
+        embed_files(encoder, pipe, store)
 
 
 # Progress

@@ -54,7 +54,7 @@ def rows_of(n, path="{}.jpg"):
 
 
 def write_shard(path, rows, domain_names=None, label_names=CLASSES, metadata=True):
-    """Write rows as the datasets library does: an image struct, and the names of numbers in the metadata."""
+    """Write rows as the datasets library does: an image struct, names in the metadata."""
 
     def feature(names):
         return (
@@ -316,7 +316,7 @@ def test_camera_traps(tmp_path):
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in written.items())
 
 
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # HTTP
 
 
@@ -576,7 +576,7 @@ def test_a_revision_is_for_the_hub_only(flat, tmp_path):
 
 
 def on_hub(server, shards, commit=COMMIT):
-    """Serve Parquet files as the hub does: a listing, and files with the headers that its client wants."""
+    """Serve Parquet files as the hub does: a listing, and files with its client's headers."""
     siblings = [{"rfilename": "README.md", "size": 1}]
     for path in shards:
         data, name = path.read_bytes(), f"data/{path.name}"

@@ -1,9 +1,11 @@
 import os
+import socket
 import struct
 import subprocess
 import sys
 import unicodedata
 import zlib
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from conftest import PACS, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from icm_study.photographs.check import check_folder, load_folder, load_images, main
 from icm_study.photographs.folders import index_classes, index_folder, index_images, read_image
+from icm_study.photographs.known import CATALOG
 
 
 @pytest.fixture
@@ -343,7 +347,7 @@ def test_folders_that_are_no_classes(tmp_path):
     with pytest.raises(ValueError, match="no images in the class folders"):
         index_classes(tmp_path)
     make_tree(tmp_path, ["photo/dog/a.jpg"])
-    with pytest.raises(ValueError, match=r"may lie deeper, in folders such as 'dog'"):
+    with pytest.raises(ValueError, match=r"may lie deeper, in folders such as 'photo/dog'"):
         index_classes(tmp_path, allow_missing=True)
 
 
@@ -403,6 +407,17 @@ def sound(tmp_path):
     return root
 
 
+@pytest.fixture
+def ample(tmp_path):
+    """Two domains with two classes of ten images each: enough to leave either out."""
+    root = tmp_path / "ample"
+    for seed, (domain, class_, image) in enumerate(
+        product(("art", "photo"), ("cat", "dog"), range(10))
+    ):
+        save(root / domain / class_ / f"{image}.png", seed, size=(4, 4))
+    return root
+
+
 def write_bomb(path, side):
     """Write a PNG whose header promises side x side pixels."""
 
@@ -422,13 +437,19 @@ def write_bomb(path, side):
 
 def test_a_sound_folder(sound):
     report = check_folder(sound)
-    assert report.ok
+    assert report.sound
     assert report.dataset is None
     pd.testing.assert_frame_equal(report.images, index_folder(sound))
     assert report.counts.loc["dog"].to_dict() == {"art": 2, "photo": 2}
     assert "8 readable images, 2 domain(s), 2 classes" in str(report)
-    assert "No problems found" in str(report)
     pd.testing.assert_frame_equal(load_folder(sound), report.images)
+
+
+def test_a_folder_that_can_be_divided(ample):
+    report = check_folder(ample)
+    assert report.ok
+    assert report.hindrances == ()
+    assert str(report).endswith("No problems found.")
 
 
 def test_unusual_images_are_fine(sound):
@@ -437,9 +458,10 @@ def test_unusual_images_are_fine(sound):
     save(folder / 'it\'s "ä" 猫 #1.jpg', 101)
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(folder / "cmyk.jpg")
     Image.new("P", (5, 5), 3).save(folder / "palette.png")
-    Image.fromarray(np.arange(100, dtype=np.uint16).reshape(10, 10)).save(folder / "gray16.png")
+    gray = np.linspace(0, 65535, 100).astype(np.uint16).reshape(10, 10)
+    Image.fromarray(gray).save(folder / "gray16.png")
     report = check_folder(sound)
-    assert report.ok
+    assert report.sound
     assert report.counts.loc["cat", "art"] == 7
     assert all(read_image(path).mode == "RGB" for path in report.images["path"])
 
@@ -500,7 +522,24 @@ def test_a_class_of_which_no_image_can_be_read_is_missing(sound):
 
 def test_links_in_a_loop_do_not_disturb_the_check(sound):
     (sound / "photo" / "up").symlink_to(sound, target_is_directory=True)
-    assert check_folder(sound).ok
+    assert check_folder(sound).sound
+
+
+def test_a_pipe_a_socket_and_a_device_are_reported_and_not_waited_for(sound, monkeypatch):
+    folder = sound / "photo" / "dog"
+    monkeypatch.chdir(folder)  # the path of a socket must be short
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "link.png").symlink_to("pipe.jpg")
+    (folder / "endless.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+        found = dict(check_folder(sound).unreadable)
+        with pytest.raises(ValueError, match=r"unreadable images \(4\)"):
+            load_images(sound)
+    assert set(found) == {
+        str(folder / name) for name in ("pipe.jpg", "link.png", "endless.jpg", "socket.jpg")
+    }
+    assert all("a pipe, a folder or a device" in reason for reason in found.values())
 
 
 @pytest.mark.parametrize("target", ["loop.jpg", "nowhere.jpg"])
@@ -514,14 +553,124 @@ def test_a_link_to_no_image_is_reported(sound, target):
         assert str(link) not in set(load_folder(sound, accept_problems=True)["path"])
 
 
+@pytest.fixture
+def bursts(sound):
+    """The sound folder, with three more images below each class folder of `art`."""
+    for label in ("cat", "dog"):
+        for i in range(3):
+            save(
+                sound / "art" / label / "patient_7" / "day_1" / f"{i}.jpg",
+                20 + i + 10 * (label == "dog"),
+            )
+    return sound
+
+
+def test_images_below_a_class_folder_are_counted_and_named(bursts):
+    report = check_folder(bursts)
+    left_out = {str(bursts / "art" / label / "patient_7" / "day_1"): 3 for label in ("cat", "dog")}
+    assert report.left_out == left_out
+    assert len(report.images) == 8
+    assert "6 images are left out" in str(report)
+    assert "patient_7" in str(report)
+    with pytest.raises(ValueError, match=r"(?s)6 images are left out.*`nested` takes"):
+        load_folder(bursts)
+
+
+def test_images_below_a_class_folder_are_taken_if_one_says_so(bursts):
+    images = load_folder(bursts, nested=True)
+    assert images.groupby(["domain", "label"]).size().to_dict() == {
+        ("art", "cat"): 5, ("art", "dog"): 5, ("photo", "cat"): 2, ("photo", "dog"): 2,
+    }  # fmt: skip
+    theirs = [  # what torchvision, and with it DomainBed, takes
+        (path, folder.classes[label], domain)
+        for domain in ("art", "photo")
+        for folder in [ImageFolder(bursts / domain)]
+        for path, label in folder.samples
+    ]
+    assert sorted(images.itertuples(index=False, name=None)) == sorted(theirs)
+    assert check_folder(bursts, nested=True).sound
+
+
+def test_images_above_the_class_folders_are_counted_and_named(sound):
+    save(sound / "overview.jpg", 40)
+    save(sound / "photo" / "sheet.png", 41)
+    assert check_folder(sound).left_out == {str(sound): 1, str(sound / "photo"): 1}
+
+
+def test_nested_images_of_a_flat_folder(tmp_path):
+    root = tmp_path / "imagenet-a"
+    save(root / "n01498041" / "a.jpg", 1)
+    save(root / "n01498041" / "more" / "b.jpg", 2)
+    assert check_folder(root).left_out == {str(root / "n01498041" / "more"): 1}
+    report = check_folder(root, nested=True)
+    assert (len(report.images), report.left_out) == (2, {})
+    assert set(report.images["label"]) == {"n01498041"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("splits", [("train", "val"), ("crossval", "full", "test", "train")])
+def test_splits_where_classes_should_be_are_recognized(tmp_path, splits, nested):
+    for domain, split, label in product(("mnist", "svhn"), splits, "01"):
+        save(tmp_path / domain / split / label / "0.png")
+    with pytest.raises(
+        ValueError,
+        match=rf"mnist' is divided into {', '.join(splits)}: .* such as '0', lie one level deeper",
+    ):
+        check_folder(tmp_path, nested=nested)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for domain, label in product(("real", "sketch"), ("train", "bus")):
+        save(tmp_path / domain / label / "0.png", len(domain + label))
+    save(tmp_path / "real" / "train" / "burst" / "1.png", 2000)
+    assert set(check_folder(tmp_path).images["label"]) == {"train", "bus"}
+
+
+def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
+    (sound / "art").rename(sound / "Train")
+    (sound / "photo").rename(sound / "val")
+    report = check_folder(sound)
+    assert report.splits == ("Train", "val")
+    assert "named as the splits of one data set" in str(report)
+    assert not report.sound
+    for split, domain in product(("train", "test"), ("photo", "sketch")):
+        save(tmp_path / "deep" / split / domain / "dog" / "0.png")
+    with pytest.raises(ValueError, match=r"'test' has no images.*deeper.* such as 'photo/dog'"):
+        check_folder(tmp_path / "deep")
+
+
 def test_the_same_file_in_two_domains(sound):
     original, copy = sound / "art" / "cat" / "1.jpg", sound / "photo" / "dog" / "9.jpg"
     copy.write_bytes(original.read_bytes())
-    within = sound / "art" / "cat" / "9.jpg"  # the same domain: no leak from source to target
-    within.write_bytes((sound / "art" / "cat" / "2.jpg").read_bytes())
     report = check_folder(sound)
     assert report.duplicates == ((str(original), str(copy)),)
+    assert report.repeats == ()
     assert "the same file in several domains (1)" in str(report)
+
+
+def test_the_same_file_twice_in_a_domain(sound):
+    cat, dog = sound / "art" / "cat", sound / "art" / "dog"
+    (cat / "99.jpg").write_bytes((cat / "1.jpg").read_bytes())  # in one class
+    (dog / "98.jpg").write_bytes((cat / "2.jpg").read_bytes())  # under two classes
+    report = check_folder(sound)
+    groups = [(cat / "1.jpg", cat / "99.jpg"), (cat / "2.jpg", dog / "98.jpg")]
+    assert report.repeats == tuple(tuple(map(str, group)) for group in groups)
+    assert report.duplicates == ()
+    assert "the same file more than once in a domain" in str(report)
+    assert f"{cat / '2.jpg'} = {dog / '98.jpg'}" in str(report)
+    with pytest.raises(ValueError, match="more than once in a domain"):
+        load_folder(sound)
+
+
+def test_files_that_a_known_data_set_repeats_are_told_and_no_problem(sound, monkeypatch):
+    (sound / "art" / "dog" / "98.jpg").write_bytes((sound / "art" / "cat" / "2.jpg").read_bytes())
+    pets = replace(CATALOG["PACS"], name="pets", n_classes=2, versions=({"art": 5, "photo": 4},))
+    monkeypatch.setitem(CATALOG, "pets", pets)
+    report = check_folder(sound)
+    assert len(report.repeats) == 1
+    assert "(so it is in pets) (1)" in str(report)
+    assert report.is_known
+    assert len(load_folder(sound)) == 9
 
 
 def test_counts_are_compared_with_a_known_data_set(sound):
@@ -593,20 +742,20 @@ def test_more_images_than_one_block(sound, monkeypatch):
     assert len(check_folder(sound).images) == 8
 
 
-def test_command_line(sound, capsys):
-    assert main([str(sound)]) == 0
+def test_command_line(ample, capsys):
+    assert main([str(ample)]) == 0
     assert "No problems found" in capsys.readouterr().out
-    (sound / "art" / "cat" / "zero.jpg").touch()
-    assert main([str(sound)]) == 1
+    (ample / "art" / "cat" / "zero.jpg").touch()
+    assert main([str(ample)]) == 1
     assert "zero bytes" in capsys.readouterr().out
-    assert main([str(sound / "nowhere")]) == 1
+    assert main([str(ample / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert main([str(sound), "--dataset", "PAX"]) == 1
+    assert main([str(ample), "--dataset", "PAX"]) == 1
     assert "unknown data set" in capsys.readouterr().err
 
 
-def test_the_module_is_the_command(sound):
-    command = [sys.executable, "-m", "icm_study.photographs.check", str(sound)]
+def test_the_module_is_the_command(ample):
+    command = [sys.executable, "-m", "icm_study.photographs.check", str(ample)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "No problems found" in done.stdout) == (0, True), done.stderr
 

@@ -23,6 +23,8 @@ from icm_study.photographs.known import (
     known_dataset,
 )
 
+REFERENCES = (ROOT / "reports" / "references.bib").read_text()
+
 # ----------------------------------------------------------------------------------------------
 # the catalog
 
@@ -53,9 +55,9 @@ def test_every_entry_is_complete(name):
     assert bool(known.source) != bool(known.by_hand)
     assert known.licence.endswith(".")
     assert known.page.startswith("https://")
-    assert known.citation.startswith("@")
-    assert known.citation.count("{") == known.citation.count("}")
-    assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", known.citation, re.M))
+    (entry,) = re.findall(rf"^@\w+{{{known.citation},\n.*?^}}$", REFERENCES, re.M | re.S)
+    assert entry.count("{") == entry.count("}")
+    assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.M))
     assert set(known.domain_words) == set(known.domains)
     assert all(set(version) == set(known.domains) for version in known.versions)
     if isinstance(known.source, Hub):
@@ -158,7 +160,7 @@ def test_two_classes_of_one_word():
     assert class_words(None, ["dog", "cat", "dog"]) == ["dog", "cat", "dog"]
 
 
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # ImageNet
 
 
@@ -239,4 +241,4 @@ def test_the_page_on_data_says_what_the_catalog_says(name):
     )
     for fact in (f"{known.n_classes:,}", f"{known.n_images:,}", known.size, known.licence):
         assert f"| {fact} |" in row
-    assert known.citation in page
+    assert "(references.bib)" in page

@@ -1,4 +1,4 @@
-"""Captions by a CoCa model: a tiny one with random weights, in a local folder, that really generates."""
+"""Captions by a CoCa model: a tiny one with random weights, that really generates."""
 
 import json
 from pathlib import Path
@@ -22,11 +22,12 @@ CONFIG = {
         "attn_pooler_heads": 2, "output_tokens": True,
     },
     "text_cfg": {
-        "context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1, "embed_cls": True,
-        "output_tokens": True,
+        "context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1,
+        "embed_cls": True, "output_tokens": True,
     },
     "multimodal_cfg": {
-        "context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1, "attn_pooler_heads": 2,
+        "context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1,
+        "attn_pooler_heads": 2,
     },
     "custom_text": True,
 }  # fmt: skip
@@ -39,7 +40,7 @@ PREPROCESS = {
 
 
 def _save(folder, seed=0, end_seed=0):
-    """Write a CoCa with random weights; large ones for the end mark, so that captions differ in length."""
+    """Write a CoCa with random weights; large ones for the end mark: captions differ in length."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     model = open_clip.CoCa(**{k: v for k, v in CONFIG.items() if k != "custom_text"})

@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_study.text.captions import LEXICON, attribute_captions, has_word, lexicon_for
+from icm_study.text.captions import PHOTO_LEXICON, attribute_captions, has_word, lexicon_for
 from icm_study.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
 
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
-FACTOR_OF = {value: factor for factor, values in LEXICON.items() for value in values}
+FACTOR_OF = {value: factor for factor, values in PHOTO_LEXICON.items() for value in values}
 PIECES = st.one_of(
-    st.sampled_from(sorted(FACTOR_OF)), st.sampled_from(CLASSES), st.sampled_from(["a", "an", "of", "on", "the", "and", "two's", ",", ".", "runs"])
-)  # fmt: skip
+    st.sampled_from(sorted(FACTOR_OF)),
+    st.sampled_from(CLASSES),
+    st.sampled_from(["a", "an", "of", "on", "the", "and", "two's", ",", ".", "runs"]),
+)
 
 
 @st.composite
@@ -46,7 +48,7 @@ def test_the_class_word_survives_and_only_variant_words_change(rows, seed, knows
 
 
 def _skeleton(caption, keep):
-    """Put the factor's name for each variant word, leaving class words and all others but articles as they are."""
+    """Put the factor's name for each variant word; leave all other words but articles."""
     words = sorted([*FACTOR_OF, *keep], key=len, reverse=True)
     free = {value for values in lexicon_for(sorted(keep)).values() for value in values}
     pattern = re.compile(rf"(?<![\w-])({'|'.join(words)})(?![\w-])")
@@ -104,6 +106,15 @@ def test_an_article_follows_the_word_that_was_exchanged(before, after):
 def test_articles_of_written_captions_are_right_after_an_edit(words, seed):
     for caption in edit(RuleEditor(words), attribute_captions(words, seed=seed), words, seed):
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", caption)
+
+
+@pytest.mark.parametrize("word", ["hepatitis A", "grade A apple", "plan a", "vitamin A oil"])
+def test_an_article_within_the_class_word_stays(word):
+    captions = [f"a photo of a {word} {time}" for time in ("at night", "in a city", "from above")]
+    for seed in range(20):
+        for after in edit(RuleEditor([word, "hepatitis B"]), captions, [word] * 3, seed):
+            assert f" {word} " in after
+            assert not re.search(r"\b(a [aeiou]|an [^aeiou])", after.replace(word, "x", 1))
 
 
 def test_a_class_is_neither_written_nor_changed():

@@ -1,4 +1,4 @@
-"""The editor that asks a language model, against a local server that misbehaves in the usual ways."""
+"""The editor that asks a language model, against a server that misbehaves in the usual ways."""
 
 import email.utils
 import json
@@ -84,8 +84,11 @@ class Clock:
 def server(monkeypatch):
     server = Server()
     for name, value in {
-        "ICM_LLM_BASE_URL": server.url, "ICM_LLM_API_KEY": KEY, "ICM_LLM_MODEL": "tiny", "NO_PROXY": "127.0.0.1",
-    }.items():  # fmt: skip
+        "ICM_LLM_BASE_URL": server.url,
+        "ICM_LLM_API_KEY": KEY,
+        "ICM_LLM_MODEL": "tiny",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
         monkeypatch.setenv(name, value)
     yield server
     server.http.shutdown()
@@ -209,7 +212,8 @@ def stall(handler):
 @pytest.mark.parametrize(
     "fault",
     [
-        (500, {}, "oops"), (503, {}, ""), (408, {}, ""), (200, {}, '{"choices": [{"mess'), (200, {}, ""),
+        (500, {}, "oops"), (503, {}, ""), (408, {}, ""),
+        (200, {}, '{"choices": [{"mess'), (200, {}, ""),
         (200, {"Content-Encoding": "gzip"}, "not gzip"), cut_short, hang_up,
     ],
 )  # fmt: skip
@@ -228,8 +232,9 @@ def test_a_slow_server_is_given_up_and_asked_again(server, make, clock):
 @pytest.mark.parametrize(
     ("answer", "flaw"),
     [
-        ("a sketch of a cat on snow", "lacks the word 'dog'"), ("a sketch of a hotdog", "lacks the word 'dog'"),
-        (CAPTION, "changes nothing"), ("A photo of a dog, on grass.", "changes nothing"), (" ", "empty"),
+        ("a sketch of a cat on snow", "lacks the word 'dog'"),
+        ("a sketch of a hotdog", "lacks the word 'dog'"), (CAPTION, "changes nothing"),
+        ("A photo of a dog, on grass.", "changes nothing"), (" ", "empty"),
         ("Sure!\na sketch of a dog", "more than one line"), ("a dog " + "very " * 60, "too long"),
         ("a photo of a dog and a cat", "brings in the word 'cat'"),
     ],
@@ -257,6 +262,62 @@ def test_an_answer_without_text_is_asked_again(server, make, body):
 def test_quotation_marks_are_taken_off(server, make):
     server.script = [chat('"a sketch of a dog"\n')]
     assert make()([CAPTION], ["dog"]) == ["a sketch of a dog"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>\nAnother medium; a sketch of a cat?\n</think>\n\n{}",
+        "<think></think>{}",
+        "I keep the dog.</think>\n{}",
+        "<THINKING>a</THINKING>\n<think>b</think> '{}' ",
+        "{}\n<think>\nIs there more to do? The answer",
+    ],
+)
+def test_what_a_model_thinks_aloud_is_dropped(server, make, answer):
+    server.script = [chat(answer.format("a sketch of a dog on grass"))]
+    editor = make(["dog", "cat"])
+    assert editor([CAPTION], ["dog"]) == ["a sketch of a dog on grass"]
+    assert len(server.asked) == 1
+    assert "think" not in editor.cache.path.read_text().lower()
+
+
+def test_a_model_that_never_stops_thinking_ends_the_run_after_a_few_captions(server, make):
+    server.script = [chat("<think>\nThe user wants another medium, so")] * 100
+    captions = [f"a photo of a dog {i}" for i in range(40)]
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)5 of 40 .*'tiny' does not do what it is asked; 35 were not tried.*"
+        r"no good answer in 3; of the last one, '<think>.nThe user wants .*', it is empty",
+    ):
+        make()(captions, ["dog"] * 40)
+    assert len(server.asked) == 5 * llm_editor.ATTEMPTS
+
+
+def test_bad_answers_between_good_ones_do_not_end_the_run(server, make):
+    good = Server.good
+    server.good = lambda body: "nothing" if "bad" in str(body["messages"][1]) else good(body)
+    captions = [f"a photo of a {'good' if i % 5 == 4 else 'bad'} dog {i}" for i in range(20)]
+    with pytest.raises(RuntimeError, match=r"(?s)^16 of 20 captions .*edited\. The 4 others"):
+        make()(captions, ["dog"] * 20)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (400, '{"error": {"message": "Unrecognized request argument supplied: seed"}}'),
+        (422, '{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]}'),
+    ],
+)
+def test_a_server_that_refuses_the_seed_is_asked_without(server, make, refusal):
+    server.script = [(refusal[0], {}, refusal[1])]
+    editor = make()
+    captions = [CAPTION, "a photo of a red dog"]
+    edited = editor(captions, ["dog"] * 2, seed=5)
+    assert edited == [caption.replace("photo", "sketch") for caption in captions]
+    assert ["seed" in body for body in server.asked] == [True, False, False]
+    assert make()(captions, ["dog"] * 2, seed=5) == edited  # under the same key in the cache
+    assert len(server.asked) == 3
 
 
 def test_captions_without_a_good_answer_are_listed_when_all_others_are_done(server, make):
@@ -307,14 +368,34 @@ def test_the_key_is_in_no_message_and_no_file(server, make):
     assert KEY not in str(vars(editor))
 
 
-def test_a_server_that_is_down_ends_the_run_after_three_captions(server, make, clock, monkeypatch):
+def test_a_server_that_was_never_there_ends_the_run_at_once(server, make, clock):
     server.http.shutdown()
     server.http.server_close()
+    with pytest.raises(
+        RuntimeError, match=r"Nothing answers at 'http://127.* to which ICM_LLM_BASE_URL is set"
+    ):
+        make()([f"a photo of a dog {i}" for i in range(10)], ["dog"] * 10)
+    assert clock.naps == []
+
+
+def test_a_host_that_is_not_known_ends_the_run_at_once(server, make, clock, monkeypatch):
+    monkeypatch.setenv("ICM_LLM_BASE_URL", "http://nowhere.invalid/v1")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(RuntimeError, match=r"Nothing answers at 'http://nowhere\.invalid/v1'"):
+        make()([CAPTION], ["dog"])
+    assert clock.naps == []
+
+
+def test_a_server_that_goes_down_ends_the_run_after_three_captions(server, make, clock):
     captions = [f"a photo of a dog {i}" for i in range(10)]
+    editor = make()
+    editor(["a photo of a cat"], ["cat"])
+    server.http.shutdown()
+    server.http.server_close()
     with pytest.raises(
         RuntimeError, match=r"(?s)3 of 10 .* seems to be down; 7 were not tried.*ConnectionError"
     ):
-        make()(captions, ["dog"] * 10)
+        editor(captions, ["dog"] * 10)
     assert len(clock.naps) == 3 * (llm_editor.REQUESTS - 1)
 
 
@@ -366,10 +447,26 @@ def test_a_line_cut_by_a_kill_costs_that_answer_only(server, make):
     assert server.captions_asked() == [*captions, captions[2]]
 
 
-@pytest.mark.parametrize("name", ["ICM_LLM_BASE_URL", "ICM_LLM_API_KEY"])
-def test_what_is_missing_in_the_environment_is_named(server, make, monkeypatch, name):
-    monkeypatch.delenv(name)
-    with pytest.raises(RuntimeError, match=rf"{name} is not set"):
+@pytest.mark.parametrize("key", [None, "", " "])
+def test_a_server_may_need_no_key(server, make, monkeypatch, tmp_path, key):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.delenv("ICM_LLM_API_KEY")
+    if key is not None:
+        monkeypatch.setenv("ICM_LLM_API_KEY", key)
+    assert make()([CAPTION], ["dog"]) == ["a sketch of a dog on grass"]
+    assert "Authorization" not in server.headers[0][1]
+    server.script = [(401, {}, '{"error": {"message": "who are you?"}}')]
+    with pytest.raises(
+        RuntimeError, match=r"status 401: who are you\?.* and ICM_LLM_API_KEY, which is not set"
+    ):
+        make()(["a new dog"], ["dog"])
+
+
+def test_what_is_missing_in_the_environment_is_named(server, make, monkeypatch):
+    monkeypatch.delenv("ICM_LLM_BASE_URL")
+    with pytest.raises(RuntimeError, match="ICM_LLM_BASE_URL is not set"):
         make()([CAPTION], ["dog"])
     monkeypatch.delenv("ICM_LLM_MODEL")
     with pytest.raises(ValueError, match="ICM_LLM_MODEL"):
