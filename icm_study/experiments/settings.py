@@ -89,6 +89,15 @@ class Captions(TypedDict, total=False):
     editor: Literal["rules", "llm"]
 
 
+class Reading(TypedDict, total=False):
+    """How a folder of domains is read."""
+
+    nested: bool
+    classes: Literal["all", "common"]
+    value_range: Literal["file", "used"] | Annotated[tuple[float, float], Field(strict=False)]
+    domain_words: dict[str, Text | None]
+
+
 class Plan(TypedDict, total=False):
     """What is fitted, and how its settings are chosen."""
 
@@ -97,7 +106,7 @@ class Plan(TypedDict, total=False):
     settings: Grids
 
 
-class AcrossDomains(Images, Captions, Plan, total=False):
+class AcrossDomains(Images, Reading, Captions, Plan, total=False):
     """Settings of 02_domain_generalization, whatever its subject is."""
 
     protocol: Protocol
@@ -114,7 +123,7 @@ class AcrossVariants(Images, Captions, Plan, total=False):
     projection_images: Annotated[str, AfterValidator(os.path.expanduser)]
 
 
-class AcrossMethods(Images, Captions, Plan, total=False):
+class AcrossMethods(Images, Reading, Captions, Plan, total=False):
     """Settings of 06_methods, whatever its subject is."""
 
     world: World
@@ -145,7 +154,7 @@ class ImageNetVariants(AcrossVariants, Subject, total=False):
     """Settings of 04_imagenet_variants."""
 
 
-class YourData(Captions, Plan, total=False):
+class YourData(Reading, Captions, Plan, total=False):
     """Settings of 05_your_data."""
 
     folder: Location | None
@@ -173,7 +182,9 @@ NOTEBOOKS: dict[str, type] = {
 }
 ANIMALS = "animal-world"
 #: What a folder of images can be given and the animal world cannot.
-OF_A_FOLDER = ("variants", "projection_images", "captioner", "accept_problems")
+OF_A_FOLDER = (
+    "variants", "projection_images", "captioner", "accept_problems", "nested", "domain_words",
+)  # fmt: skip
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 

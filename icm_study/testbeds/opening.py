@@ -34,7 +34,9 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         Parameters of a notebook, of which these count: *dataset*, ``"animal-world"`` or a
         folder; *protocol*; for animals *worlds*, pairs of a shortcut and its strength, or
         *world*, one of them, *n_images*, and for variants *reference*; for a folder
-        *accept_problems*, *captioner* and *editor*. Where *variants* is given, the test
+        *accept_problems*, *nested*, *classes* and *value_range* (see
+        :func:`~icm_study.photographs.check.load_folder`), *captioner*, *editor* and
+        *domain_words* (see :class:`~icm_study.text.pairs.Texts`). Where *variants* is given, the test
         beds are variants: of animals, or the named folders, with *n_images* training images
         of each class, and *projection_images*.
 
@@ -52,11 +54,13 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
     if is_rendered(given):
         return _animals(given)
     _refuse_what_needs_animals(given)
-    texts = Texts(given.get("captioner"), given.get("editor", "rules"))
+    texts = Texts(
+        given.get("captioner"), given.get("editor", "rules"), given.get("domain_words") or None
+    )
     if "variants" in given:
         return [_imagenet(given, texts)]
     folder = Path(given["dataset"])
-    images = load_folder(folder, accept_problems=given.get("accept_problems", False))
+    images = load_folder(folder, **_reading(given))
     return [ImageFolder(folder.name, images, texts, given.get("protocol", PROTOCOLS[0]))]
 
 
@@ -128,6 +132,12 @@ def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
         folder = Path(given["projection_images"])
         others = (folder.name, load_images(folder, accept_problems=accept))
     return ImageNetVariants(Path(given["dataset"]).name, images, variants, texts, others)
+
+
+def _reading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the parameters that say how a folder is read."""
+    names = ("accept_problems", "nested", "classes", "value_range", "cache")
+    return {name: given[name] for name in names if name in given}
 
 
 def _refuse_what_needs_animals(given: Mapping[str, Any]) -> None:
