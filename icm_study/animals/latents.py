@@ -104,8 +104,8 @@ def sample_latents(
         Where the shortcut points; ``"none"`` ignores the strengths.
     styles : sequence of str
     n : int, optional
-        Number of images, drawn with replacement (an animal may then be in two
-        environments); by default every silhouette once.
+        Number of images, each of another silhouette as long as there are enough; more are
+        drawn with replacement. By default every silhouette once.
     seed : int
 
     Returns
@@ -138,7 +138,10 @@ def sample_latents(
             )
     rng = np.random.default_rng([seed, list(PARTS).index(part)])
     mine = np.flatnonzero(silhouettes.part == part)
-    silhouette = rng.permutation(mine) if n is None else rng.choice(mine, n)
+    if n is not None and n > len(mine):
+        silhouette = rng.choice(mine, n)
+    else:
+        silhouette = rng.permutation(mine)[:n]
     n = len(silhouette)
     label = silhouettes.label[silhouette]
     table = pd.DataFrame(

@@ -219,7 +219,6 @@ def write_folder(
             coat_strength=0.9,
             scene_strength=0.9,
             shortcut=shortcut,
-            n=4000,
             seed=0,
         )
         for label, name in enumerate(CLASSES):

@@ -72,8 +72,8 @@ class AnimalVariants(TestBed):
     strength : float in [0, 1]
         How often it does.
     n : int, optional
-        Images in the source and in each variant (for A: in the pool), drawn with
-        replacement; by default every silhouette of the part once.
+        Images in the source and in each variant (for A: in the pool), each of another animal
+        as long as there are enough; by default every silhouette of the part once.
     silhouettes : Silhouettes
 
     Raises

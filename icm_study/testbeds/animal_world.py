@@ -62,8 +62,8 @@ class AnimalWorld(TestBed):
     strength : float in [0, 1]
         How often it does.
     n : int, optional
-        Images in each table, drawn with replacement; by default every silhouette of the
-        part once.
+        Images in each table, each of another animal as long as there are enough; by default
+        every silhouette of the part once.
     protocol : str
     silhouettes : Silhouettes
 

@@ -173,20 +173,26 @@ def _rows(table: xr.Dataset, name: str, value: object, *, equal: bool = True) ->
 def hold_out(
     table: xr.Dataset, rows: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide rows at random, each class in the same proportion; `share` goes to the second part."""
+    """Divide rows at random, each class in the same proportion; `share` goes to the second part.
+
+    Where it is known which animal an image shows, no animal is in both parts.
+    """
+    label = table["label"].to_numpy()[rows]
+    animal = table["silhouette"].to_numpy()[rows] if "silhouette" in table.coords else rows
+    _, first_row, group = np.unique(animal, return_index=True, return_inverse=True)
+    first_row, order = np.sort(first_row), np.argsort(np.argsort(first_row))
+    group = order[group]  # numbered as the animals come
     try:
-        first, second = train_test_split(
-            rows, test_size=share, stratify=table["label"].to_numpy()[rows], random_state=seed
+        kept, held = train_test_split(
+            np.arange(len(first_row)), test_size=share, stratify=label[first_row], random_state=seed
         )
     except ValueError as error:
         raise ValueError(
-            f"The sources have too few images to train, to choose and to test on: "
-            f"{len(rows)} rows cannot be divided "
-            f"({error}) Each class needs about {LEAST_IMAGES} images outside the target. Add "
-            f"images, or drop the classes "
-            "with few."
+            f"The sources have too few images to train, to choose and to test on: {len(rows)} rows "
+            f"cannot be divided ({error}) Each class needs about {LEAST_IMAGES} images outside the "
+            "target. Add images, or drop the classes with few."
         ) from error
-    return np.sort(first), np.sort(second)
+    return rows[np.isin(group, kept)], rows[np.isin(group, held)]
 
 
 def _animal_tests(
