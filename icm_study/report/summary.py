@@ -23,17 +23,20 @@ PAPER_ENCODER = "ViT-B-16"
 def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:
     """Tabulate what CLIP-ICM gains in every run, from its most complete interventions.
 
+    A world that several runs have counts once, as the first of them has it.
+
     Returns
     -------
     DataFrame
         The rows of :func:`~icm_study.report.claims.gains_over_plain`, with a column run.
     """
-    tables = []
+    tables: dict[str, pd.DataFrame] = {}
     for results in runs:
         protocol = results.table["protocol"].iloc[0]
         name = f"{results.world}, {results.encoder}, {protocol}"
-        tables.append(gains_over_plain(results).assign(run=name))
-    return pd.concat(tables, ignore_index=True)
+        if name not in tables:
+            tables[name] = gains_over_plain(results).assign(run=name)
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Markdown:

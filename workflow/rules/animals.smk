@@ -1,14 +1,17 @@
 # The animal world: silhouettes, embeddings, and the notebooks that run on it or on no images.
 
-RUNS = STUDY["domain_generalization"]  # name -> settings, each a page
+RUNS = {  # name -> settings, each a page; a run may have seeds of its own
+    name: {"seeds": SEEDS} | run for name, run in STUDY["domain_generalization"].items()
+}
 
 
-def worlds_to_embed():
-    """Map each encoder to the worlds of all runs with it, each once."""
+def worlds_to_embed(seed):
+    """Map each encoder to the worlds of all runs with it and this seed, each once."""
     worlds = {}
     for run in RUNS.values():
-        listed = worlds.setdefault(run["encoder"], [])
-        listed += [world for world in run["worlds"] if world not in listed]
+        if seed in run["seeds"]:
+            listed = worlds.setdefault(run["encoder"], [])
+            listed += [world for world in run["worlds"] if world not in listed]
     return worlds
 
 
@@ -30,7 +33,7 @@ rule embeddings:
     log: "results/logs/embeddings_seed{seed}.log"
     params:
         code=digest(f"{SCRIPTS}/embed.py", data=WEIGHTS),
-        worlds=as_yaml(worlds_to_embed()),
+        worlds=lambda wildcards: write_yaml(worlds_to_embed(int(wildcards.seed))),
     shell:
         "{JOB} {SCRIPTS}/embed.py --silhouettes {input} --seed {wildcards.seed}"
         " --worlds {params.worlds:q} --record {output} > {log} 2>&1"
@@ -76,10 +79,12 @@ rule gather_domain_generalization:
     message: "Domain generalization: {wildcards.run}, all seeds"
     input:
         notebook=ancient("notebooks/02_domain_generalization.ipynb"),
-        embeddings=expand("cache/embeddings/seed{seed}.json", seed=SEEDS),
+        embeddings=lambda wildcards: expand(
+            "cache/embeddings/seed{seed}.json", seed=RUNS[wildcards.run]["seeds"]
+        ),
         tables=lambda wildcards: [
             f"results/02_domain_generalization/{wildcards.run}_seed{seed}.parquet"
-            for seed in SEEDS
+            for seed in RUNS[wildcards.run]["seeds"]
             if len(RUNS[wildcards.run]["worlds"]) > 1
         ],
     output:
@@ -89,7 +94,7 @@ rule gather_domain_generalization:
     log: "results/logs/02_domain_generalization_{run}.log"
     params:
         code=code("02_domain_generalization"),
-        settings=lambda wildcards: write_yaml(RUNS[wildcards.run] | {"seeds": SEEDS}),
+        settings=lambda wildcards: write_yaml(RUNS[wildcards.run]),
         files=files,
         title=lambda wildcards: title(RUNS[wildcards.run]),
     wildcard_constraints: run=one_of(RUNS)

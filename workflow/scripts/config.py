@@ -62,6 +62,7 @@ class AnimalRun(Plan, total=False):
 
     encoder: Required[Text]
     worlds: Required[Worlds]
+    seeds: Seeds
     protocol: Protocol
     targets: Styles | None
     n_images: Count | None
