@@ -1,4 +1,4 @@
-"""Embedder: each row embedded once, batches that do not show, texts in shards; pairs and moments."""
+"""Embedder: rows embedded once, batches that do not show, texts in shards; pairs, moments."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Grids of K and λ on a test bed: every cell against building blocks, and what is chosen from it."""
+"""Grids of K and λ on a test bed: cells against building blocks, and what is chosen of them."""
 
 from dataclasses import replace
 
