@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from linear_world import table
 from sklearn.linear_model import RidgeClassifier
-from stand_ins import TableBed, change, linear_data, table
+from stand_ins import TableBed, change, linear_data
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
