@@ -1,4 +1,4 @@
-"""Stand-ins that several tests share: a quick encoder, and test beds made of tables at hand."""
+"""Stand-ins that several tests share: a quick encoder, and a test bed made of tables at hand."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import xarray as xr
+from linear_world import LinearWorld
 from numpy.typing import NDArray
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.fingerprint import fingerprint
 from icm_study.testbeds.base import PROTOCOLS, Loader, Split, TestBed
 from icm_study.testbeds.splits import split
-from icm_study.theory.linear import LinearGaussianSCM
 
 D = 24
-STRENGTH = {"aligned": 0.9, "none": 0.0, "reversed": -0.9}
 
 
 class StandInEncoder:
@@ -91,43 +89,9 @@ class TableBed(TestBed):
         return {}
 
 
-def table(coordinates: dict[str, Any], **variables: NDArray) -> xr.Dataset:
-    """Make a table of embeddings."""
-    rows = {name: (("row", "feature"), values) for name, values in variables.items()}
-    return xr.Dataset(rows, {name: ("row", values) for name, values in coordinates.items()})
-
-
-def linear_data(seed: int = 0, n: int = 600, n_test: int = 900) -> EmbeddedData:
-    """Data of a linear SCM: z_var follows the label in the sources, the oracle re-draws it.
-
-    The image intervention re-draws one half of z_var only, and moves z_inv a little: it
-    covers less than the oracle, and leaks. The domains are copies of each other, told
-    apart by name."""
-    scm = LinearGaussianSCM(
-        2, 4, condition_number=3, environments=STRENGTH, label_noise=0.1, seed=seed
-    )
-    rng = np.random.default_rng(seed)
-
-    def embed(z: NDArray) -> NDArray:
-        return z @ scm.mixing_.T
-
-    X, y, z = scm.sample("aligned", n, rng)
-    fresh = rng.normal(size=z.shape)
-    half = np.where(np.arange(6) < 2, z + 0.1 * fresh, np.where(np.arange(6) < 4, fresh, z))
-    full = np.where(np.arange(6) < 2, z, fresh)
-    coordinates = {name: rng.integers(3, size=n) for name in ("domain", "oracle_domain")}
-    source = table(
-        coordinates | {"label": y},
-        original=X, image=embed(half), oracle=embed(full), caption=X, edit=embed(full),
-    )  # fmt: skip
-    tests = []
-    for shortcut in STRENGTH:
-        X, y, _ = scm.sample(shortcut, n_test, rng)
-        where = {"domain": rng.integers(3, size=n_test), "shortcut": [shortcut] * n_test}
-        tests.append(table(where | {"label": y}, original=X, caption=X))
-    towards = scm.invariant_subspace_ @ scm.invariant_subspace_.T @ (X.T @ (y - y.mean()))
-    prompts = table({"label": [0, 1]}, prompt=np.outer([-1, 1], towards))
-    return EmbeddedData(source, xr.concat(tests, "row"), prompts, {}, ("a", "b", "c"), ("0", "1"))
+def linear_data(seed: int = 0, n: int = 600) -> EmbeddedData:
+    """Give the tables of a linear world, see :class:`~linear_world.LinearWorld`."""
+    return LinearWorld(n=n).embed(None, seed)  # type: ignore[arg-type]
 
 
 def change(data: EmbeddedData, name: str, variable: str, function: Any) -> EmbeddedData:

@@ -100,7 +100,8 @@ def embed_files(
 
     Examples
     --------
-    >>> table = embed_files(encoder, index_folder("PACS"), EmbeddingStore("cache"))  # doctest: +SKIP
+    >>> images, store = index_folder("PACS"), EmbeddingStore("cache")  # doctest: +SKIP
+    >>> table = embed_files(encoder, images, store)  # doctest: +SKIP
     """
     _check(images, interventions, shard_size, batch_size, workers)
     paths = [str(path) for path in images["path"]]
@@ -185,7 +186,7 @@ class _Reader(Dataset):
         return torch.cat([originals, intervene_images(originals, self.interventions, self.seed)])
 
     def fingerprint(self) -> str:
-        """Hash what becomes of 64 fixed images: a change in resizing or in the interventions changes it."""
+        """Hash what becomes of 64 fixed images, by resizing and by the interventions."""
         pixels = np.random.default_rng(0).integers(256, size=(64, 3, 32, 48), dtype=np.uint8)
         return fingerprint(
             self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
@@ -193,7 +194,7 @@ class _Reader(Dataset):
 
 
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
-    """Read images at the encoder's input resolution, as :func:`embed_files` sees them before an intervention.
+    """Read images at the encoder's input resolution, as :func:`embed_files` does.
 
     Parameters
     ----------
@@ -268,7 +269,7 @@ def _embed_shard(
 
 
 def _shards(hashes: Sequence[str], size: int) -> list[slice]:
-    """Cut a sequence of hashes into runs of at most `size`; where, depends on the hashes near the cut only."""
+    """Cut a sequence of hashes into runs of at most `size`, where the hashes near by say so."""
     shards, start = [], 0
     for row, digest in enumerate(hashes, start=1):
         if (

@@ -46,7 +46,8 @@ class EmbeddingStore:
     Examples
     --------
     >>> store = EmbeddingStore("cache")  # doctest: +SKIP
-    >>> key = {"encoder": encoder.fingerprint, "images": fingerprint(images), "seed": 0}  # doctest: +SKIP
+    >>> key = {"encoder": encoder.fingerprint, "seed": 0}  # doctest: +SKIP
+    >>> key["images"] = fingerprint(images)  # doctest: +SKIP
     >>> dataset = store.get(key, compute=lambda: embed_everything(images))  # doctest: +SKIP
     """
 
@@ -136,7 +137,7 @@ class EmbeddingStore:
         return stored
 
     def _reserve(self, temporary: Path) -> None:
-        """Create the file that will be written, to find out now whether the directory can be written."""
+        """Create the file that will be written, to find out now whether that is possible."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             temporary.touch()
@@ -210,7 +211,7 @@ def _checksum(dataset: xr.Dataset) -> str:
 
 
 def _attributes(attributes: Mapping[Any, Any]) -> str:
-    """Write attributes as text; netCDF turns a list into an array, and a list of one into a scalar."""
+    """Write attributes as text; netCDF makes arrays of lists, and scalars of lists of one."""
     return json.dumps(
         {
             str(name): np.ravel(value).tolist()

@@ -171,8 +171,8 @@ class Embedder:
         """
         if texts is not None and {len(part) for part in texts} != {len(images)}:
             raise ValueError(
-                f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; give "
-                "one of each for every image."
+                f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; "
+                "give one of each for every image."
             )
         embedded = {
             name: (("row", "feature"), self._stored_texts(part))
@@ -197,7 +197,7 @@ class Embedder:
     def _once(
         self, keys: Sequence[str], compute: Callable[[NDArray[np.intp]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """Compute the rows whose key is new, a full batch at a time; take the others from memory."""
+        """Compute the rows whose key is new, in full batches; take the others from memory."""
         new = list({key: row for row, key in enumerate(keys) if key not in self._known}.values())
         with tqdm(total=len(new), desc=f"embedding by {self.encoder.name}", leave=False) as bar:
             for batch in self._batches(new):
@@ -257,7 +257,7 @@ def moments_of(
     intervention: str,
     pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]],
 ) -> PairMoments:
-    """Moments of the pairs of one kind of intervention, or of several joined by ``+`` in equal parts.
+    """Moments of the pairs of one kind of intervention, or of several in equal parts.
 
     Parameters
     ----------

@@ -147,7 +147,8 @@ def quantity(record: Mapping[str, Any], name: str) -> pd.DataFrame:
     Parameters
     ----------
     record : mapping
-        With *diagnosis*, the columns of what :func:`~icm_study.experiments.diagnosis.diagnose` gives.
+        With *diagnosis*, the columns of what
+        :func:`~icm_study.experiments.diagnosis.diagnose` gives.
     name : str
         Such as ``"share"``.
 

@@ -141,8 +141,8 @@ def _check_writable(name: str, path: Path) -> None:
             path.unlink()
     except OSError as error:
         raise ValueError(
-            f"{name}={str(path)!r} cannot be written: {error.strerror or error}. Give the path of a "
-            "file in a folder that can be written."
+            f"{name}={str(path)!r} cannot be written: {error.strerror or error}. Give the path of "
+            "a file in a folder that can be written."
         ) from error
 
 
@@ -176,8 +176,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise
     except Exception as error:
         raise ValueError(
-            f"{path} is no whole table of results ({type(error).__name__}: {error}). Delete it, and "
-            "run again what makes it."
+            f"{path} is no whole table of results ({type(error).__name__}: {error}). Delete it, "
+            "and run again what makes it."
         ) from error
 
 
@@ -270,8 +270,9 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     tables = [read_table(path) for path in paths]
     records = [table.attrs for table in tables]
     joined = dict(records[0])
+    own = ("command", "diagnosis", "spectrum", "commit")
     alike = [
-        {**{k: v for k, v in record.items() if k not in ("command", "diagnosis", "spectrum", "commit")},
+        {**{k: v for k, v in record.items() if k not in own},
          "parameters": record["parameters"] | {"seeds": [], "targets": None}}
         for record in records
     ]  # fmt: skip

@@ -102,9 +102,9 @@ class AnimalWorld(TestBed):
             "The data are real animal silhouettes, rendered so that every factor is known. The "
             "styles are the domains. In the sources, coat and scene follow the class most of the "
             "time; on the target they do not, or they point to another class. The captions are the "
-            "simulator's: exact, complete, and edited with a lexicon that knows every variant word, "
-            "so these text pairs are better than those of a real data set. The *oracle* renders the "
-            "same animal again with every variant factor drawn anew, which only a simulator can do."
+            "simulator's: exact, complete, and edited with a lexicon that knows every variant "
+            "word, so these text pairs are better than those of a real data set. The *oracle* "
+            "renders the same animal again with every variant factor drawn anew, which only a simulator can do."
         )
 
     @property
@@ -123,7 +123,7 @@ class AnimalWorld(TestBed):
         return tuple(SPURIOUS[name].format(v) for name, values in LEXICON.items() for v in values)
 
     def latents(self, part: str, shortcut: str, seed: int) -> pd.DataFrame:
-        """Draw what the images of a part show, see :func:`~icm_study.animals.latents.sample_latents`."""
+        """Draw what the images of a part show, as :func:`sample_latents` does."""
         return sample_latents(
             self.silhouettes, part, shortcut=shortcut, seed=seed, n=self.n,
             **shortcut_strengths(self.shortcut, self.strength),

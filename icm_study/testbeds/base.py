@@ -151,15 +151,16 @@ class TestBed(ABC):
         if self.protocol == "open class":
             if names is not None:
                 raise ValueError(
-                    f"targets={list(names)}: the protocol 'open class' leaves no domain out; pass None."
+                    f"targets={list(names)}: the protocol 'open class' leaves no domain out; pass "
+                    "None."
                 )
             return [None]
         chosen = self.domains if names is None else tuple(names)
         unknown = [name for name in chosen if name not in self.domains]
         if unknown or not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(
-                f"targets={list(chosen)}; expected some of the domains {list(self.domains)}, each once. "
-                f"Unknown: {unknown}."
+                f"targets={list(chosen)}; expected some of the domains {list(self.domains)}, each "
+                f"once. Unknown: {unknown}."
             )
         return list(chosen)
 

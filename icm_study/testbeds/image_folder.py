@@ -76,8 +76,8 @@ class ImageFolder(TestBed):
         """What a page says of the data."""
         return (
             "The data are photographs and pictures as they were collected. No caption comes with "
-            f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing can "
-            "be rendered again."
+            f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing "
+            "can be rendered again."
         )
 
     @property

@@ -100,8 +100,7 @@ def _animals(given: Mapping[str, Any]) -> list[TestBed]:
             f"dataset={given['dataset']!r} is rendered. Name the folder of training images as "
             "dataset, or leave variants empty."
         )
-    worlds = given["worlds"] if "worlds" in given else [given["world"]]
-    n = given.get("n_images")
+    worlds, n = _worlds(given), given.get("n_images")
     if "variants" in given:
         reference = load_encoder(given["reference"])
         return [
@@ -115,12 +114,34 @@ def _animals(given: Mapping[str, Any]) -> list[TestBed]:
     ]
 
 
+def _worlds(given: Mapping[str, Any]) -> list[tuple[str, float]]:
+    worlds = []
+    for world in given["worlds"] if "worlds" in given else [given["world"]]:
+        match world:
+            case [str() as shortcut, int() | float() as strength]:
+                worlds.append((shortcut, strength))
+            case _:
+                raise ValueError(
+                    f"worlds: {world!r} is none; expected a shortcut and its strength, such as "
+                    "['coat+scene', 0.9]."
+                )
+    if not worlds:
+        raise ValueError(
+            "worlds: there is none; expected at least one, such as ['coat+scene', 0.9]."
+        )
+    return worlds
+
+
 def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
-    accept = given.get("accept_problems", False)
+    accept, n = given.get("accept_problems", False), given.get("n_images")
+    if n is not None and n < 1:
+        raise ValueError(
+            f"n_images={n}; expected at least one training image of each class, or None for all."
+        )
     images = load_folder(given["dataset"], "imagenet", accept_problems=accept)
-    if given.get("n_images") is not None:
+    if n is not None:
         shuffled = images.sample(frac=1, random_state=0)
-        images = shuffled.groupby("label").head(given["n_images"]).sort_index()
+        images = shuffled.groupby("label").head(n).sort_index()
     variants = {}
     for name, folder in given["variants"].items():
         known = guess_dataset(folder)  # a part of a known variant would pass for the whole

@@ -266,12 +266,13 @@ def _check_classes(
 
 
 def variant_split(data: EmbeddedData, seed: int, held_out: float = 0.2) -> Split:
-    """Divide the source into what trains, what chooses and what is measured; every variant is a test.
+    """Divide the source into what trains, chooses and is measured; every variant is a test.
 
     Parameters
     ----------
     data : EmbeddedData
-        As :func:`animal_variants` or :func:`imagenet_variants` returns them.
+        What the ``embed`` of :class:`~icm_study.testbeds.animal_variants.AnimalVariants` or
+        :class:`~icm_study.testbeds.imagenet_variants.ImageNetVariants` gave.
     seed : int
     held_out : float
         Share of the source rows that are not trained on. Half of them chooses K and λ,
@@ -291,10 +292,9 @@ def variant_split(data: EmbeddedData, seed: int, held_out: float = 0.2) -> Split
     source, test = data.source, data.test
     if test is None or "domain" in source.coords:
         raise ValueError(
-            f"The data {data.domains} are no variants of one source; "
-            f"expected what `animal_variants` or "
-            "`imagenet_variants` returns. For domains that are left out in turn use "
-            "`icm_study.testbeds.splits.split`."
+            f"The data {data.domains} are no variants of one source; expected what the test bed "
+            "`AnimalVariants` or `ImageNetVariants` embeds. For domains that are left out in turn "
+            "use `icm_study.testbeds.splits.split`."
         )
     train, rest = hold_out(source, np.arange(source.sizes["row"]), held_out, seed)
     choose, measure = hold_out(source, rest, 0.5, seed)

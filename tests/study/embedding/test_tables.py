@@ -1,4 +1,4 @@
-"""Embedder: each row embedded once, batches that do not show, texts in shards; pairs and moments."""
+"""Embedder: rows embedded once, batches that do not show, texts in shards; pairs, moments."""
 
 from dataclasses import replace
 
@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from linear_world import table
 from PIL import Image
-from stand_ins import D, StandInEncoder, linear_data, table
+from stand_ins import D, StandInEncoder, linear_data
 
 from icm_core.moments import PairMoments
 from icm_study.embedding import tables

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
-from stand_ins import linear_data, table
+from linear_world import table
+from stand_ins import linear_data
 
 from icm_core.projection import InvariantProjection
 from icm_study.embedding.tables import EmbeddedData, pair_moments
@@ -142,4 +144,4 @@ def test_worlds_are_diagnosed_one_after_the_other():
     worlds = [linear_data(seed, n=300) for seed in (0, 1)]
     both = diagnose(worlds)
     each = [diagnose([world]) for world in worlds]
-    assert both.to_dict("records") == [row for one in each for row in one.to_dict("records")]
+    pd.testing.assert_frame_equal(both, pd.concat(each, ignore_index=True))

@@ -1,12 +1,13 @@
-"""Grids of K and λ on a test bed: every cell against building blocks, and what is chosen from it."""
+"""Grids of K and λ on a test bed: cells against building blocks, and what is chosen of them."""
 
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from linear_world import table
 from sklearn.linear_model import RidgeClassifier
-from stand_ins import TableBed, change, linear_data, table
+from stand_ins import TableBed, change, linear_data
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection

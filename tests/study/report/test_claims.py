@@ -3,10 +3,24 @@
 import numpy as np
 import pandas as pd
 import pytest
+from stand_ins import StandInEncoder, TableBed, linear_data
 
+from icm_study.embedding.store import EmbeddingStore
+from icm_study.embedding.tables import Embedder
 from icm_study.experiments.intervals import pack
-from icm_study.experiments.reading import Results
-from icm_study.report.claims import claim, comparison_claims, differences, judge, learnt_from
+from icm_study.experiments.reading import KINDS, Results
+from icm_study.experiments.run import Plan, run
+from icm_study.report.claims import (
+    claim,
+    comparison_claims,
+    differences,
+    domain_generalization_claims,
+    gains_over_plain,
+    judge,
+    learnt_from,
+    variant_claims,
+    ways,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +145,109 @@ def test_the_best_interventions_that_were_run_are_judged():
     assert learnt_from(["plain", "ICM auto text", "ICM auto image+text"]) == "image+text"
     assert learnt_from(["ICM auto image", "ICM text"]) == "image"
     assert learnt_from(["plain", "LDA"]) is None
+
+
+# Of a run on every target, and of variants
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A run on every target of data in numbers, by the engine itself."""
+    encoder = StandInEncoder()
+    encoder.embedding_dim = 6
+    embedder = Embedder(encoder, EmbeddingStore(tmp_path_factory.mktemp("store")))
+    few = {"n_components": [2], "consistency_weight": [1.0, 10.0]}
+    plan = Plan(settings={f"ICM {kind}": few for kind in (*KINDS, "oracle")})
+    return run([TableBed(linear_data())], embedder, [0, 1], plan=plan)
+
+
+def as_results(table, name="tables"):
+    table.attrs = {
+        "testbed": {"name": name, "world": name, "over": "images"},
+        "parameters": {"encoder": "stand-in 0", "choices": ["intervened"]},
+    }
+    return Results(table)
+
+
+@pytest.fixture
+def results(table):
+    return as_results(table.copy())
+
+
+def value(table, predictor, method, choice="none"):
+    rows = table[(table["predictor"] == predictor) & (table["method"] == method)]
+    return rows.loc[rows["choice"] == choice, "value"].mean()
+
+
+def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results):
+    found = domain_generalization_claims(results)
+    assert found["claim"].str.contains("tables, stand-in 0").all()
+    # for each way: the probe by three kinds, under the other shift, against two other rivals;
+    # zero-shot by the two kinds with texts under both shifts
+    assert len(found) == 2 * (3 + 1 + 2 + 2 * 2)
+    assert found["statement"].is_unique
+    assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
+    last = found[found["statement"].str.contains("beats the plain probe")]
+    last = last[last["statement"].str.contains("image and text interventions, K and λ chosen")]
+    last = last[last["statement"].str.endswith("with the shortcut reversed")]
+    reversed_ = results.of(condition="reversed").table
+    gain = value(reversed_, "linear probe", "ICM image+text", "intervened") - value(
+        reversed_, "linear probe", "plain"
+    )
+    assert last["measured"].item().startswith(f"{gain:+.1f} points (")
+
+
+def test_verdicts_under_open_classes_are_of_zero_shot(table):
+    opened = table[(table["predictor"] == "zero-shot") & (table["condition"] != "reversed")]
+    opened = opened.replace({"condition": {"unseen": "new_classes"}})
+    found = domain_generalization_claims(as_results(opened))
+    assert found["statement"].str.contains("not seen").all()
+    assert len(found) == 2 * 2
+
+
+def test_gains_over_plain_are_paired_under_the_last_shift(results):
+    gains = gains_over_plain(results).set_index(["predictor", "way"])
+    assert set(gains["condition"]) == {"reversed"}
+    part = results.of(condition="reversed")
+    for predictor in ("zero-shot", "linear probe"):
+        for way, (method, choice) in ways("intervened").items():
+            row = gains.loc[(predictor, way)]
+            ours = value(part.table, predictor, f"{method} image+text", choice)
+            assert row["value"] == pytest.approx(ours - value(part.table, predictor, "plain"))
+            paired = part.gain(
+                {"method": f"{method} image+text", "predictor": predictor, "choice": choice},
+                {"method": "plain", "predictor": predictor},
+            ).iloc[0]
+            assert (row["low"], row["high"]) == (paired["low"], paired["high"])
+    assert gains_over_plain(results.of(condition="in_distribution")).empty
+
+
+def test_claims_are_about_each_variant_and_both_choices(table):
+    names = {"unseen": "R", "reversed": "Sketch"}
+    variants = as_results(table.replace({"condition": names}))
+    found = variant_claims(variants)
+    assert len(found) == 2 * 2 * 2  # choices, predictors, variants
+    assert found["statement"].is_unique
+    on_r = variants.of(condition="R").table
+    gain = value(on_r, "linear probe", "ICM auto image+text") - value(on_r, "linear probe", "plain")
+    row = found[
+        found["statement"].str.contains("ICM linear probe, image and text")
+        & found["statement"].str.contains("positive eigenvalues")
+        & found["statement"].str.endswith("on R of tables")
+    ]
+    assert row["measured"].item().startswith(f"{gain:+.1f} points (")
+    assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
+    assert not found["statement"].str.contains("in_distribution").any()
+
+
+@pytest.mark.parametrize("judged", [domain_generalization_claims, variant_claims])
+@pytest.mark.parametrize("column", ["encoder", "world"])
+def test_claims_of_several_encoders_or_worlds_are_refused(table, judged, column):
+    other = table.replace({"condition": {"unseen": "new_classes"}}).assign(**{column: "another"})
+    several = as_results(pd.concat([table, other], ignore_index=True))
+    if (judged, column) == (domain_generalization_claims, "world"):
+        alone = as_results(table.copy())  # the world that is judged is the only one
+        pd.testing.assert_frame_equal(judged(several), judged(alone))
+        return
+    with pytest.raises(ValueError, match="several encoders or worlds"):
+        judged(several)

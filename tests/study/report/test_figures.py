@@ -14,6 +14,7 @@ from icm_study.report.figures import (
     share_figure,
     spectrum_figure,
     sweep_figure,
+    variants_figure,
 )
 from icm_study.report.pictures import image_grid
 
@@ -72,6 +73,27 @@ def test_accuracy_figure_refuses_a_panel_of_two_worlds():
     table = pd.concat([means(), means()], ignore_index=True)
     with pytest.raises(ValueError, match="'all' has several rows for a method and condition"):
         accuracy_figure(table, {"all": table["value"] > 0}, "title")
+
+
+def test_the_figure_of_variants_has_a_panel_for_each():
+    methods = [(name, kind) for name in ("plain", "ICM image") for kind in ("zero-shot", "probe")]
+    rows = [
+        {"method": name, "name": name, "condition": condition, "predictor": predictor}
+        for condition in ("in_distribution", "V2", "A")
+        for name, predictor in methods
+    ]
+    value = 40 + 2.5 * np.arange(len(rows))
+    table = pd.DataFrame(rows).assign(value=value, low=value - 3, high=value + 1)
+    table = table.replace({"predictor": {"probe": "linear probe"}})
+    figure = variants_figure(table, "title")
+    titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]
+    assert titles == ["in distribution", "V2", "A"]
+    for axis, (_, panel) in zip(figure.axes, table.groupby("condition", sort=False), strict=True):
+        drawn = sorted(float(x) for bars in axis.containers for x in bars.lines[0].get_xdata())
+        np.testing.assert_allclose(drawn, sorted(panel["value"]))
+        plain = sorted(panel.loc[panel["method"] == "plain", "value"])
+        dotted = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"]
+        np.testing.assert_allclose(sorted(dotted), plain)
 
 
 def test_sweep_figure_labels_each_line_and_ticks_each_value():

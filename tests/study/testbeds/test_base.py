@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stand_ins import TableBed, table
+from linear_world import table
+from stand_ins import TableBed
 
 from icm_study.embedding.tables import EmbeddedData
 from icm_study.testbeds.base import PROTOCOLS

@@ -6,12 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from stand_ins import StandInEncoder, TableBed, change, linear_data, table
+from linear_world import table
+from stand_ins import change, linear_data
 
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import EmbeddedData, Embedder, available
-from icm_study.experiments.run import Plan, run_task
-from icm_study.experiments.task import make_task
+from icm_study.embedding.tables import EmbeddedData
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
 from icm_study.testbeds.splits import check_counts, hold_out, split
 
@@ -141,60 +139,6 @@ def test_animals_are_tested_with_the_shortcut_of_the_protocol(protocol, target, 
     data = split(animals(), target, protocol=protocol)
     for test in data.tests.values():
         assert set(test["shortcut"].to_numpy()) == {shortcut}
-
-
-# What methods make of a split
-
-
-def measure(data, target, tmp_path, protocol=LEAVE_OUT, **plan):
-    """Run CLIP-ICM and the simplest rivals on one target."""
-    encoder = StandInEncoder()
-    encoder.embedding_dim = 8
-    bed = TableBed(data, protocol)
-    sizes = {"ICM image": {"n_components": [6, 4]}}
-    task = make_task(bed, Embedder(encoder, EmbeddingStore(tmp_path)), data, target, seed=0)
-    return run_task(task, Plan(settings=sizes, **plan))
-
-
-@pytest.mark.parametrize("protocol", [OPEN, SHIFT_OPEN])
-def test_new_classes_are_for_zero_shot_alone(protocol, tmp_path):
-    target = None if protocol == OPEN else "a"
-    found = measure(folder(), target, tmp_path, protocol)
-    assert set(found["predictor"]) == {"zero-shot"}
-    assert set(found["method"]) == {"plain", "ICM image", "ICM auto image"}
-    assert set(found["condition"]) == {"seen_classes", "new_classes"}
-    assert (found.loc[found["method"] == "plain", "value"] > 90).all()
-
-
-def test_a_folder_without_captions_has_image_interventions_only(tmp_path):
-    assert available(folder().source) == ("image",)
-    found = measure(folder(), "a", tmp_path, choices=("intervened", "target"))
-    assert set(found["method"]) == {"plain", "augmentation", "ICM image", "ICM auto image"}
-    unseen = found[(found["condition"] == "unseen") & (found["method"] == "ICM image")]
-    value = unseen.set_index(["predictor", "choice"])["value"]
-    for predictor in ("zero-shot", "linear probe"):
-        assert value[predictor, "target"] >= value[predictor, "intervened"]
-
-
-def test_a_classifier_chooses_among_the_classes_of_a_condition(tmp_path):
-    unseen = split(folder(), 0).tests["unseen"]
-    few = unseen.isel(row=np.isin(unseen["label"], [1, 3]))
-    noisy = few.assign(original=few["original"] + 2 * np.eye(8)[0])  # looks like class 0
-
-    embedder = Embedder(StandInEncoder(), EmbeddingStore(tmp_path))
-
-    def plain(**candidates):
-        class Narrowed(TableBed):
-            def split(self, data, target, seed):
-                test = noisy.assign_coords(number=("row", np.arange(noisy.sizes["row"])))
-                given = super().split(data, target, seed)
-                return replace(given, tests={"unseen": test}, candidates=candidates)
-
-        task = make_task(Narrowed(folder()), embedder, folder(), "a", seed=0)
-        return run_task(task, Plan(methods=["plain"]))["value"]
-
-    assert (plain() < 20).all()
-    assert (plain(unseen=np.array([1, 3])) > 90).all()
 
 
 # Errors

@@ -89,7 +89,7 @@ def write_images(folder: Path, name: str, place: int, n: int, seed: int) -> None
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Write the source (40 images of 4 classes), V2 (folders are numbers) and R (2 of the classes)."""
+    """Write the source (80 images of 4 classes), V2 (folders are numbers) and R (2 classes)."""
     root = tmp_path_factory.mktemp("imagenet")
     for place, name in zip(PLACES, NAMES, strict=True):
         write_images(root / "train", name, place, 20, seed=0)
