@@ -227,10 +227,8 @@ def run_record(
 
 def repeat_command(notebook: str, given: Mapping[str, Any]) -> str:
     """Write the command that runs a notebook with parameters, in its own folder."""
-    # papermill reads YAML, in which JSON's 1e-05 and "\\ud83d\\ude00" say something else
-    said = yaml.safe_dump(
-        dict(given), default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
-    )
+    # papermill reads YAML, in which JSON's 1e-05 is a text, and some escapes say something else
+    said = yaml.safe_dump(dict(given), default_flow_style=True, sort_keys=False, width=math.inf)
     return f"papermill {notebook}.ipynb out.ipynb -y {shlex.quote(said.strip())}"
 
 

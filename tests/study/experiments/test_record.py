@@ -20,11 +20,10 @@ from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.experiments import record as module
 from icm_study.experiments.record import (
     FILES,
-    FOLDERS,
     PACKAGES,
     commit,
+    default_parameters,
     gather,
-    parameter_names,
     parameters,
     read_table,
     repeat_command,
@@ -141,12 +140,13 @@ def test_the_command_repeats_the_run_on_the_folder_that_was_given(tmp_path):
 def notebook(tmp_path, monkeypatch):
     """A notebook with a cell of parameters, as papermill would run it; give it what was injected."""
     cell = nbformat.v4.new_code_cell(
-        'dataset = "animal-world"  # or a folder\nfolder = None\nseeds = [0]\nvariants = {}\n'
-        'tables = []\ncache = "../cache"\nresults = None\nclaims = None\nprojection = None'
+        'dataset = "animal-world"  # or a folder\nvariants = {}\nprojection_images = ""\n'
+        'seeds = [0]\nn_images = None\ntables = []\ncache = "../cache"\nresults = None\n'
+        "claims = None\nprojection = None"
     )
     cell.metadata["tags"] = ["parameters"]
     page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Page"), cell])
-    nbformat.write(page, tmp_path / "05_page.ipynb")
+    nbformat.write(page, tmp_path / "04_imagenet_variants.ipynb")
 
     def run(**injected):
         user = {}
@@ -155,45 +155,55 @@ def notebook(tmp_path, monkeypatch):
         said = "\n".join(["# Parameters", *lines])
         user |= injected | {"In": ["", cell.source, *([said] if injected else [])]}
         monkeypatch.setattr(module, "get_ipython", lambda: SimpleNamespace(user_ns=user))
-        return parameters("05_page", tmp_path), user
+        return parameters("04_imagenet_variants", tmp_path), user
 
     return run
 
 
 def test_parameters_are_those_of_the_notebook_s_own_cell(notebook, tmp_path):
     found, _ = notebook()
-    names = ["dataset", "folder", "seeds", "variants", "tables", "cache", "results", "claims", "projection"]  # fmt: skip
-    assert list(found) == parameter_names(tmp_path / "05_page.ipynb") == names
+    names = ["dataset", "variants", "projection_images", "seeds", "n_images"]
+    names += ["tables", "cache", "results", "claims", "projection"]
+    assert list(found) == names
+    assert found == default_parameters(tmp_path / "04_imagenet_variants.ipynb")
     assert found["dataset"] == "animal-world"
     assert notebook(seeds=[1, 2])[0]["seeds"] == [1, 2]
 
 
-@pytest.mark.parametrize(("name", "near"), [("foldr", "folder"), ("resutls", "results")])
+@pytest.mark.parametrize(("name", "near"), [("datset", "dataset"), ("resutls", "results")])
 def test_a_misspelt_parameter_is_refused_and_the_nearest_told(notebook, name, near):
     with pytest.raises(
         ValueError,
-        match=f"05_page has no parameter '{name}'; its parameters are dataset, .*mean '{near}'",
+        match=f"04_imagenet_variants: '{name}' is unknown; did you mean '{near}'. Known: dataset, ",
     ):
         notebook(seeds=[0], **{name: "mine"})
-    with pytest.raises(ValueError, match=r"'qqq'.*projection\.$"):
+    with pytest.raises(ValueError, match=r"'qqq' is unknown; Known: dataset, .*projection\.$"):
         notebook(qqq=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seeds", ["0"]), ("seeds", [0.5]), ("seeds", []), ("seeds", [1, 1]), ("n_images", 0)],
+)
+def test_a_value_of_another_type_or_range_is_refused(notebook, name, value):
+    with pytest.raises(ValueError, match=f"04_imagenet_variants.*{name}"):
+        notebook(**{name: value})
 
 
 def test_home_is_expanded_in_paths_and_nowhere_else(notebook, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     found, user = notebook(
-        dataset="~/PACS", folder="~/mine", variants={"V2": "~/v2", "~": "r"}, seeds=["~/0"],
+        dataset="~/IN", projection_images="~/mine", variants={"V2": "~/v2", "~": "r"},
         tables=["~/a.parquet", "b.parquet"], cache="~/scratch", results="~/r/t.parquet",
     )  # fmt: skip
     expected = {
-        "dataset": f"{tmp_path}/PACS", "folder": f"{tmp_path}/mine",
-        "variants": {"V2": f"{tmp_path}/v2", "~": "r"}, "seeds": ["~/0"],
+        "dataset": f"{tmp_path}/IN", "projection_images": f"{tmp_path}/mine",
+        "variants": {"V2": f"{tmp_path}/v2", "~": "r"}, "seeds": [0], "n_images": None,
         "tables": [f"{tmp_path}/a.parquet", "b.parquet"], "cache": f"{tmp_path}/scratch",
         "results": f"{tmp_path}/r/t.parquet", "claims": None, "projection": None,
     }  # fmt: skip
     assert found == expected
     assert {name: user[name] for name in expected} == expected  # what the cells below see
-    assert set(FILES) | set(FOLDERS) >= set(expected) - {"seeds"}
 
 
 @pytest.mark.parametrize("name", ["results", "claims", "projection"])
@@ -212,10 +222,10 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(notebook, name
 
 def test_a_notebook_that_is_elsewhere_or_has_no_parameters(notebook, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"was not found.*--cwd notebooks"):
-        parameter_names(tmp_path / "06_other.ipynb")
+        default_parameters(tmp_path / "06_other.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "07_empty.ipynb")
     with pytest.raises(ValueError, match="has no cell that is tagged 'parameters'"):
-        parameter_names(tmp_path / "07_empty.ipynb")
+        default_parameters(tmp_path / "07_empty.ipynb")
 
 
 # Tables

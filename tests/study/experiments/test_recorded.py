@@ -5,25 +5,50 @@ import re
 import shlex
 import subprocess
 
-import numpy as np
-import pandas as pd
 import pytest
-from conftest import CONFIG, METHODS, RECORDED, ROOT, RUNS
-from icm_study.experiments.comparison import REFERENCE, SELECTIONS
-from icm_study.experiments.evaluation import PREDICTORS
+import yaml
+from conftest import CONFIG, RECORDED, ROOT, RUNS
+from conftest import METHODS as COMPARISONS
 
 from icm_study.animals.latents import STYLES
+from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE
 from icm_study.experiments.intervals import unpack
-from icm_study.experiments.record import PACKAGES
-from icm_study.methods.registry import METHODS as COMPARED
-from icm_study.testbeds.splits import CONDITIONS, PROTOCOLS
+from icm_study.experiments.reading import IDENTITY
+from icm_study.experiments.record import PACKAGES, read_table
+from icm_study.methods.registry import METHODS
+from icm_study.methods.sources import PREDICTORS
+from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
 
+COLUMNS = set(
+    [
+        "dataset",
+        "encoder",
+        "protocol",
+        "world",
+        "shortcut",
+        "strength",
+        "target",
+        "seed",
+        "method",
+        "family",
+        "predictor",
+        "choice",
+        "setting",
+        "K",
+        "consistency_weight",
+        "fit_seconds",
+        "n_parameters",
+        "condition",
+        "n",
+        "value",
+        "correct",
+    ]
+)
 PATHS = sorted(RECORDED.glob("*.parquet"))
-PHOTOGRAPHS = [path for path in PATHS if path.stem not in METHODS]
 
 
 def named(path):
-    table = pd.read_parquet(path)
+    table = read_table(path)
     table.attrs["name"] = path.stem
     return table
 
@@ -33,12 +58,7 @@ def table(request):
     return named(request.param)
 
 
-@pytest.fixture(params=PHOTOGRAPHS, ids=lambda path: path.stem)
-def photographs(request):
-    return named(request.param)
-
-
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=COMPARISONS)
 def comparison(request):
     return named(RECORDED / f"{request.param}.parquet")
 
@@ -62,8 +82,8 @@ def test_every_setting_of_the_run_is_recorded(table):
     notebook = settings.pop("notebook")
     program, page, _, _, given = shlex.split(record["command"])
     assert (program, page) == ("papermill", f"{notebook}.ipynb")
-    assert json.loads(given) == record["parameters"]
-    if table.attrs["name"] not in METHODS:
+    assert yaml.safe_load(given) == record["parameters"]
+    if table.attrs["name"] not in COMPARISONS:
         settings["dataset"] = f"../data/{settings['dataset']}"
     if "variants" in settings:
         settings["variants"] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from linear_world import LinearWorld, numbers_only
+from stand_ins import change
 
 from icm_core.prediction import ZeroShotClassifier
 from icm_study.embedding.store import EmbeddingStore
@@ -66,13 +66,6 @@ class Never(LinearWorld):
 def results(embedder, data, plan, seed=0):
     bed = Given(n=300, n_test=450).with_data(data)
     return run([bed], embedder, [seed], [TARGET], plan).drop(columns="fit_seconds")
-
-
-def change(data, table, variable, function):
-    """Copy embedded data with one variable or coordinate of one table changed."""
-    copy = getattr(data, table).copy(deep=True)
-    copy[variable] = (copy[variable].dims, function(copy[variable].to_numpy(), copy))
-    return dataclasses.replace(data, **{table: copy})
 
 
 def shuffled(where, seed=0):
