@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from IPython.display import Markdown
 
@@ -9,6 +11,7 @@ from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import learnt_from, variant_claims, ways
 from icm_study.report.style import said
+from icm_study.report.theory_claims import Finding, verdicts_of
 
 ANSWER = "**The answer of this run.** "
 
@@ -133,3 +136,25 @@ def gains_answer(gains: pd.DataFrame) -> str:
         f"Of {len(known)} comparisons with an interval, CLIP-ICM is above the plain predictor in {won} "
         f"and below it in {lost}; the others show no difference."
     )
+
+
+def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
+    """Say which objective finds the invariant subspace, and which claims do not hold."""
+    lines = [
+        "How far is each way to estimate the invariant subspace from the true one? "
+        + findings["methods"].words,
+        count_verdicts(verdicts_of(findings)),
+    ]
+    return Markdown(ANSWER + " ".join(lines))
+
+
+def count_verdicts(verdicts: pd.DataFrame) -> str:
+    """Count verdicts, and name the claims that are not supported."""
+    by_verdict = dict(list(verdicts.groupby("verdict")))
+    lines = [f"Of {len(verdicts)} claims, {len(by_verdict.get('supported', ()))} are supported."]
+    for verdict in ("refuted", "not shown"):
+        if verdict in by_verdict:
+            rows = by_verdict[verdict][["statement", "measured"]].to_numpy()
+            listed = "; ".join(f"“{statement}”: {measured}" for statement, measured in rows)
+            lines.append(f"{verdict.capitalize()}: {listed}.")
+    return " ".join(lines)
