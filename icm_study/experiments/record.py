@@ -177,9 +177,10 @@ def join_tables(
     -------
     DataFrame
     """
-    whole = pd.concat([table.assign(**{key: name}) for name, table in tables.items()])
-    whole.attrs = dict(record)
-    return whole.reset_index(drop=True)
+    parts = [table.assign(**{key: name}) for name, table in tables.items()]
+    whole = pd.concat(parts, ignore_index=True)
+    whole.attrs.update(record)
+    return whole
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

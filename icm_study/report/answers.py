@@ -148,13 +148,24 @@ def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
     return Markdown(ANSWER + " ".join(lines))
 
 
+def ablation_answer(verdicts: pd.DataFrame) -> Markdown:
+    """Say which choices in the method matter, from the verdicts on them."""
+    where, _ = verdicts["statement"].iloc[0].split(": ", 1)
+    lines = [
+        f"{statement.split(': ', 1)[1]} — {measured}, {verdict}"
+        for statement, measured, verdict in verdicts[
+            ["statement", "measured", "verdict"]
+        ].to_numpy()
+    ]
+    return Markdown(f"{ANSWER}For the {where}, what was claimed: {'; '.join(lines)}.")
+
+
 def count_verdicts(verdicts: pd.DataFrame) -> str:
     """Count verdicts, and name the claims that are not supported."""
-    by_verdict = dict(list(verdicts.groupby("verdict")))
-    lines = [f"Of {len(verdicts)} claims, {len(by_verdict.get('supported', ()))} are supported."]
+    n_supported = int((verdicts["verdict"] == "supported").sum())
+    lines = [f"Of {len(verdicts)} claims, {n_supported} are supported."]
     for verdict in ("refuted", "not shown"):
-        if verdict in by_verdict:
-            rows = by_verdict[verdict][["statement", "measured"]].to_numpy()
-            listed = "; ".join(f"“{statement}”: {measured}" for statement, measured in rows)
-            lines.append(f"{verdict.capitalize()}: {listed}.")
+        rows = verdicts.loc[verdicts["verdict"] == verdict, ["statement", "measured"]].to_numpy()
+        listed = "; ".join(f"“{statement}”: {measured}" for statement, measured in rows)
+        lines += [f"{verdict.capitalize()}: {listed}."] if listed else []
     return " ".join(lines)

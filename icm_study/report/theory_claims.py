@@ -12,6 +12,7 @@ from IPython.display import Markdown
 from scipy.stats import binomtest
 
 from icm_study.experiments.intervals import mean_interval
+from icm_study.report import words
 from icm_study.report.tables import with_interval
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
@@ -39,7 +40,7 @@ class Finding:
     @property
     def came_out(self) -> Markdown:
         """The words under their heading."""
-        return Markdown(f"**Came out.** {self.words}")
+        return words.came_out(self.words)
 
 
 def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str, Finding]:
@@ -131,10 +132,12 @@ def identifiability(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     explained = pd.concat(
         [mean_interval(runs.rename(columns={"setting": "curve"}), by, "r2"), image]
     )
-    limit, most = explained.set_index(by).loc, max(VOCABULARIES)
-    enough, fewer = (limit["diverse texts", n] for n in (N_FACTORS + 1, N_FACTORS))
-    plane = limit["texts in a plane", most]
-    single = limit["diverse texts, one caption each", most]
+    most = max(VOCABULARIES)
+    enough, fewer = (
+        _row(explained, curve="diverse texts", n_texts=n) for n in (N_FACTORS + 1, N_FACTORS)
+    )
+    plane = _row(explained, curve="texts in a plane", n_texts=most)
+    single = _row(explained, curve="diverse texts, one caption each", n_texts=most)
     at_limit = runs[(runs["setting"] == "diverse texts") & (runs["n_texts"] == N_FACTORS + 1)]
     condition = _over_all(at_limit, "condition_number", log=True)
     name = "C5.2, P5.3"
@@ -173,19 +176,23 @@ def identifiability(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
 
 def consistency(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     """P5.5: a map that interventions leave alone; a summary by quantity and method."""
-    left = mean_interval(runs, ["method"], "residual", log=True).set_index("method")
-    read = mean_interval(runs, ["method"], "r2").set_index("method")
-    true, paper = left.loc["true subspace"], left.loc[METHODS["trace"]]
-    true_r2, paper_r2 = read.loc["true subspace"], read.loc[METHODS["trace"]]
+    left = mean_interval(runs, ["method"], "residual", log=True)
+    read = mean_interval(runs, ["method"], "r2")
+    names = ("true subspace", METHODS["trace"])
+    true, paper = (_row(left, method=name) for name in names)
+    true_r2, paper_r2 = (_row(read, method=name) for name in names)
+    random, released = (
+        _row(left, method=name) for name in ("random subspace", METHODS["released"])
+    )
     exists = runs[runs["method"] == "true subspace"]
     holds = exists["residual"].max() < 1e-20 and exists["r2"].min() > 0.999
     return Finding(
-        pd.concat({"residual": left, "r2": read}, names=["quantity"]).reset_index(),
+        pd.concat({"residual": left, "r2": read}, names=["quantity"]).reset_index("quantity"),
         f"The true subspace leaves {true['mean']:.1g} of the second moment and has $R^2$ "
         f"{true_r2['mean']:.3f}. The paper's objective, estimated, leaves {with_interval(paper)} "
         f"with $R^2$ {with_interval(paper_r2)}; a random subspace leaves "
-        f"{with_interval(left.loc['random subspace'])}; the released code's choice leaves "
-        f"{with_interval(left.loc[METHODS['released']])}.",
+        f"{with_interval(random)}; the released code's choice leaves "
+        f"{with_interval(released)}.",
         [
             claim(
                 "P5.5",
@@ -207,7 +214,10 @@ def consistency(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
 
 def ood_risk(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     """T5.6: when the invariant predictor is the better one; a summary of thresholds."""
-    thresholds = {target: information_threshold(rows) for target, rows in runs.groupby("target")}
+    thresholds = {
+        target: information_threshold(runs[runs["target"] == target])
+        for target in runs["target"].unique()
+    }
     finite = {target: c for target, c in thresholds.items() if target < SOURCE}
     listed = ", ".join(f"{c:.2f} bits at ρ = {target}" for target, c in finite.items())
     unshifted = thresholds[SOURCE]
@@ -262,10 +272,10 @@ def random_ood_risk(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
 
 def methods(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     """Judge the objectives by the angle to the truth; a summary by method."""
-    angles = _angles(runs, "method").set_index("method")
-    paper, general, released = (angles.loc[said] for said in METHODS.values())
+    angles = _angles(runs, "method")
+    paper, general, released = (_row(angles, method=said) for said in METHODS.values())
     return Finding(
-        angles.reset_index(),
+        angles,
         f"Largest eigenvalues: {with_interval(paper)} degrees. Generalised: "
         f"{with_interval(general)} degrees. Released code: {with_interval(released)} degrees.",
         [
@@ -291,7 +301,7 @@ def solvers(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     return Finding(
         runs[["distance", "steps"]].agg(["median", "max"]),
         f"Gradient descent differs from the closed form by at most {apart:.1g} (sine of the largest "
-        f"angle) after {steps.median():.0f} steps in the median and {steps.max()} at most.",
+        f"angle) after {steps.median():.0f} steps in the median and {steps.max():.0f} at most.",
         [
             claim(
                 "Gradient",
@@ -303,7 +313,7 @@ def solvers(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             claim(
                 "Gradient",
                 "A few hundred iterations are enough",
-                f"{steps.median():.0f} in the median, at most {steps.max()}",
+                f"{steps.median():.0f} in the median, at most {steps.max():.0f}",
                 "at most 500",
                 _if(steps.max() <= 500),
             ),
@@ -421,6 +431,11 @@ FINDERS: dict[str, Callable[[pd.DataFrame, Mapping[str, Any]], Finding]] = {
 
 def _if(holds: bool | np.bool_, otherwise: str = "refuted") -> str:
     return "supported" if holds else otherwise
+
+
+def _row(means: pd.DataFrame, **values: Any) -> pd.Series:
+    """Take the row with these values."""
+    return means[(means[list(values)] == pd.Series(values)).all(axis=1)].iloc[0]
 
 
 def _angles(runs: pd.DataFrame, *by: str) -> pd.DataFrame:

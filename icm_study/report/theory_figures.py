@@ -170,4 +170,4 @@ def _sweep(panel: Axes, angles: pd.DataFrame, x: str, xlabel: str) -> None:
 
 def _reach(rows: pd.DataFrame) -> np.ndarray:
     """How far intervals reach below and above their means."""
-    return np.abs(rows[["low", "high"]].sub(rows["mean"], axis=0)).to_numpy().T
+    return np.abs(rows[["low", "high"]].sub(rows["mean"], axis=0).to_numpy().T)
