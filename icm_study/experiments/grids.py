@@ -242,7 +242,7 @@ def to_conditions(grid: pd.DataFrame) -> pd.DataFrame:
 def mean_cells(grid: pd.DataFrame) -> pd.DataFrame:
     """Average the runs of a grid: a row for each intervention, predictor, condition, K and λ."""
     cell = ["intervention", "predictor", "condition", "K", "consistency_weight"]
-    return to_conditions(grid).groupby(cell, as_index=False)["value"].mean()
+    return to_conditions(grid).groupby(cell)["value"].mean().reset_index()
 
 
 def rank_agreement(cells: pd.DataFrame, others: pd.DataFrame) -> tuple[int, float]:

@@ -93,13 +93,13 @@ def kept_by_released(by_objective: pd.DataFrame) -> str:
 def with_all_directions(grid: pd.DataFrame, n_features: int) -> str:
     """Say what the generalised objective has on the unseen domain where it keeps all directions."""
     whole = grid[(grid["objective"] == "generalized") & (grid["K"] == n_features)]
-    kept = whole.groupby(["predictor", "intervention"])["unseen"].mean()
-    if kept.empty:
+    if whole.empty:
         return ""
-    listed = ", ".join(f"{name} {value:.0f} % ({kind})" for (name, kind), value in kept.items())
-    return (
-        f"The generalised objective with all {n_features} directions, on the unseen domain: {listed}."
+    kept = whole.groupby(["predictor", "intervention"], as_index=False)["unseen"].mean()
+    listed = ", ".join(
+        f"{row.predictor} {row.unseen:.0f} % ({row.intervention})" for row in kept.itertuples()
     )
+    return f"The generalised objective with all {n_features} directions, on the unseen domain: {listed}."
 
 
 def single_accuracies(singles: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from icm_study.report import words
 from icm_study.report.tables import with_interval
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
-from icm_study.theory.experiments import METHODS, N_FACTORS, SOURCE, VOCABULARIES
+from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str
     Parameters
     ----------
     runs : mapping of str to DataFrame
-        As :func:`~icm_study.theory.experiments.run_experiments` gives them.
+        As :func:`~icm_study.theory.propositions.run_experiments` gives them.
     given : mapping of str to value
         The parameters that they were run with.
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from icm_study.report.figures import plot_curves
 from icm_study.report.style import CONTEXT, INVARIANT, PALETTE, VARIANT
-from icm_study.theory.experiments import N_FACTORS, TARGETS
+from icm_study.theory.propositions import N_FACTORS, TARGETS
 
 WORLDS = {
     "shortcut": "Shortcut: y causes z_var",

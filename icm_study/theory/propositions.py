@@ -1,4 +1,4 @@
-"""The experiments of the theory page, each with the values that it runs over."""
+"""The experiments on the propositions of the paper, each with the values that it runs over."""
 
 from __future__ import annotations
 
