@@ -21,7 +21,6 @@ from tqdm import tqdm
 from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import class_prompts
-from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -169,6 +168,9 @@ class Embedder:
         OSError
             If the store's directory cannot be written.
         """
+        # torch is slow to import, so not before files are read
+        from icm_study.embedding.files import embed_files
+
         if texts is not None and {len(part) for part in texts} != {len(images)}:
             raise ValueError(
                 f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; "

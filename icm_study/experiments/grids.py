@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -116,6 +116,66 @@ def grid_on_targets(
     return pd.concat(rows, ignore_index=True)
 
 
+def grids_over(
+    bed: TestBed, data: Mapping[int, EmbeddedData], kinds: Sequence[str], options: GridOptions
+) -> pd.DataFrame:
+    """Run a grid for several kinds of interventions and every seed.
+
+    Parameters
+    ----------
+    bed : TestBed
+    data : mapping of int to EmbeddedData
+        For each seed what the test bed's ``embed`` gave.
+    kinds : sequence of str
+        Interventions, as for :func:`grid_on_targets`.
+    options : GridOptions
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`grid_on_targets`.
+    """
+    grids = [
+        grid_on_targets(bed, embedded, kind, options, seed)
+        for kind in kinds
+        for seed, embedded in data.items()
+    ]
+    return pd.concat(grids, ignore_index=True)
+
+
+def grids_by_pairs(
+    bed: TestBed,
+    data: Mapping[int, EmbeddedData],
+    kinds: Sequence[str],
+    options: GridOptions,
+    n_pairs: Sequence[int],
+) -> pd.DataFrame:
+    """Run a grid for several numbers of pairs, and for as many as every run has.
+
+    Parameters
+    ----------
+    bed, data, kinds, options
+        As for :func:`grids_over`.
+    n_pairs : sequence of int
+        Those that some run does not have are left out.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`grids_over`, with a column n_pairs.
+    """
+    every = min(
+        bed.split(embedded, target, seed).paired.sizes["row"]
+        for seed, embedded in data.items()
+        for target in bed.targets()
+    )
+    grids = [
+        grids_over(bed, data, kinds, replace(options, n_pairs=n)).assign(n_pairs=n)
+        for n in [*(n for n in n_pairs if n < every), every]
+    ]
+    return pd.concat(grids, ignore_index=True)
+
+
 def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:
     """Give the predictors of a grid on a split, by the names that its rows have.
 
@@ -177,3 +237,29 @@ def to_conditions(grid: pd.DataFrame) -> pd.DataFrame:
     conditions = [name for name in CONDITIONS if name in grid]
     keys = [name for name in grid.columns if name not in (*conditions, *JUDGED_ON)]
     return grid.melt(keys, conditions, var_name="condition", value_name="value")
+
+
+def mean_cells(grid: pd.DataFrame) -> pd.DataFrame:
+    """Average the runs of a grid: a row for each intervention, predictor, condition, K and λ."""
+    cell = ["intervention", "predictor", "condition", "K", "consistency_weight"]
+    return to_conditions(grid).groupby(cell)["value"].mean().reset_index()
+
+
+def rank_agreement(cells: pd.DataFrame, others: pd.DataFrame) -> tuple[int, float]:
+    """Compare two predictors over the cells that both have, under the shifts.
+
+    Parameters
+    ----------
+    cells, others : DataFrame
+        Rows of :func:`mean_cells`, of one predictor each.
+
+    Returns
+    -------
+    n_cells : int
+    correlation : float
+        Spearman's.
+    """
+    cell = ["intervention", "condition", "K", "consistency_weight"]
+    both = cells.merge(others, on=cell, suffixes=("", "_other"))
+    both = both[both["condition"] != "in_distribution"]
+    return len(both), float(both["value"].corr(both["value_other"], "spearman"))

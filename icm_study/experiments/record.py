@@ -160,6 +160,29 @@ def write_table(table: pd.DataFrame, path: str | Path | None) -> None:
         aside.unlink(missing_ok=True)
 
 
+def join_tables(
+    tables: Mapping[str, pd.DataFrame], key: str, record: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Put the tables of one run under each other, with its record.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+    key : str
+        The column that tells which table a row is of.
+    record : mapping
+        As :func:`run_record` gives it; the attributes of the whole.
+
+    Returns
+    -------
+    DataFrame
+    """
+    parts = [table.assign(**{key: name}) for name, table in tables.items()]
+    whole = pd.concat(parts, ignore_index=True)
+    whole.attrs.update(record)
+    return whole
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table of results with its record.
 

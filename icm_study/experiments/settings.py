@@ -137,7 +137,7 @@ class DomainGeneralization(AcrossDomains, Subject, total=False):
 class Ablations(TypedDict, total=False):
     """Settings of 03_ablations."""
 
-    encoder_name: Text
+    encoder: Text
     world: World
     seeds: Seeds
     n_images: Count | None

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from icm_core.interventions import draw_interventions, intervene_images
 from icm_study.embedding.tables import PAIRS, EmbeddedData, Embedder, pairs_in
 from icm_study.methods.sources import PREDICTORS, Images, Pairs, Sources
 from icm_study.testbeds.base import Loader, TestBed
@@ -97,6 +96,8 @@ def make_task(
         return loaders()[0 if data.test is None else 1](rows)
 
     def intervene(rows: NDArray[np.intp]) -> torch.Tensor:
+        from icm_core.interventions import intervene_images
+
         return intervene_images(load(rows), seed=data.provenance["seed"])
 
     def load_oracle(rows: NDArray[np.intp]) -> torch.Tensor:
@@ -166,6 +167,8 @@ def _drawn(
     """Tell which image intervention each source image got."""
 
     def compute() -> xr.Dataset:
+        from icm_core.interventions import draw_interventions
+
         rows = np.arange(data.source.sizes["row"])
         names = [
             name

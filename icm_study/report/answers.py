@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from IPython.display import Markdown
 
@@ -9,6 +11,7 @@ from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import learnt_from, variant_claims, ways
 from icm_study.report.style import said
+from icm_study.report.theory_claims import Finding, verdicts_of
 
 ANSWER = "**The answer of this run.** "
 
@@ -133,3 +136,36 @@ def gains_answer(gains: pd.DataFrame) -> str:
         f"Of {len(known)} comparisons with an interval, CLIP-ICM is above the plain predictor in {won} "
         f"and below it in {lost}; the others show no difference."
     )
+
+
+def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
+    """Say which objective finds the invariant subspace, and which claims do not hold."""
+    lines = [
+        "How far is each way to estimate the invariant subspace from the true one? "
+        + findings["methods"].words,
+        count_verdicts(verdicts_of(findings)),
+    ]
+    return Markdown(ANSWER + " ".join(lines))
+
+
+def ablation_answer(verdicts: pd.DataFrame) -> Markdown:
+    """Say which choices in the method matter, from the verdicts on them."""
+    where, _ = verdicts["statement"].iloc[0].split(": ", 1)
+    lines = [
+        f"{statement.split(': ', 1)[1]} — {measured}, {verdict}"
+        for statement, measured, verdict in verdicts[
+            ["statement", "measured", "verdict"]
+        ].to_numpy()
+    ]
+    return Markdown(f"{ANSWER}For the {where}, what was claimed: {'; '.join(lines)}.")
+
+
+def count_verdicts(verdicts: pd.DataFrame) -> str:
+    """Count verdicts, and name the claims that are not supported."""
+    n_supported = int((verdicts["verdict"] == "supported").sum())
+    lines = [f"Of {len(verdicts)} claims, {n_supported} are supported."]
+    for verdict in ("refuted", "not shown"):
+        rows = verdicts.loc[verdicts["verdict"] == verdict, ["statement", "measured"]].to_numpy()
+        listed = "; ".join(f"“{statement}”: {measured}" for statement, measured in rows)
+        lines += [f"{verdict.capitalize()}: {listed}."] if listed else []
+    return " ".join(lines)

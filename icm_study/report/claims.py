@@ -1,9 +1,8 @@
-"""From an interval to a verdict: what is claimed of each experiment, and how it came out.
+"""What is claimed of each experiment on embeddings, and how it came out.
 
-A claim is supported where the whole interval of the measurement lies on the claimed
-side of a threshold, refuted where it lies on the other side, and not shown otherwise.
-Each experiment has a function that turns its tidy table into such rows. Nothing is
-computed here but means and paired differences.
+Each experiment has a function that turns its tidy table into verdicts, see
+:mod:`icm_study.report.verdicts`. Nothing is computed here but means and paired
+differences.
 """
 
 from __future__ import annotations
@@ -15,74 +14,7 @@ import pandas as pd
 from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
-
-VERDICTS = ("supported", "refuted", "not shown")
-
-
-def claim(name: str, statement: str, measured: str, threshold: str, verdict: str) -> dict[str, str]:
-    """One row of the table of verdicts.
-
-    Parameters
-    ----------
-    name : str
-        Number of the claim in the paper, or a short name.
-    statement : str
-        What is claimed.
-    measured, threshold : str
-        What came out, and what would count as support.
-    verdict : {"supported", "refuted", "not shown"}
-        The outcome.
-
-    Returns
-    -------
-    dict
-        Keys claim, statement, measured, threshold, verdict.
-
-    Raises
-    ------
-    ValueError
-        If the verdict is none of the three.
-    """
-    if verdict not in VERDICTS:
-        raise ValueError(
-            f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}."
-        )
-    return {
-        "claim": name, "statement": statement, "measured": measured, "threshold": threshold, "verdict": verdict
-    }  # fmt: skip
-
-
-def judge(
-    low: float, high: float, *, below: float | None = None, above: float | None = None
-) -> str:
-    """Turn an interval and a threshold into a verdict.
-
-    Parameters
-    ----------
-    low, high : float
-        The interval of what was measured.
-    below, above : float, optional
-        The threshold: exactly one of them.
-
-    Returns
-    -------
-    {"supported", "refuted", "not shown"}
-        "supported" if the whole interval is on the claimed side, "refuted" if it is
-        wholly on the other side, "not shown" otherwise, and without an interval.
-
-    Raises
-    ------
-    ValueError
-        If not exactly one threshold is given.
-    """
-    if (below is None) == (above is None):
-        raise ValueError(f"Got below={below} and above={above}; expected exactly one of them.")
-    if below is not None:
-        return "supported" if high < below else "refuted" if low >= below else "not shown"
-    if above is not None and low > above:
-        return "supported"
-    return "refuted" if above is not None and high <= above else "not shown"
-
+from icm_study.report.verdicts import claim, judge
 
 #: What the verdicts call the conditions other than in distribution.
 SAID = {

@@ -68,6 +68,11 @@ def introduction(results: Results, *, is_recorded: bool) -> Markdown:
     return Markdown(" ".join(filter(None, words)))
 
 
+def came_out(words: str) -> Markdown:
+    """Say what came out of a section, under the heading that every section has."""
+    return Markdown(f"**Came out.** {words}")
+
+
 def spread(results: Results) -> str:
     """Say what the intervals of results speak for."""
     return SPREAD[results.over]

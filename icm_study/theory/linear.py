@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -100,23 +100,22 @@ def recovery(
 
 
 def size_recovery(
-    rules: Mapping[str, Mapping[str, Any]],
+    rules: Mapping[str, InvariantProjection],
     *,
     seeds: Iterable[int],
     n_features: Sequence[int] = (16, 64, 256),
     leaks: Sequence[float] = (0.0, 0.1),
     condition_numbers: Sequence[float] = (1.0, 10.0, 100.0),
 ) -> pd.DataFrame:
-    """Let rules choose the number of components, on linear models of several sizes, and compare with the truth.
+    """Let rules choose the number of components on linear models of several sizes.
 
     Each model has as many factors as features; how many of these are invariant is
     drawn. There are eight pairs a dimension, and 1,000 at least.
 
     Parameters
     ----------
-    rules : mapping of str to mapping
-        Parameters of :class:`~icm_core.projection.InvariantProjection`, whose
-        ``n_components`` is "auto".
+    rules : mapping of str to InvariantProjection
+        Unfitted, by the name of the rule; ``n_components`` says how it chooses.
     seeds : iterable of int
     n_features, leaks, condition_numbers : sequence
         Values to run over; every combination with a seed is run, on a model and pairs of its own.
@@ -141,8 +140,8 @@ def size_recovery(
         moments = PairMoments(size).update(
             *scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak)
         )
-        for rule, parameters in rules.items():
-            fitted = InvariantProjection(**parameters).fit_moments(moments)
+        for rule, projection in rules.items():
+            fitted = clone(projection).fit_moments(moments)
             rows.append(
                 {
                     "rule": rule, "n_features": size, "leak": leak, "condition_number": condition,
@@ -205,7 +204,7 @@ def solver_agreement(
 def consistency(
     methods: Mapping[str, InvariantProjection], *, seeds: Iterable[int], n_pairs: int
 ) -> pd.DataFrame:
-    """Test P5.5: a map exists that sends differences of intervened embeddings to zero, and keeps z_inv.
+    """Test P5.5: a map sends differences of intervened embeddings to zero, and keeps z_inv.
 
     Two interventions on the same observation share z_inv. The share ``E‖A Δ‖² / E‖A
     f‖²`` that is left of their difference Δ is measured on new pairs, as is how much of
@@ -215,7 +214,8 @@ def consistency(
     Parameters
     ----------
     methods : mapping of str to InvariantProjection
-        Unfitted, by the name of the method. The true subspace and a random one of the same dimension are added.
+        Unfitted, by the name of the method. The true subspace and a random one of the same
+        dimension are added.
     seeds : iterable of int
         One model and one set of pairs for each.
     n_pairs : int

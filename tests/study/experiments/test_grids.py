@@ -17,7 +17,11 @@ from icm_study.experiments.grids import (
     GridOptions,
     choose,
     grid_on_targets,
+    grids_by_pairs,
+    grids_over,
+    mean_cells,
     paths,
+    rank_agreement,
     to_conditions,
 )
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
@@ -283,3 +287,46 @@ def test_an_intervention_that_the_data_have_no_pairs_of():
 def test_bad_options(data, options, message):
     with pytest.raises(ValueError, match=message):
         grid_on_targets(TableBed(data), data, "image", replace(SMALL, **options), 0)
+
+
+def test_grids_over_kinds_and_seeds_are_the_single_ones(data):
+    bed, embedded = TableBed(data), {1: data, 4: data}
+    whole = grids_over(bed, embedded, ["text", "image"], SMALL)
+    single = [
+        grid_on_targets(bed, data, kind, SMALL, seed)
+        for kind in ("text", "image")
+        for seed in (1, 4)
+    ]
+    pd.testing.assert_frame_equal(whole, pd.concat(single, ignore_index=True))
+
+
+def test_grids_by_pairs_end_with_all_the_pairs_that_every_run_has(data):
+    bed, options = TableBed(data), GridOptions((2,), (1.0,))
+    every = min(bed.split(data, target, 0).train.sizes["row"] for target in bed.targets())
+    found = grids_by_pairs(bed, {0: data}, ["image"], options, [20, every, every + 1])
+    assert list(found["n_pairs"].unique()) == [20, every]
+    few = grid_on_targets(bed, data, "image", replace(options, n_pairs=20), 0)
+    pd.testing.assert_frame_equal(
+        found[found["n_pairs"] == 20].drop(columns="n_pairs").reset_index(drop=True), few
+    )
+
+
+def test_cells_are_means_over_targets_and_seeds(grid):
+    cells = mean_cells(grid)
+    assert len(cells) == 2 * 2 * 2 * 3  # predictors, K, λ, conditions
+    cell = {"predictor": "zero-shot", "K": 2, "consistency_weight": 0.3}
+    own = grid[(grid[list(cell)] == pd.Series(cell)).all(axis=1)]
+    found = cells[(cells[list(cell)] == pd.Series(cell)).all(axis=1)].set_index("condition")
+    for condition in CONDITIONS[:3]:
+        assert found.loc[condition, "value"] == pytest.approx(own[condition].mean())
+
+
+def test_rank_agreement_is_over_the_cells_that_both_have_under_the_shifts():
+    cells = pd.DataFrame(
+        {
+            "intervention": "image", "consistency_weight": 1.0, "K": [1, 2, 3, 4, 1],
+            "condition": ["unseen"] * 4 + ["in_distribution"], "value": [10.0, 20, 30, 40, 0],
+        }
+    )  # fmt: skip
+    others = cells.assign(value=[1.0, 3, 2, 9, 100])[cells["K"] != 4]
+    assert rank_agreement(cells, others) == (3, pytest.approx(0.5))

@@ -24,13 +24,9 @@ from icm_study.theory.linear import (
     size_recovery,
     solver_agreement,
 )
-from icm_study.theory.released import ReleasedProjection
+from icm_study.theory.objectives import objectives
 
-METHODS = {
-    "trace": InvariantProjection(consistency_weight=100),
-    "generalized": InvariantProjection(objective="generalized"),
-    "released": ReleasedProjection(consistency_weight=100),
-}
+METHODS = objectives(consistency_weight=100)
 
 
 def test_largest_angle_of_known_planes():
@@ -185,8 +181,10 @@ def test_random_risks_are_reproducible_and_possible():
 
 
 def test_size_recovery_compares_each_rule_with_the_truth_of_its_own_model():
-    auto = {"n_components": "auto", "consistency_weight": "auto"}
-    rules = {"auto": auto, "fixed": {"n_components": 3, "consistency_weight": 1.0}}
+    rules = {
+        "auto": InvariantProjection("auto", consistency_weight="auto"),
+        "fixed": InvariantProjection(3, consistency_weight=1.0),
+    }
     runs = size_recovery(
         rules, seeds=range(4), n_features=(8, 20), leaks=(0.0, 0.1), condition_numbers=(1.0,)
     )

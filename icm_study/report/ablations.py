@@ -1,0 +1,171 @@
+"""Maps, tables and words of the ablations."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from icm_study.embedding.tables import INTERVENTIONS
+from icm_study.experiments.intervals import aggregate
+from icm_study.report.figures import grid_figure, sweep_figure
+from icm_study.report.style import condition_name
+from icm_study.report.tables import interval_table, readable
+
+#: What the pages judge the choices of the method by.
+JUDGED = {"intervention": "image+text", "condition": "reversed"}
+#: What K and λ are chosen by -> what the page calls it.
+CHOSEN_BY = {
+    "intervened": "intervened source images",
+    "held-out": "plain source images",
+    "re-rendered": "re-rendered source images (simulator)",
+    "auto": "positive eigenvalues, λ fixed at 1",
+    "unseen": "unseen target (peeking)",
+}
+OBJECTIVES = {"released": "released code"}
+
+
+def gain_map(cells: pd.DataFrame, baseline: float, title: str) -> Figure:
+    """Show the gain at every K and λ with the shortcut reversed, one panel an intervention.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.mean_cells`, of one predictor.
+    baseline : float
+        The accuracy that a gain is over.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    part = cells[cells["condition"] == "reversed"]
+    kinds = [kind for kind in INTERVENTIONS if kind in set(part["intervention"])]
+    panels = {kind: part["intervention"] == kind for kind in kinds}
+    return grid_figure(part, panels, baseline=dict.fromkeys(kinds, baseline), title=title)
+
+
+def best_cells(cells: pd.DataFrame) -> str:
+    """Name the best cell of each map of :func:`gain_map`."""
+    part = cells[cells["condition"] == "reversed"].sort_values("value")
+    best = part.groupby(["predictor", "intervention"]).tail(1)
+    return "; ".join(
+        f"{row.predictor} with {row.intervention}: K = {row.K}, λ = {row.consistency_weight:g}, "
+        f"{row.value:.1f} %"
+        for row in best.sort_values(["predictor", "intervention"]).itertuples()
+    )
+
+
+def accuracy_table(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Lay out accuracies with intervals over the seeds: a column for each condition.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.to_conditions`.
+    by : list of str
+        The columns that tell the rows apart.
+    """
+    said = {"choice": CHOSEN_BY, "objective": OBJECTIVES}
+    means = readable(aggregate(table, [*by, "condition"])).replace(said)
+    means = means.rename(columns={"consistency_weight": "λ"})
+    rows = ["λ" if name == "consistency_weight" else name for name in by]
+    return interval_table(means, rows, ["condition"])
+
+
+def judged_accuracies(table: pd.DataFrame, column: str) -> str:
+    """Put the probe's accuracy for each value of a column into words, where choices are judged."""
+    where = pd.Series({"predictor": "linear probe"} | JUDGED)
+    part = table[(table[list(where.index)] == where).all(axis=1)]
+    said = accuracy_table(part, [column]).iloc[:, 0]
+    return "; ".join(f"{name}: {text} %" for name, text in said.items())
+
+
+def kept_by_released(by_objective: pd.DataFrame) -> str:
+    """Say how many directions are kept at the K that is chosen for the released order."""
+    rows = by_objective[by_objective["objective"] == "released"]
+    medians = rows.groupby(["intervention", "predictor"], as_index=False)["K"].median()
+    return ", ".join(
+        f"{row.K:.0f} ({row.intervention}, {row.predictor})" for row in medians.itertuples()
+    )
+
+
+def with_all_directions(grid: pd.DataFrame, n_features: int) -> str:
+    """Say what the generalised objective has on the unseen domain where it keeps all directions."""
+    whole = grid[(grid["objective"] == "generalized") & (grid["K"] == n_features)]
+    if whole.empty:
+        return ""
+    kept = whole.groupby(["predictor", "intervention"], as_index=False)["unseen"].mean()
+    listed = ", ".join(
+        f"{row.predictor} {row.unseen:.0f} % ({row.intervention})" for row in kept.itertuples()
+    )
+    return f"The generalised objective with all {n_features} directions, on the unseen domain: {listed}."
+
+
+def single_accuracies(singles: pd.DataFrame) -> pd.DataFrame:
+    """Average the probe's accuracy over targets: rows intervention and seed, columns conditions.
+
+    Parameters
+    ----------
+    singles : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.to_conditions`.
+    """
+    part = singles[singles["predictor"] == "linear probe"]
+    part = part.assign(intervention=part["intervention"].str.replace("_", " "))
+    by = ["intervention", "condition", "seed"]
+    return part.groupby(by, sort=False)["value"].mean().unstack("condition")
+
+
+def each_seed(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Write the accuracies of all seeds side by side, a row for each intervention."""
+    texts = accuracies.map("{:.1f}".format)
+    joined = texts.groupby("intervention", sort=False).agg(" and ".join)
+    return joined.rename(columns=condition_name).rename_axis(columns=None)
+
+
+def best_and_worst(accuracies: pd.DataFrame) -> str:
+    """Name the interventions that do best and worst with the shortcut reversed."""
+    means = accuracies["reversed"].groupby("intervention", sort=False).mean()
+    return (
+        f"with the shortcut reversed, {means.idxmax()} alone does best ({means.max():.1f} %) and "
+        f"{means.idxmin()} worst ({means.min():.1f} %)"
+    )
+
+
+def pairs_means(by_size: pd.DataFrame) -> pd.DataFrame:
+    """Pool the probe's accuracies by the number of pairs, with the names of the methods."""
+    part = by_size[by_size["predictor"] == "linear probe"]
+    means = aggregate(part, ["intervention", "n_pairs", "condition"])
+    return means.assign(name="ICM " + means["intervention"])
+
+
+def pairs_figure(means: pd.DataFrame, title: str) -> Figure:
+    """Show accuracy against the number of pairs, one panel a shift.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`pairs_means`.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    panels = {
+        condition_name[condition]: means["condition"] == condition
+        for condition in ("unseen", "reversed")
+    }
+    return sweep_figure(means, "n_pairs", panels, xlabel="pairs", xscale="log", title=title)
+
+
+def pairs_words(means: pd.DataFrame) -> str:
+    """Compare the fewest pairs with all, with the shortcut reversed."""
+    wide = means[means["condition"] == "reversed"].pivot_table(
+        "value", "name", "n_pairs", sort=False
+    )
+    fewest, every = wide.columns.min(), wide.columns.max()
+    listed = "; ".join(
+        f"{name} {row[fewest]:.1f} % and {row[every]:.1f} %" for name, row in wide.iterrows()
+    )
+    return f"With {fewest} pairs, and with {every}, the probe has: {listed}."

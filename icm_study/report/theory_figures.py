@@ -1,0 +1,173 @@
+"""Figures of the theory page: each shows the runs of an experiment or their summary.
+
+The summaries are those of :mod:`icm_study.report.theory_claims`; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from icm_study.report.figures import plot_curves
+from icm_study.report.style import CONTEXT, INVARIANT, PALETTE, VARIANT
+from icm_study.theory.propositions import N_FACTORS, TARGETS
+
+WORLDS = {
+    "shortcut": "Shortcut: y causes z_var",
+    "cause": "Cause: z_var causes y",
+    "concept shift": "Concept shift: e changes y",
+}
+ANGLE = "Largest angle (degrees)"
+#: Curves of the sweeps keep their colours from figure to figure.
+SWEEP_COLORS = dict(
+    zip(("λ = 1", "λ = 10", "λ = 100", "generalised", "λ = 1000"), PALETTE, strict=False)
+)
+
+
+def invariance_figure(runs: pd.DataFrame, medians: pd.DataFrame) -> Figure:
+    """Show how much each distribution changes between environments, one panel a world."""
+    figure, axes = plt.subplots(
+        1, 3, figsize=(11, 3), sharex=True, sharey=True, layout="constrained"
+    )
+    for panel, (world, title) in zip(axes, WORLDS.items(), strict=True):
+        sns.stripplot(
+            runs[runs["world"] == world], x="change", y="quantity", ax=panel,
+            size=2.5, alpha=0.35, jitter=0.25, color=VARIANT,
+        )  # fmt: skip
+        median = medians.loc[medians["world"] == world, "change"]
+        panel.plot(median, range(len(median)), "|", color="black", markersize=18, markeredgewidth=2)
+        panel.set(title=title, ylabel="", xlim=(-0.03, 1))
+        panel.set_xlabel("Change between environments\n(total variation)")
+    return figure
+
+
+def identifiability_figure(explained: pd.DataFrame) -> Figure:
+    """Show how well a linear map recovers the factors against the number of texts."""
+    figure, panel = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    curves = explained["curve"].unique()
+    colors = dict(zip(curves, (INVARIANT, PALETTE[5], VARIANT, CONTEXT), strict=True))
+    plot_curves(panel, explained, x="n_texts", by="curve", colors=colors)
+    panel.axvline(N_FACTORS + 1, color="black", linewidth=1, linestyle=":")
+    panel.set(xlabel="Number of texts", ylabel="$R^2$ of the factors (share)", ylim=(0, 1.05))
+    panel.set_title(
+        f"Linear recovery of {N_FACTORS} factors; the dotted line is D + 1 = {N_FACTORS + 1} texts"
+    )
+    return figure
+
+
+def consistency_figure(summary: pd.DataFrame) -> Figure:
+    """Show what is left of the difference, and what is kept of the invariant factors."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3), sharey=True, layout="constrained")
+    for panel, quantity, color in zip(axes, ("residual", "r2"), (VARIANT, INVARIANT), strict=True):
+        rows = summary[summary["quantity"] == quantity]
+        panel.errorbar(
+            rows["mean"], rows["method"], xerr=_reach(rows), fmt="o", color=color, capsize=3
+        )
+    axes[0].set(xscale="log", xlabel="Residual (share of the second moment)")
+    axes[0].set_title("What is left of the difference")
+    axes[1].set(xlabel="$R^2$ of $z_{inv}$ (share)", xlim=(-0.05, 1.05))
+    axes[1].set_title("What is kept of the invariant factors")
+    axes[0].invert_yaxis()
+    return figure
+
+
+def ood_risk_figure(risks: pd.DataFrame, thresholds: pd.DataFrame) -> Figure:
+    """Show the risk in the target against the information kept, one panel a target."""
+    figure, axes = plt.subplots(
+        1, len(TARGETS), figsize=(11.5, 3.2), sharey=True, layout="constrained"
+    )
+    where = thresholds.set_index("target")["threshold"]
+    for panel, (target, title) in zip(axes, TARGETS.items(), strict=True):
+        rows = risks[risks["target"] == target]
+        for name, color in {"invariant": INVARIANT, "standard": VARIANT}.items():
+            panel.plot(rows["information"], 100 * rows[name], color=color, linewidth=2)
+        if np.isfinite(where[target]):
+            panel.axvline(where[target], color="black", linewidth=1, linestyle=":")
+        panel.set(title=f"{title}\nρ = {target}", ylim=(0, 100))
+        panel.set_xlabel("Information kept of $z_{inv}$ (bits)")
+    first = risks[risks["target"] == next(iter(TARGETS))]
+    for name, color, gap in (("invariant", INVARIANT, 4), ("standard", VARIANT, -9)):
+        axes[0].text(1, 100 * first[name].iloc[-15] + gap, name, color=color)
+    axes[0].set_ylabel("Risk in the target (% wrong)")
+    return figure
+
+
+def random_ood_risk_figure(worlds: pd.DataFrame) -> Figure:
+    """Show the risk saved by invariance in random worlds against the information."""
+    figure, panel = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    colors = np.where(worlds["is_worse"], VARIANT, INVARIANT)
+    panel.scatter(worlds["information"], worlds["gain"], s=8, c=colors, alpha=0.5, linewidth=0)
+    panel.axhline(0, color="black", linewidth=1)
+    for height, name, color in ((0.75, "invariant", INVARIANT), (0.2, "standard", VARIANT)):
+        panel.text(1.01, height, f"{name} better", color=color, transform=panel.transAxes)
+    panel.set_title(
+        f"The standard predictor is better in {worlds['is_worse'].mean():.0%} of random shortcut "
+        "worlds"
+    )
+    panel.set(xlabel="$I(Z_{inv}; Z)$ (bits)")
+    panel.set_ylabel("Risk saved by invariance\n(percentage points)")
+    return figure
+
+
+def methods_figure(runs: pd.DataFrame, by_method: pd.DataFrame, title: str) -> Figure:
+    """Show the angle of each run to the true subspace, and the mean of each objective."""
+    figure, panel = plt.subplots(figsize=(8, 2.4), layout="constrained")
+    sns.stripplot(runs, x="angle", y="method", ax=panel, color=CONTEXT, size=4, alpha=0.6)
+    panel.errorbar(
+        by_method["mean"], range(len(by_method)), xerr=_reach(by_method), fmt="|",
+        color=INVARIANT, markersize=26,
+    )  # fmt: skip
+    panel.set(xscale="log", xlabel="Largest angle to the true subspace (degrees)", ylabel="")
+    panel.set_ylim(len(by_method) - 0.5, -0.5)
+    panel.set_title(title)
+    return figure
+
+
+def sample_size_figure(angles: pd.DataFrame) -> Figure:
+    """Show the angle against the number of pairs, one panel a leak."""
+    leaks = angles["leak"].unique()
+    figure, axes = plt.subplots(1, len(leaks), figsize=(11, 3.8), sharey=True, layout="constrained")
+    for panel, leak in zip(axes, leaks, strict=True):
+        _sweep(panel, angles[angles["leak"] == leak], "n_pairs", "Number of pairs")
+        panel.set_title(f"Leak δ = {leak:g}")
+    axes[0].set_ylabel(ANGLE)
+    axes[1].set_ylabel("")
+    return figure
+
+
+def sweep_of_angles(angles: pd.DataFrame, x: str, xlabel: str, title: str) -> Figure:
+    """Show the angle against one parameter, one line a method."""
+    figure, panel = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    _sweep(panel, angles, x, xlabel)
+    panel.set_title(title)
+    return figure
+
+
+def weight_figure(summary: pd.DataFrame) -> Figure:
+    """Show the angle and the number of positive eigenvalues against λ, one line a leak."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    summary = summary.assign(curve=summary["leak"].map("δ = {:g}".format))
+    for panel, quantity, yscale in zip(axes, ("angle", "auto_k"), ("log", "linear"), strict=True):
+        rows = summary[summary["quantity"] == quantity]
+        plot_curves(panel, rows, x="consistency_weight", by="curve", xscale="log", yscale=yscale)
+        panel.set_xlabel("λ")
+        for leak, color in zip(rows["leak"].unique(), PALETTE, strict=False):
+            if leak:
+                panel.axvline(leak**-2, color=color, linewidth=1, linestyle=":")
+    axes[0].set(title="Angle to the truth", ylabel=ANGLE)
+    axes[1].set(title="Number of positive eigenvalues (truth: 4)", ylabel="Components")
+    return figure
+
+
+def _sweep(panel: Axes, angles: pd.DataFrame, x: str, xlabel: str) -> None:
+    plot_curves(panel, angles, x=x, by="method", xscale="log", yscale="log", colors=SWEEP_COLORS)
+    panel.set(xlabel=xlabel, ylabel=ANGLE)
+
+
+def _reach(rows: pd.DataFrame) -> np.ndarray:
+    """How far intervals reach below and above their means."""
+    return np.abs(rows[["low", "high"]].sub(rows["mean"], axis=0).to_numpy().T)

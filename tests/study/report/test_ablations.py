@@ -1,0 +1,109 @@
+"""Words and tables of the ablations, from tables made by hand."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from icm_study.report import ablations
+from icm_study.report.answers import ablation_answer
+
+
+def runs(column, values, **fixed):
+    """Give accuracies of two seeds and targets, for each value of a column."""
+    return pd.DataFrame(
+        [
+            {
+                "predictor": "linear probe", "intervention": "image+text", "condition": condition,
+                "target": target, "seed": seed, column: name, "value": value + seed, **fixed,
+            }
+            for name, value in values.items()
+            for condition in ("unseen", "reversed")
+            for target in ("a", "b")
+            for seed in (0, 1)
+        ]
+    )  # fmt: skip
+
+
+def test_accuracies_are_in_words_where_choices_are_judged():
+    table = runs("choice", {"intervened": 80.0, "held-out": 60.0})
+    table.loc[table["condition"] == "unseen", "value"] = 0.0
+    said = ablations.judged_accuracies(table, "choice")
+    assert said.startswith("intervened source images: 80.5 (")
+    assert "; plain source images: 60.5 (" in said
+    layout = ablations.accuracy_table(table, ["choice"])
+    assert list(layout.index) == ["intervened source images", "plain source images"]
+    assert list(layout.columns) == ["unseen domain", "shortcut reversed"]
+
+
+def test_the_weight_is_called_by_its_letter():
+    table = ablations.accuracy_table(
+        runs("consistency_weight", {0.3: 70.0, 3.0: 80.0}), ["intervention", "consistency_weight"]
+    )
+    assert table.index.names == ["intervention", "λ"]
+
+
+def test_best_cells_are_those_of_the_reversed_shortcut():
+    cells = pd.DataFrame(
+        {
+            "predictor": "zero-shot", "intervention": "text", "K": [8, 16, 8],
+            "consistency_weight": [0.3, 1.0, 0.3], "value": [50.0, 60.0, 99.0],
+            "condition": ["reversed", "reversed", "unseen"],
+        }
+    )  # fmt: skip
+    assert ablations.best_cells(cells) == "zero-shot with text: K = 16, λ = 1, 60.0 %"
+    figure = ablations.gain_map(cells, 40.0, "title")
+    assert [axis.get_title() for axis in figure.axes[:-1]] == ["text"]
+    plt.close(figure)
+
+
+def test_what_the_other_objectives_keep():
+    table = pd.DataFrame(
+        {
+            "objective": ["released"] * 3 + ["trace"], "predictor": "zero-shot",
+            "intervention": "oracle", "K": [8, 64, 64, 4],
+        }
+    )  # fmt: skip
+    assert ablations.kept_by_released(table) == "64 (oracle, zero-shot)"
+    grid = pd.DataFrame(
+        {
+            "objective": ["generalized", "generalized", "trace"], "predictor": "zero-shot",
+            "intervention": "oracle", "K": [64, 8, 64], "unseen": [13.0, 50.0, 90.0],
+        }
+    )  # fmt: skip
+    assert "all 64 directions, on the unseen domain: zero-shot 13 % (oracle)" in (
+        ablations.with_all_directions(grid, 64)
+    )
+    assert ablations.with_all_directions(grid, 32) == ""
+
+
+def test_single_interventions_are_ranked_over_the_seeds():
+    table = runs("intervention", {"color_jitter": 80.0, "invert": 60.0})
+    accuracies = ablations.single_accuracies(table)
+    assert accuracies.loc[("color jitter", 1), "reversed"] == pytest.approx(81)
+    assert ablations.each_seed(accuracies).loc["invert", "shortcut reversed"] == "60.0 and 61.0"
+    said = ablations.best_and_worst(accuracies)
+    assert "color jitter alone does best (80.5 %) and invert worst (60.5 %)" in said
+
+
+def test_pairs_compare_the_fewest_with_all():
+    means = ablations.pairs_means(runs("n_pairs", {30: 70.0, 100: 75.0, 300: 80.0}))
+    assert ablations.pairs_words(means) == (
+        "With 30 pairs, and with 300, the probe has: ICM image+text 70.5 % and 80.5 %."
+    )
+    figure = ablations.pairs_figure(means, "title")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["unseen domain", "shortcut reversed"]
+    plt.close(figure)
+
+
+def test_the_answer_says_every_verdict_and_where_it_holds():
+    verdicts = pd.DataFrame(
+        {
+            "statement": ["ICM probe, somewhere: one beats two", "ICM probe, somewhere: x beats y"],
+            "measured": ["+1.0 points", "-2.0 points"],
+            "verdict": ["supported", "not shown"],
+        }
+    )
+    said = ablation_answer(verdicts).data
+    assert said.startswith("**The answer of this run.** For the ICM probe, somewhere")
+    assert "one beats two — +1.0 points, supported; x beats y — -2.0 points, not shown." in said
