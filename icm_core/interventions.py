@@ -185,7 +185,7 @@ def intervene_captions(
 
 
 def _draw(images: torch.Tensor, names: Sequence[str], seed: int) -> list[tuple[str, int]]:
-    """Draw (intervention name, parameter seed) for each image from the hash of its content and `seed`."""
+    """Draw (name, parameter seed) for each image from the hash of its content and `seed`."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         got = (
             f"a {images.dtype} tensor"
@@ -253,9 +253,8 @@ def _factor_of_values(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
         _check_phrases(f"variant factor {factor!r}", values)
         if len(values) < 2:
             raise ValueError(
-                f"variant factor {factor!r} has {len(values)} value(s); it needs two or "
-                f"more, to have "
-                "another one to change to. Add values, or remove the factor."
+                f"variant factor {factor!r} has {len(values)} value(s); it needs two or more, to "
+                "have another one to change to. Add values, or remove the factor."
             )
         for value in values:
             earlier = factor_of.get(value.lower())

@@ -158,9 +158,8 @@ class PairMoments:
         if original.shape != intervened.shape:
             raise ValueError(
                 f"X has shape {original.shape} but X_do has shape {intervened.shape}. Pairs must "
-                "be aligned: "
-                "row i of X_do is row i of X after the intervention. Pass two arrays of the same "
-                "shape."
+                "be aligned: row i of X_do is row i of X after the intervention. Pass two arrays "
+                "of the same shape."
             )
         for start in range(0, len(original), _BLOCK_ROWS):
             block = original[start : start + _BLOCK_ROWS].astype(np.float64, order="C")
@@ -324,9 +323,8 @@ class PairMoments:
             expected = getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
                 raise ValueError(
-                    f"{source} is damaged: {name} has shape {values.shape} with "
-                    f"n_pairs={n_pairs}; expected "
-                    f"finite values of shape {expected}. Compute the moments again."
+                    f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; "
+                    f"expected finite values of shape {expected}. Compute the moments again."
                 )
             setattr(moments, f"_{name}", values.astype(np.float64))
         moments.n_pairs = n_pairs
@@ -351,9 +349,8 @@ class PairMoments:
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{name} contains NaN or infinity in "
-                f"{np.count_nonzero(~np.isfinite(values).all(axis=1))} of "
-                f"{len(values)} rows; expected finite embeddings. Drop these rows from X and X_do "
-                "together."
+                f"{np.count_nonzero(~np.isfinite(values).all(axis=1))} of {len(values)} rows; "
+                "expected finite embeddings. Drop these rows from X and X_do together."
             )
         return values
 

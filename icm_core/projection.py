@@ -596,8 +596,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         _check_choice("solver", self.solver, SOLVERS)
         if self.solver == "gradient" and self.objective != "trace":
             raise ValueError(
-                "solver='gradient' minimises objective='trace', got "
-                f"objective={self.objective!r}. Use solver='closed_form'."
+                f"solver='gradient' minimises objective='trace', got objective={self.objective!r}. "
+                "Use solver='closed_form'."
             )
         if not (_is_rule(self.n_components) or _is_count(self.n_components)):
             raise ValueError(

@@ -31,7 +31,7 @@ CONSISTENCY_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 
 
 def default_n_components(n_features: int) -> tuple[int, ...]:
-    """Values of K to choose among: 8, 16, 32 and so on, up to half the dimension of the embedding."""
+    """Values of K to choose among: 8, 16, 32 and so on, up to half of the embedding's D."""
     return tuple(8 * 2**i for i in range(20) if 8 * 2**i <= n_features / 2) or (
         max(1, n_features // 2),
     )
@@ -106,10 +106,10 @@ def least_squares_path(X: NDArray, y: NDArray, C: float) -> Path:
 
     With centred embeddings :math:`Z_K` in the subspace and centred indicators
     :math:`Y`, the weights are
-    :math:`(Z_K^\top Z_K + \alpha I)^{-1} Z_K^\top Y`. Let :math:`L L^\top` be the Cholesky factorisation of the bracket for
-    the largest K; that for a smaller one is its leading block. So :math:`h = L^{-1}
-    Z^\top Y` is computed once, and back substitution from its first K entries alone
-    gives the weights for K.
+    :math:`(Z_K^\top Z_K + \alpha I)^{-1} Z_K^\top Y`. Let :math:`L L^\top` be the Cholesky
+    factorisation of the bracket for the largest K; that for a smaller one is its leading
+    block. So :math:`h = L^{-1} Z^\top Y` is computed once, and back substitution from its
+    first K entries alone gives the weights for K.
 
     The penalty is :math:`\alpha = 1/C` in units of the mean square of the embeddings,
     for every K and λ, as the factor asks; the logistic probe takes units of the
@@ -150,7 +150,7 @@ def least_squares_path(X: NDArray, y: NDArray, C: float) -> Path:
 def _largest(
     X: NDArray, directions: NDArray, weights: NDArray, intercepts: NDArray | float = 0.0
 ) -> NDArray[np.intp]:
-    """Find the class with the largest score, (n_sizes, n), by weights (K, n_sizes, n_classes) in the subspace."""
+    """Find the class with the largest score, (n_sizes, n), by weights (K, n_sizes, n_classes)."""
     whole = (directions @ weights.reshape(len(weights), -1)).astype(X.dtype)
     n_rows = max(1, _SCORES // whole.shape[1])
     chosen = [

@@ -39,9 +39,8 @@ def fingerprint(*parts: Any) -> str:
         if array is None or array.dtype.hasobject:
             got = type(part).__name__ if array is None else f"an array of dtype {array.dtype}"
             raise TypeError(
-                f"cannot fingerprint {got}; expected numeric or fixed-width string arrays, "
-                f"bytes or str. "
-                "Convert it, for example with .astype('U') or json.dumps."
+                f"cannot fingerprint {got}; expected numeric or fixed-width string arrays, bytes "
+                "or str. Convert it, for example with .astype('U') or json.dumps."
             )
         digest.update(f"array {array.dtype.str} {array.shape};".encode())
         digest.update(array.tobytes())

@@ -1,4 +1,4 @@
-"""What several tests share: the notebooks, executed once with tiny parameters, and the report made of them."""
+"""What tests share: the notebooks, executed once with tiny parameters, and the report of them."""
 
 from __future__ import annotations
 

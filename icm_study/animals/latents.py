@@ -69,7 +69,8 @@ LEXICON = {
     "style": STYLES,
     "coat": tuple(COATS),
     "scene": (
-        "on grass", "on sand", "in snow", "in water", "in a forest", "at night", "on stripes", "on checks",
+        "on grass", "on sand", "in snow", "in water", "in a forest", "at night", "on stripes",
+        "on checks",
     ),
     "light": ("dim light", "normal light", "bright light"),
     "blur": BLURS,

@@ -79,7 +79,7 @@ def _render_style(latents: pd.DataFrame, silhouettes: Silhouettes, draw: Any) ->
 
 
 def _pose(latents: pd.DataFrame, silhouettes: Silhouettes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outline (soft mask) and shade of each animal, turned, scaled and shifted: two (n, 1, 64, 64)."""
+    """Outline (soft mask) and shade of each animal, turned, scaled, shifted: (n, 1, 64, 64)."""
     shade = (
         torch.from_numpy(silhouettes.images[latents["silhouette"].to_numpy()])
         .float()
@@ -98,7 +98,7 @@ def _pose(latents: pd.DataFrame, silhouettes: Silhouettes) -> tuple[torch.Tensor
 
 
 def _blur(image: torch.Tensor) -> torch.Tensor:
-    """Mean over 3 × 3 pixels, as sums along rows and columns: a quarter of the time of torch's average pooling."""
+    """Mean over 3 × 3 pixels, as sums along rows and columns: faster than average pooling."""
     image = F.pad(image, (1, 1, 1, 1), mode="replicate")
     image = image[:, :, :-2] + image[:, :, 1:-1] + image[:, :, 2:]
     return (image[..., :-2] + image[..., 1:-1] + image[..., 2:]).div_(9)
@@ -192,7 +192,7 @@ def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
 def write_folder(
     root: str | os.PathLike[str], silhouettes: Silhouettes, *, per_class: int = 20
 ) -> Path:
-    """Write a small example data set, ``root/style/class/*.png``, as a stand-in for a user's own folder.
+    """Write a small example, ``root/style/class/*.png``, as a stand-in for a user's folder.
 
     Coat and scene follow the class in every style, with strength 0.9: in the first two
     styles one way, in the other two the other way. So what gives the class away in some

@@ -66,8 +66,7 @@ def _read_array(name: str) -> np.ndarray:
     if found != _SHA256[name]:
         raise ValueError(
             f"{path.name} has SHA-256 {found[:12]}…, expected {_SHA256[name][:12]}…: another "
-            f"version of "
-            "the package 'animal-mnist'? Install version 0.4."
+            "version of the package 'animal-mnist'? Install version 0.4."
         )
     return np.asarray(_ArrayUnpickler(io.BytesIO(raw)).load())
 

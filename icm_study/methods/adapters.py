@@ -1,4 +1,4 @@
-"""Adapters of the image embedding: small corrections to zero-shot classification, learnt from labelled images.
+"""Adapters of the image embedding: small corrections to zero-shot, learnt from labelled images.
 
 Classes are told by their prompts; labelled source images change what an image's
 embedding is compared as.

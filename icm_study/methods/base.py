@@ -44,7 +44,7 @@ class Method(BaseEstimator, ABC):
 
     @abstractmethod
     def scores(self, images: Images) -> dict[str, np.ndarray]:
-        """For each predictor that was fitted, class scores (n, n_classes); the largest is predicted."""
+        """For each fitted predictor, class scores (n, n_classes); the largest is predicted."""
 
 
 class EmbeddingMap(Method):
@@ -114,7 +114,7 @@ def n_weights(linear: Any) -> int:
 
 
 def class_prototypes(sources: Sources) -> np.ndarray:
-    """For each class the mean of its unit prompts, scaled to unit length: (n_classes, D), float32."""
+    """For each class the mean of its unit prompts, at unit length: (n_classes, D), float32."""
     fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
     return fitted.prototypes_.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Low-rank updates of the image tower, alone and with an invariant subspace of the tuned embedding."""
+"""Low-rank updates of the image tower, alone and with an invariant subspace of what is tuned."""
 
 from __future__ import annotations
 

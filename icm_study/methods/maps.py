@@ -211,7 +211,7 @@ class FukunagaKoontz(_LinearMap):
 
 
 class LEACE(EmbeddingMap):
-    """Erase the domain: the least change of the embedding after which no linear classifier finds it.
+    """Erase the domain: the least change after which no linear classifier finds it.
 
     Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*,
     arXiv 2306.03819, by the authors' package with its own defaults.
@@ -231,7 +231,7 @@ class LEACE(EmbeddingMap):
 
 
 class BiasedPrompts(_LinearMap):
-    """Project out directions that prompts for variant factors span, and calibrate on edited captions.
+    """Project out what prompts for variant factors span, and calibrate on edited captions.
 
     A = P₀ (I + γ S)⁻¹, where P₀ removes the leading principal directions of prompts
     that name a variant factor and no class, and S is the second moment of the

@@ -1,4 +1,4 @@
-"""Linear probes that use more than the labelled source images: interventions, domains, or a model of the classes.
+"""Linear probes that use more than labelled images: interventions, domains, a model of classes.
 
 All stand on the plain embedding. Those learnt by gradients use full batches, L-BFGS and
 double precision, so that their results do not depend on an order of the images.
@@ -65,7 +65,7 @@ class Augmentation(_Probe):
 
 
 class LDA(_Probe):
-    """Linear discriminant analysis: Gaussian classes with one covariance, shrunk by the rule of Ledoit and Wolf.
+    """Linear discriminant analysis: Gaussian classes with one covariance, shrunk (Ledoit-Wolf).
 
     Source: Fisher 1936, *The use of multiple measurements in taxonomic problems*;
     Ledoit & Wolf 2004 for the shrinkage.
@@ -82,7 +82,7 @@ class LDA(_Probe):
 
 
 class CORAL(_Probe):
-    """Align the domains, then train a probe: each source domain gets the mean and the covariance of all sources.
+    """Give each source domain the mean and the covariance of all sources, then train a probe.
 
     x' = Σ^½ Σ_e^-½ (x - m_e) + m for an image of domain e. An image of the unseen
     domain is classified as it is: its moments are not known.
@@ -130,7 +130,7 @@ class CORAL(_Probe):
 
 
 class _TorchProbe(Method):
-    """A linear classifier learnt by gradients on the scaled embedding, with the penalty of :class:`LinearProbe`."""
+    """A linear classifier learnt by gradients, with the penalty of :class:`LinearProbe`."""
 
     predictors: ClassVar[tuple[str, ...]] = ("linear probe",)
     C: float
@@ -139,7 +139,7 @@ class _TorchProbe(Method):
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
     ) -> np.ndarray:
-        """Learn weights (n_classes, D + 1) from the embeddings, with a last column of ones, of each domain."""
+        """Learn weights (n_classes, D + 1) from each domain's embeddings, with a column of ones."""
 
     def fit(self, sources: Sources) -> _TorchProbe:
         """Learn the classifier."""
@@ -247,7 +247,7 @@ class GroupDRO(_TorchProbe):
 
 
 def risk_slope(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Slope of the cross-entropy of ``s · logits`` in s at s = 1, a scalar (its square is IRMv1's penalty)."""
+    """Slope of the cross-entropy of ``s · logits`` at s = 1 (its square is IRMv1's penalty)."""
     chosen = logits.gather(1, labels[:, None])[:, 0]
     return ((logits.softmax(dim=1) * logits).sum(dim=1) - chosen).mean()
 

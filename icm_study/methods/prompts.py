@@ -49,10 +49,9 @@ class PromptTower:
         if not hasattr(tower, "token_embedding"):
             raise ValueError(
                 f"Prompts cannot be learnt for {encoder.name!r}: its text tower, "
-                f"{type(tower).__name__}, has no "
-                "`token_embedding`, which open_clip's own text towers have. Use an encoder "
-                "that has one, or a method "
-                "that works on embeddings or on the image tower, such as CLIPAdapter or FineTuning."
+                f"{type(tower).__name__}, has no `token_embedding`, which open_clip's own text "
+                "towers have. Use an encoder that has one, or a method that works on embeddings "
+                "or on the image tower, such as CLIPAdapter or FineTuning."
             )
         self._embedding = tower.token_embedding
         self._tower = Function(model, model.encode_text)
@@ -77,7 +76,7 @@ class PromptTower:
         )
 
     def __call__(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Embed every class in every context: (g, n_context, width) to unit rows (g, n_classes, D)."""
+        """Embed every class in every context: (g, n_context, width) to (g, n_classes, D)."""
         g, n_classes = len(contexts), len(self._tokens)
         embedded = torch.cat(
             [
@@ -93,7 +92,7 @@ class PromptTower:
 
 
 def _ignores_padding(tower: nn.Module) -> bool:
-    """Whether no token sees those after it, and the last word is the end token's: padding can then be cut."""
+    """Whether no token sees later ones and the end token speaks: padding can then be cut."""
     pool = getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", None)
     is_causal = tower.attn_mask is not None and getattr(tower, "cls_emb", None) is None
     return is_causal and pool == "argmax"
@@ -170,7 +169,7 @@ class CoOp(Method):
 
     @torch.no_grad()
     def scores(self, images: Images) -> dict[str, np.ndarray]:
-        """Logits, (n, n_classes): cosines of images and learnt prompts, times the encoder's scale."""
+        """Logits, (n, n_classes): cosines with the learnt prompts, times the encoder's scale."""
         scores = np.empty((len(images), self.n_classes_), dtype=np.float32)
         for rows in self._batches(images.domain):
             embedded = torch.from_numpy(images.embedded[rows]).to(

@@ -218,11 +218,13 @@ def check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
         near = difflib.get_close_matches(str(unknown[0]), known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"{what}: {unknown[0]!r} is unknown; expected some of {', '.join(map(repr, known))}.{hint}"
+            f"{what}: {unknown[0]!r} is unknown; expected some of "
+            f"{', '.join(map(repr, known))}.{hint}"
         )
     if not names or len(set(names)) < len(names):
         raise ValueError(
-            f"{what}: {list(names)}; expected at least one of {', '.join(map(repr, known))}, each once."
+            f"{what}: {list(names)}; expected at least one of {', '.join(map(repr, known))}, "
+            f"each once."
         )
 
 

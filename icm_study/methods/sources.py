@@ -171,7 +171,7 @@ class Sources:
         return self.images.take(usable), self.copies[kind].take(usable)
 
     def pairs(self, kind: str) -> Pairs:
-        """Give the pairs that a projection is estimated from, ``"image"``, ``"text"`` or ``"oracle"``.
+        """Give the pairs of a kind that a projection is estimated from, such as ``"image"``.
 
         Raises
         ------

@@ -53,7 +53,7 @@ class Function(nn.Module):
         return self.function(x)
 
     def call_with(self, weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> Any:
-        """Call the function with these weights, each under its name in the model, and otherwise the model's own."""
+        """Call the function with these weights, by their names, and otherwise the model's own."""
         replaced = {f"model.{name}": weight for name, weight in weights.items()}
         return functional_call(self, replaced, (x,), tie_weights=False)
 
@@ -143,9 +143,8 @@ def tower_weights(encoder: Encoder, part: str = "all") -> list[str]:
     ]
     if not attention:
         raise ValueError(
-            f"The image tower of {encoder.name!r} has no attention matrices. Use FineTuning, "
-            f"or an encoder with a ViT or "
-            "one of CLIP's ResNets."
+            f"The image tower of {encoder.name!r} has no attention matrices. Use FineTuning, or an "
+            "encoder with a ViT or one of CLIP's ResNets."
         )
     return attention
 
@@ -161,9 +160,9 @@ def _last_block(encoder: Encoder) -> tuple[str, ...]:
         last = ("layer4.", "attnpool.")
     else:
         raise ValueError(
-            f"part is 'last block', but the image tower of {encoder.name!r} is neither "
-            f"open_clip's own ViT nor CLIP's "
-            "ResNet, and which of its blocks is the last is not guessed. Use part='all'."
+            f"part is 'last block', but the image tower of {encoder.name!r} is neither open_clip's "
+            "own ViT nor CLIP's ResNet, and which of its blocks is the last is not guessed. Use "
+            "part='all'."
         )
     return tuple(f"visual.{name}" for name in last)
 

@@ -327,9 +327,8 @@ def load_folder(
     report, images = _check_folder(root, dataset, nested, classes, value_range)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
-            f"{report}\nNothing was computed. Repair the folder, or pass "
-            f"accept_problems=True to go on without "
-            "the unreadable images."
+            f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to "
+            "go on without the unreadable images."
         )
     if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
@@ -386,8 +385,7 @@ def load_images(
     if images.empty or (listing and not accept_problems):
         raise ValueError(
             f"{root}:{listing}\nNothing was computed. Repair the folder, or pass "
-            f"accept_problems=True to go on without "
-            "the unreadable images."
+            "accept_problems=True to go on without the unreadable images."
         )
     if listing:
         warnings.warn(f"{root}: going on in spite of problems, as asked:{listing}", stacklevel=2)

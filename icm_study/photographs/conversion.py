@@ -242,8 +242,8 @@ def _category_names(file: pyarrow.parquet.ParquetFile, path: object) -> dict[str
         if known is None and schema.field(key).type not in STRINGS:
             raise ValueError(
                 f"the column {key!r} of {path} holds {schema.field(key).type} values without "
-                f"names; expected strings, "
-                "or numbers whose names are in the metadata of the datasets library."
+                "names; expected strings, or numbers whose names are in the metadata of the "
+                "datasets library."
             )
     return names
 

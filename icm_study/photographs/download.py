@@ -154,16 +154,14 @@ def fetch(file: WebFile, path: Path) -> Path:
         size = part.stat().st_size
         part.unlink()
         raise RuntimeError(
-            f"{size:,} bytes of {file.url} have arrived, but it has {total:,}: it changed on "
-            f"the server since an "
-            "earlier run. What had arrived was deleted; run the command again."
+            f"{size:,} bytes of {file.url} have arrived, but it has {total:,}: it changed on the "
+            "server since an earlier run. What had arrived was deleted; run the command again."
         )
     if file.md5 is not None and _digest(part, "md5") != file.md5:
         part.unlink()
         raise RuntimeError(
             f"{file.url} has another MD5 hash than {file.md5}; it was damaged on the way or "
-            f"changed on the server. "
-            "It was deleted; run the command again."
+            "changed on the server. It was deleted; run the command again."
         )
     os.replace(part, path)
     return path
@@ -252,11 +250,10 @@ def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict
 
 def _no_download(what: str, why: object) -> str:
     return (
-        f"cannot download {what}: {why}. What has arrived is kept. If there is no network "
-        f"here, run the same command "
-        "on a machine that has one and copy the data set's folder; behind a proxy, set "
-        "HTTPS_PROXY; for a mirror of "
-        "the hub, set HF_ENDPOINT. Otherwise run the command again later."
+        f"cannot download {what}: {why}. What has arrived is kept. If there is no network here, "
+        "run the same command on a machine that has one and copy the data set's folder; behind a "
+        "proxy, set HTTPS_PROXY; for a mirror of the hub, set HF_ENDPOINT. Otherwise run the "
+        "command again later."
     )
 
 
@@ -299,10 +296,9 @@ def _check_counts(root: Path, known: KnownDataset) -> None:
     )
     if differences:
         raise RuntimeError(
-            f"{root} has not the images that it should have: {'; '.join(differences)}. If "
-            f"the folder is your own, "
-            "choose another destination; if it comes from this command, delete it and run "
-            "the command again."
+            f"{root} has not the images that it should have: {'; '.join(differences)}. If the "
+            "folder is your own, choose another destination; if it comes from this command, "
+            "delete it and run the command again."
         )
 
 
@@ -312,9 +308,8 @@ def _read_record(root: Path, parts: Path, revision: str | None) -> dict[str, Any
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if revision is not None and record.get("revision", revision) != revision:
         raise ValueError(
-            f"{root} was begun with revision {record['revision']}, not {revision}. To go on, "
-            f"leave the revision out; to "
-            f"begin anew, delete {path.parent} or choose another destination."
+            f"{root} was begun with revision {record['revision']}, not {revision}. To go on, leave "
+            f"the revision out; to begin anew, delete {path.parent} or choose another destination."
         )
     return record
 

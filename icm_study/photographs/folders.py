@@ -163,8 +163,7 @@ def decode_image(
     except Exception as error:
         raise ValueError(
             f"image {str(path)!r} cannot be read; it is corrupt, truncated or not an image: "
-            f"{error}. "
-            "Download or copy it again, or remove it."
+            f"{error}. Download or copy it again, or remove it."
         ) from error
     raise ValueError(
         f"image {str(path)!r} has floating-point pixels, which have no agreed range. Give "
@@ -344,8 +343,7 @@ def _check_filled(empty: list[str]) -> None:
     if empty:
         raise ValueError(
             f"no images in the class folder(s) {', '.join(map(repr, empty))}. Add images "
-            f"({_suffixes()}), "
-            "remove the folder(s), or pass allow_missing=True."
+            f"({_suffixes()}), remove the folder(s), or pass allow_missing=True."
         )
 
 
@@ -383,9 +381,8 @@ def _check_classes(table: pd.DataFrame, domains: list[Path], allow_missing: bool
             if missing
         )
         raise ValueError(
-            f"not every class is in every domain: {listing}. Check the names of the class "
-            f"folders, or pass "
-            "allow_missing=True to go on."
+            f"not every class is in every domain: {listing}. Check the names of the class folders, "
+            "or pass allow_missing=True to go on."
         )
 
 

@@ -93,9 +93,9 @@ def imagenet_index(labels: Sequence[str]) -> np.ndarray:
     unknown = sorted({str(label) for label in labels if label not in places})
     if unknown:
         raise ValueError(
-            f"no ImageNet classes: "
-            f"{', '.join(map(repr, unknown[:5]))}{' ...' if len(unknown) > 5 else ''}; "
-            "expected WordNet ids such as 'n01440764', or numbers from '0' to '999'."
+            "no ImageNet classes: "
+            f"{', '.join(map(repr, unknown[:5]))}{' ...' if len(unknown) > 5 else ''}; expected "
+            "WordNet ids such as 'n01440764', or numbers from '0' to '999'."
         )
     return np.array([places[label] for label in labels], dtype=np.int64)
 

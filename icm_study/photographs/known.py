@@ -255,7 +255,6 @@ def class_words(dataset: str | None, names: Sequence[str]) -> list[str]:
         if seen.setdefault(word, name) != name:
             raise ValueError(
                 f"the classes {seen[word]!r} and {name!r} are both {word!r} in a prompt; a "
-                f"zero-shot classifier "
-                "cannot tell them apart. Rename one folder."
+                "zero-shot classifier cannot tell them apart. Rename one folder."
             )
     return words

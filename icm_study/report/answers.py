@@ -38,8 +38,8 @@ def variants_answer(results: Results) -> Markdown:
         for line in _icm_lines(results, predictor)
     ]
     lines.append(
-        f"Of {verdicts.sum()} comparisons with the plain predictors, {verdicts.get('supported', 0)} "
-        f"are supported and {verdicts.get('refuted', 0)} refuted."
+        f"Of {verdicts.sum()} comparisons with the plain predictors, "
+        f"{verdicts.get('supported', 0)} are supported and {verdicts.get('refuted', 0)} refuted."
     )
     return Markdown(ANSWER + " ".join(lines))
 
@@ -121,9 +121,9 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
     )
     return Markdown(
         f"**Which to use.** Of {len(honest)} comparisons with the other honest ways, "
-        f"“{results.choice}” chooses better settings in {helped} and worse ones in {hurt}; the rest "
-        f"show no difference. The largest gain is {best['value']:+.1f} points ({best['low']:+.1f} to "
-        f"{best['high']:+.1f}; {best['predictor']}, "
+        f"“{results.choice}” chooses better settings in {helped} and worse ones in {hurt}; the "
+        f"rest show no difference. The largest gain is {best['value']:+.1f} points "
+        f"({best['low']:+.1f} to {best['high']:+.1f}; {best['predictor']}, "
         f"{said(best['condition'])}, {best['ways']}). {use}"
     )
 
@@ -133,8 +133,8 @@ def gains_answer(gains: pd.DataFrame) -> str:
     known = gains[gains["low"].notna()]
     won, lost = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
     return (
-        f"Of {len(known)} comparisons with an interval, CLIP-ICM is above the plain predictor in {won} "
-        f"and below it in {lost}; the others show no difference."
+        f"Of {len(known)} comparisons with an interval, CLIP-ICM is above the plain predictor in "
+        f"{won} and below it in {lost}; the others show no difference."
     )
 
 

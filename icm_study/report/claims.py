@@ -318,7 +318,8 @@ def comparison_claims(results: Results) -> pd.DataFrame:
         for predictor, rival, theirs, said in questions:
             first, second = part.side_of(name, predictor), part.side_of(rival, theirs)
             if first and second:
-                statement = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
+                subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}"
+                statement = f"{subject}: beats {said} {SAID[shift]}"
                 rows.append(gain_claim(f"Rivals ({where})", statement, part.gain(first, second)))
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")

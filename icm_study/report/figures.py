@@ -120,9 +120,8 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
     for label, mask in panels.items():
         if means[mask].duplicated(["name", "condition"]).any():
             raise ValueError(
-                f"The panel {label!r} has several rows for a method and condition; expected "
-                f"one. Give each world, "
-                "encoder and predictor a panel of its own."
+                f"The panel {label!r} has several rows for a method and condition; expected one. "
+                "Give each world, encoder and predictor a panel of its own."
             )
     names = means["name"].drop_duplicates().tolist()
     styles = {k: style for k, style in CONDITION_STYLE.items() if k in set(means["condition"])}
@@ -205,7 +204,7 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
 
 
 def axis_floor(means: pd.DataFrame) -> float:
-    """Lower end of an axis of accuracies: a multiple of ten below all values and their intervals."""
+    """Lower end of an axis of accuracies: a multiple of ten below all intervals."""
     return max(0.0, 10 * np.floor((np.nanmin(means[["value", "low"]].to_numpy()) - 1) / 10))
 
 
@@ -271,7 +270,8 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     looks = {"zero-shot": (CONTEXT, "o", -0.15), "linear probe": (INVARIANT, "s", 0.15)}
     names, conditions = (list(means[column].unique()) for column in ("name", "condition"))
     figure, axes = plt.subplots(
-        1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True, squeeze=False,
+        1, len(conditions), figsize=(9, 0.36 * len(names) + 1.4), sharex=True, sharey=True,
+        squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, condition in zip(axes[0], conditions, strict=True):
@@ -367,7 +367,7 @@ def grid_figure(
     baseline: Mapping[str, float],
     title: str,
 ) -> Figure:
-    """Show the gain over the plain predictor at every K and λ, one panel a condition or an intervention.
+    """Show the gain over the plain predictor at every K and λ, one panel an intervention.
 
     A coarse grid has its numbers written in.
 
@@ -407,8 +407,9 @@ def grid_figure(
     for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
         last = axis is axes[0, -1]
         sns.heatmap(
-            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=not fine, fmt="+.0f", cbar=last,
-            annot_kws={"fontsize": 9}, cbar_kws={"label": "points gained", "extend": "min"} if last else None,
+            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=not fine,
+            fmt="+.0f", cbar=last, annot_kws={"fontsize": 9},
+            cbar_kws={"label": "points gained", "extend": "min"} if last else None,
         )  # fmt: skip
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
         axis.set_xticks(

@@ -1,9 +1,10 @@
-"""The drawing of the method on the front page: from pairs to moments, to the subspace, to predictions."""
+"""The drawing of the method: from pairs to moments, to the subspace, to predictions."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,8 +58,15 @@ def example_figure() -> Figure:
 
 
 def _heading(axes: Axes, x: float, y: float, number: int, text: str) -> None:
-    axes.text(x, y, f"{number}", color="white", weight="bold", ha="center", va="center", fontsize=11,
-              bbox={"boxstyle": "circle,pad=0.25", "facecolor": INK, "edgecolor": "none"})  # fmt: skip
+    bubble = {"boxstyle": "circle,pad=0.25", "facecolor": INK, "edgecolor": "none"}
+    style: dict[str, Any] = {
+        "color": "white",
+        "weight": "bold",
+        "ha": "center",
+        "va": "center",
+        "fontsize": 11,
+    }
+    axes.text(x, y, f"{number}", bbox=bubble, **style)
     axes.text(x + 2.6, y, text, weight="bold", va="center", fontsize=12, color=INK)
 
 
@@ -116,8 +124,11 @@ def _draw_encoder(axes: Axes) -> None:
 def _draw_moments(axes: Axes) -> None:
     _heading(axes, 57, 57, 3, "Second moments")
     rng = np.random.default_rng(0)
-    names = (("$C$", r"$\mathbb{E}\,[f f^\top]$", "Blues"),
-             ("$S$", r"$\mathbb{E}\,[(f-f_{\mathrm{do}})(f-f_{\mathrm{do}})^\top]$", "Oranges"))  # fmt: skip
+    difference = r"(f-f_{\mathrm{do}})"
+    names = (
+        ("$C$", r"$\mathbb{E}\,[f f^\top]$", "Blues"),
+        ("$S$", rf"$\mathbb{{E}}\,[{difference}{difference}^\top]$", "Oranges"),
+    )
     for (name, formula, colours), bottom in zip(names, (41.5, 28.1), strict=True):
         factor = rng.normal(size=(7, 3))
         axes.imshow(

@@ -1,4 +1,4 @@
-"""What the paper reports, to stand beside what is measured here. Nothing is computed with these figures.
+"""What the paper reports, to stand beside what is measured here; nothing is computed with it.
 
 Accuracy in percent, ViT-B/16 of CLIP, from the tables of arXiv 2405.15289.
 """
@@ -59,14 +59,14 @@ def paper_figures(
 
 
 def paper_table(results: Results) -> HTML | Markdown:
-    """Show the paper's figures for the data set, encoder and protocol of results, or say why not."""
+    """Show the paper's figures for the data set, encoder and protocol of a run, if it has any."""
     table = results.table
     figures = paper_figures(
         table["dataset"].iloc[0], table["encoder"].iloc[0], table["protocol"].iloc[0]
     )
     if figures.empty:
         return Markdown(
-            "The paper's figures at hand are for ViT-B/16 and the data sets of DomainBed; there are "
-            "none for this run."
+            "The paper's figures at hand are for ViT-B/16 and the data sets of DomainBed; there "
+            "are none for this run."
         )
     return html(figures)

@@ -76,15 +76,15 @@ def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Ma
         )
     text = (
         f"**In short.** In the animal world, {SAID[shift]}, the probe in the invariant subspace "
-        f"({kind.replace('+', ' and ')} interventions; {AUTO}) is {' and '.join(told)}. In all runs: "
-        f"{gains_answer(gains)} That λ is 1 was fixed before, by trials on an earlier world of this "
-        "kind."
+        f"({kind.replace('+', ' and ')} interventions; {AUTO}) is {' and '.join(told)}. In all "
+        f"runs: {gains_answer(gains)} That λ is 1 was fixed before, by trials on an earlier world "
+        "of this kind."
     )
     if not any(PAPER_ENCODER in results.encoder for results in shown):
         text += (
-            " **No run here has the paper's encoder, ViT-B/16.** What its tables claim is asked here "
-            "of small encoders; [Reproduce](reports/reproduce.qmd) says how to run the paper's "
-            "benchmarks with the paper's encoder."
+            " **No run here has the paper's encoder, ViT-B/16.** What its tables claim is asked "
+            "here of small encoders; [Reproduce](reports/reproduce.qmd) says how to run the "
+            "paper's benchmarks with the paper's encoder."
         )
     return Markdown(text)
 
@@ -140,6 +140,6 @@ def made_with(results: Results) -> Markdown:
     used = ", ".join(f"{name} {version(name)}" for name in (*PACKAGES, "animal-mnist"))
     return Markdown(
         f"Commit `{results.record['commit']}`, Python {python_version()}, {used}. [How to "
-        "reproduce](reports/reproduce.qmd) says how to get the same; `CITATION.cff` in the repository "
-        "says how to cite it."
+        "reproduce](reports/reproduce.qmd) says how to get the same; `CITATION.cff` in the "
+        "repository says how to cite it."
     )

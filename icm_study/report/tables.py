@@ -42,8 +42,8 @@ def interval_table(
         With the columns `index`, `columns`, value, low and high.
     index, columns : sequence of str
     signed : bool
-        The values are differences: write a plus before positive ones. Otherwise they are percentages, and intervals
-        end at 0 and 100.
+        The values are differences: write a plus before positive ones. Otherwise they
+        are percentages, and intervals end at 0 and 100.
 
     Returns
     -------

@@ -13,15 +13,15 @@ from icm_study.report.tables import html
 #: What a page says beside a result of an encoder.
 NOTES = {
     "animal-world": (
-        "This encoder is a small CLIP that ships with the study. It was trained on rendered animals "
-        "of all four styles, so a style is *unseen* by what is fitted on its embeddings, not by the "
-        "encoder itself (model card: `icm_study/encoders/weights/README.md`)."
+        "This encoder is a small CLIP that ships with the study. It was trained on rendered "
+        "animals of all four styles, so a style is *unseen* by what is fitted on its embeddings, "
+        "not by the encoder itself (model card: `icm_study/encoders/weights/README.md`)."
     ),
     "animal-world-biased": (
-        "This encoder is a small CLIP that ships with the study. In its own training coat and scene "
-        "followed the class six times in ten, so it has learnt a shortcut itself. It was also "
-        "trained on fewer images than `animal-world`, so that it is the weaker of the two is not "
-        "the shortcut's doing alone (model card: `icm_study/encoders/weights/README.md`)."
+        "This encoder is a small CLIP that ships with the study. In its own training coat and "
+        "scene followed the class six times in ten, so it has learnt a shortcut itself. It was "
+        "also trained on fewer images than `animal-world`, so that it is the weaker of the two is "
+        "not the shortcut's doing alone (model card: `icm_study/encoders/weights/README.md`)."
     ),
     "lite0-minilm": (
         "**This encoder is not CLIP**: it joins a classifier's image tower and a sentence encoder "
@@ -63,7 +63,8 @@ def introduction(results: Results, *, is_recorded: bool) -> Markdown:
     ]
     if is_recorded:
         words.append(
-            "The page shows tables that were made earlier; the record at the end says what they took."
+            "The page shows tables that were made earlier; the record at the end says what "
+            "they took."
         )
     return Markdown(" ".join(filter(None, words)))
 
@@ -81,9 +82,9 @@ def spread(results: Results) -> str:
 def accuracy_caption(results: Results) -> Markdown:
     """Caption accuracies with intervals."""
     return Markdown(
-        f"*Accuracy in percent with 95 % intervals ({results.n_runs}). {spread(results)} “Augmentation” "
-        "is a probe that is trained on intervened images too. For “ICM auto” λ is fixed at 1 and K "
-        "is the number of positive eigenvalues.*"
+        f"*Accuracy in percent with 95 % intervals ({results.n_runs}). {spread(results)} "
+        "“Augmentation” is a probe that is trained on intervened images too. For “ICM auto” λ is "
+        "fixed at 1 and K is the number of positive eigenvalues.*"
     )
 
 
@@ -124,7 +125,9 @@ def dimensions(results: Results) -> Markdown:
     live = " to ".join(dict.fromkeys(f"{end:.0f}" for end in (rank.min(), rank.max())))
     readable = quantity(results.record, "r2")["image"]
     return Markdown(
-        f"The embedding has {dimension} dimensions, of which {live} are live (variance at least 1 % of "
-        "the largest). How well each factor can be read from images (R² of a ridge regression on new "
-        "images): " + ", ".join(f"{factor} {r2:.2f}" for factor, r2 in readable.items()) + "."
+        f"The embedding has {dimension} dimensions, of which {live} are live (variance at least 1 "
+        "% of the largest). How well each factor can be read from images (R² of a ridge "
+        "regression on new images): "
+        + ", ".join(f"{factor} {r2:.2f}" for factor, r2 in readable.items())
+        + "."
     )

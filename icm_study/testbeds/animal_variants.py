@@ -110,13 +110,13 @@ class AnimalVariants(TestBed):
         return (
             "**No image of ImageNet is in this run**: the variants imitate its own in the animal "
             "world. The *source* is photos in which coat and scene follow the class. All variants "
-            "show the same animals, and none of these is in the source. **V2**: photos drawn again "
-            "in the same way, shortcut included. **R**: cartoons and paintings, without the "
+            "show the same animals, and none of these is in the source. **V2**: photos drawn "
+            "again in the same way, shortcut included. **R**: cartoons and paintings, without the "
             "shortcut. **Sketch**: line drawings, without it too. **A**: of photos without the "
-            "shortcut, those that a linear probe on the encoder "
-            f"`{self.reference.name}`, trained on the source, gets wrong. That reference has 0 % on "
-            "A by construction, and what another encoder has there says how far it fails on the "
-            "*same* images, not how good it is on photos."
+            f"shortcut, those that a linear probe on the encoder `{self.reference.name}`, trained "
+            "on the source, gets wrong. That reference has 0 % on A by construction, and what "
+            "another encoder has there says how far it fails on the *same* images, not how good "
+            "it is on photos."
         )
 
     @property

@@ -101,10 +101,11 @@ class AnimalWorld(TestBed):
         return (
             "The data are real animal silhouettes, rendered so that every factor is known. The "
             "styles are the domains. In the sources, coat and scene follow the class most of the "
-            "time; on the target they do not, or they point to another class. The captions are the "
-            "simulator's: exact, complete, and edited with a lexicon that knows every variant "
+            "time; on the target they do not, or they point to another class. The captions are "
+            "the simulator's: exact, complete, and edited with a lexicon that knows every variant "
             "word, so these text pairs are better than those of a real data set. The *oracle* "
-            "renders the same animal again with every variant factor drawn anew, which only a simulator can do."
+            "renders the same animal again with every variant factor drawn anew, which only a "
+            "simulator can do."
         )
 
     @property

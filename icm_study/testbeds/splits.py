@@ -94,10 +94,9 @@ def split(
     for condition, table in tests.items():
         if not table.sizes["row"]:
             raise ValueError(
-                f"The test table has no image for the condition {condition!r} of target "
-                f"{target}; expected images "
-                "of every domain (in the animal world with each shortcut: 'aligned', 'none' "
-                "and 'reversed')."
+                f"The test table has no image for the condition {condition!r} of target {target}; "
+                "expected images of every domain (in the animal world with each shortcut: "
+                "'aligned', 'none' and 'reversed')."
             )
     return Split(
         train=source.isel(row=train),
@@ -128,9 +127,8 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
     domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
     if protocol != "open class" and len(domains) < 2:
         raise ValueError(
-            f"The images have one domain, {domains[0]!r}; to leave one out takes two or "
-            f"more. Lay them out as "
-            "folder/domain/class/*, a folder for each camera, site or style."
+            f"The images have one domain, {domains[0]!r}; to leave one out takes two or more. Lay "
+            "them out as folder/domain/class/*, a folder for each camera, site or style."
         )
     seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
     if len(seen) < 2:
@@ -144,9 +142,8 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
         if few:
             listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
             raise ValueError(
-                f"Each class needs {LEAST_IMAGES} images or more outside the target "
-                f"{target!r}, to train, to choose and to "
-                f"measure: {listing}. Add images, or remove these classes."
+                f"Each class needs {LEAST_IMAGES} images or more outside the target {target!r}, to "
+                f"train, to choose and to measure: {listing}. Add images, or remove these classes."
             )
 
 
@@ -230,9 +227,8 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
     for variable in table.data_vars:
         if not np.isfinite(table[variable].to_numpy()).all():
             raise ValueError(
-                f"The {name} table has NaN or infinite values in {variable!r}; expected "
-                f"finite embeddings. "
-                "Embed the data again, and look for corrupt images."
+                f"The {name} table has NaN or infinite values in {variable!r}; expected finite "
+                "embeddings. Embed the data again, and look for corrupt images."
             )
     # of a folder, the check before embedding has told, and the user has decided
     if not every_domain:
@@ -242,9 +238,8 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
         absent = counts.index[counts == 0].tolist()
         if absent:
             raise ValueError(
-                f"The {name} table has no image of class {absent} in domain {domain}; every "
-                f"class must be in every "
-                "domain. Add images, or drop the class from all domains."
+                f"The {name} table has no image of class {absent} in domain {domain}; every class "
+                "must be in every domain. Add images, or drop the class from all domains."
             )
 
 
@@ -259,9 +254,8 @@ def _check_classes(
         if (counts < least).any():
             raise ValueError(
                 f"The {name} have fewer than {least} rows of class "
-                f"{wanted[counts < least].tolist()}, which the test "
-                "table has. (Source rows of the target domain do not count.) Add some, or "
-                "drop the class."
+                f"{wanted[counts < least].tolist()}, which the test table has. (Source rows of the "
+                "target domain do not count.) Add some, or drop the class."
             )
 
 

@@ -47,9 +47,8 @@ class JsonlCache:
         ]
         if broken:
             warnings.warn(
-                f"the cache {str(path)!r} has {len(broken)} broken line(s), the first is "
-                f"line {broken[0]}. They are "
-                "passed over, and their entries are made again.",
+                f"the cache {str(path)!r} has {len(broken)} broken line(s), the first is line "
+                f"{broken[0]}. They are passed over, and their entries are made again.",
                 stacklevel=2,
             )
 

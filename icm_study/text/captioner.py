@@ -116,8 +116,7 @@ def _check_captioner(model_name: str) -> str:
     if model_name not in known:
         raise ValueError(
             f"Unknown captioner {model_name!r}: no folder has this path, and open_clip's "
-            f"captioners are "
-            f"{', '.join(known)}."
+            f"captioners are {', '.join(known)}."
         )
     return model_name
 
@@ -131,8 +130,8 @@ def _load_captioner(model_name: str) -> Encoder:
     if not (is_coca and is_simple):
         raise ValueError(
             f"{model_name!r} is no captioner: expected a CoCa model with open_clip's "
-            f"SimpleTokenizer, got "
-            f"{type(captioner.model).__name__} with {type(captioner.tokenizer).__name__}."
+            f"SimpleTokenizer, got {type(captioner.model).__name__} with "
+            f"{type(captioner.tokenizer).__name__}."
         )
     return captioner
 

@@ -194,9 +194,8 @@ def lexicon_for(
     left = {factor: values for factor, values in left.items() if len(values) >= 2}
     if not left:
         raise ValueError(
-            f"no variant factor is left: the values of {', '.join(map(repr, lexicon))} are "
-            f"class words. Give a "
-            "lexicon with two or more values that are no class."
+            f"no variant factor is left: the values of {', '.join(map(repr, lexicon))} are class "
+            "words. Give a lexicon with two or more values that are no class."
         )
     return left
 

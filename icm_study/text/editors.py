@@ -152,11 +152,9 @@ class RuleEditor:
         ]
         if unchanged:
             warnings.warn(
-                f"{len(unchanged)} of {len(edited)} captions have no word of the lexicon and "
-                f"come back unchanged, the "
-                f"first is {unchanged[0]!r}. Such pairs say nothing of what varies: leave "
-                f"them out, extend the "
-                "lexicon, or use the editor 'llm'.",
+                f"{len(unchanged)} of {len(edited)} captions have no word of the lexicon and come "
+                f"back unchanged, the first is {unchanged[0]!r}. Such pairs say nothing of what "
+                "varies: leave them out, extend the lexicon, or use the editor 'llm'.",
                 stacklevel=2,
             )
         return edited
@@ -215,6 +213,6 @@ def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(captions)} captions lack their class word; the first is "
-            f"{lacking[0][0]!r}, which "
-            f"lacks {lacking[0][1]!r}. Put it in with icm_study.text.captions.with_class_word."
+            f"{lacking[0][0]!r}, which lacks {lacking[0][1]!r}. Put it in with "
+            "icm_study.text.captions.with_class_word."
         )

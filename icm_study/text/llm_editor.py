@@ -31,16 +31,12 @@ BASE_URL, MODEL, API_KEY = "ICM_LLM_BASE_URL", "ICM_LLM_MODEL", "ICM_LLM_API_KEY
 
 PROMPT = (
     "You edit captions of images. You are given a caption and the name of the object in it. "
-    "Change what a new picture "
-    "of the same object could show differently: the medium or style, the colors, the "
-    "background, the light, the "
-    "weather, the time, the viewpoint. Give each of these that the caption mentions a "
-    "clearly different value. If it "
-    "mentions none, add a background. Keep the object, its name exactly as given, and what "
-    "it is; bring in no other "
-    "object of a similar kind. Keep the form and about the length of the caption. Answer "
-    "with the edited caption "
-    "only: one line, no quotation marks, no explanation."
+    "Change what a new picture of the same object could show differently: the medium or style, "
+    "the colors, the background, the light, the weather, the time, the viewpoint. Give each of "
+    "these that the caption mentions a clearly different value. If it mentions none, add a "
+    "background. Keep the object, its name exactly as given, and what it is; bring in no other "
+    "object of a similar kind. Keep the form and about the length of the caption. Answer with the "
+    "edited caption only: one line, no quotation marks, no explanation."
 )
 
 REQUESTS = (
@@ -193,10 +189,9 @@ class LLMEditor:
         left = n - n_done - len(failures)
         stopped = f" {stopped}; {left} were not tried." if stopped and left else ""
         return (
-            f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} "
-            f"others are kept in "
-            f"{str(self.cache.path)!r} and are not asked for again; run again to try the "
-            f"rest, or leave these out:\n" + "\n".join(failures)
+            f"{len(failures)} of {n} captions could not be edited.{stopped} The {n_done} others "
+            f"are kept in {str(self.cache.path)!r} and are not asked for again; run again to try "
+            "the rest, or leave these out:\n" + "\n".join(failures)
         )
 
     def _edit(self, caption: str, word: str, seed: int) -> str:
@@ -269,9 +264,8 @@ class LLMEditor:
             retry_after = _retry_after(response)
             if retry_after > LONGEST_PAUSE:
                 raise RuntimeError(
-                    f"The server of {BASE_URL} asks to wait {retry_after:.0f} seconds "
-                    f"({said}). Run again then; what was "
-                    f"answered is kept in {str(self.cache.path)!r}."
+                    f"The server of {BASE_URL} asks to wait {retry_after:.0f} seconds ({said}). "
+                    f"Run again then; what was answered is kept in {str(self.cache.path)!r}."
                 )
             raise _TryAgain(said, retry_after)
         if response.status_code != 200:

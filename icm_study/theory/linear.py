@@ -332,9 +332,9 @@ class LinearGaussianSCM:
         n_features = n_factors if n_features is None else n_features
         if n_invariant < 1 or n_variant < 1 or n_features < n_factors:
             raise ValueError(
-                f"Got n_invariant={n_invariant}, n_variant={n_variant}, "
-                f"n_features={n_features}; expected at "
-                "least one factor of each kind, and at least as many features as factors."
+                f"Got n_invariant={n_invariant}, n_variant={n_variant}, n_features={n_features}; "
+                "expected at least one factor of each kind, and at least as many features as "
+                "factors."
             )
         if not 1 <= condition_number < np.inf:
             raise ValueError(
@@ -343,8 +343,7 @@ class LinearGaussianSCM:
         if not environments or any(not -1 <= strength <= 1 for strength in environments.values()):
             raise ValueError(
                 f"environments are {dict(environments)}; expected at least one name with a "
-                f"shortcut strength "
-                "from -1 to 1."
+                "shortcut strength from -1 to 1."
             )
         if not 0 <= label_noise < np.inf:
             raise ValueError(f"label_noise is {label_noise}; expected a finite number, at least 0.")

@@ -214,7 +214,7 @@ WORDS = st.lists(st.sampled_from([*FACTOR_OF, *FILLERS]), max_size=8)
 
 
 def factors_in(caption):
-    """Brute force: read the caption word by word, longest phrase first, and skip the class phrases."""
+    """Brute force: read the caption word by word, longest phrase first, skip class phrases."""
     words, found = re.findall(r"[\w-]+", caption.lower()), []
     while words:
         for length in range(4, 0, -1):

@@ -1,4 +1,4 @@
-"""What the documents show is true: the README's example runs, the model card has the weights' own numbers."""
+"""What the documents show is true: the README's example runs, the model card has true numbers."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every notebook is in the form that papermill and readers expect. (That the pages run is tested with the report.)"""
+"""Every notebook is in the form that papermill and readers expect; some run on files."""
 
 from __future__ import annotations
 
@@ -209,7 +209,8 @@ def test_imagenet_variants_run_on_folders(tmp_path: Path) -> None:
                 )
     given = {
         "dataset": str(tmp_path / "train"), "variants": {"R": str(tmp_path / "renditions")},
-        "encoder": str(random_checkpoint(tmp_path / "model")), "accept_problems": True, "results": str(tmp_path / "results.parquet"),
+        "encoder": str(random_checkpoint(tmp_path / "model")), "accept_problems": True,
+        "results": str(tmp_path / "results.parquet"),
     }  # fmt: skip
     execute(
         "04_imagenet_variants", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")}

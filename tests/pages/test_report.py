@@ -1,4 +1,4 @@
-"""The report as a reader meets it: its notebooks executed, rendered, and opened in a browser that has no network."""
+"""The report as a reader meets it: executed, rendered, opened in a browser with no network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from icm_study.report.method_figure import method_figure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 WIDTHS = (1280, 390)
@@ -37,7 +38,10 @@ RAW_MARKUP = re.compile(
 
 class TestOffline:
     def test_formulas_become_mathml(self) -> None:
-        page = r'<p><span class="math inline">\(a &lt; \lambda\)</span></p><span class="math display">\[x^2\]</span>'
+        page = (
+            r'<p><span class="math inline">\(a &lt; \lambda\)</span></p>'
+            r'<span class="math display">\[x^2\]</span>'
+        )
         out = offline.typeset_math(page)
         assert out.count("<math") == 2
         assert 'display="inline"' in out
@@ -62,7 +66,8 @@ class TestOffline:
         (tmp_path / "site.css").write_text(
             "@import "
             "url(https://fonts.example/css2?family=Lato:ital,wght@0,400;0,700&display=swap);"
-            "@import 'https://fonts.example/x';a{color:red}"
+            "@import "
+            "'https://fonts.example/x';a{color:red}"
         )
         offline.make_offline(tmp_path)
         page = (tmp_path / "page.html").read_text()
@@ -220,13 +225,16 @@ LOOK = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const text = document.body.cloneNode(true);
   text.querySelectorAll('pre, code, script, style, math').forEach((e) => e.remove());
-  const clipped = (e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'hidden';
+  const hides = (e) => getComputedStyle(e).overflowX === 'hidden';
+  const clipped = (e) => e.scrollWidth > e.clientWidth + 1 && hides(e);
   return {
     title: document.title,
     text: text.textContent,
     formulas: all('math').map((e) => ({
-      tex: e.textContent, width: e.getBoundingClientRect().width, height: e.getBoundingClientRect().height})),
-    images: all('main img').map((e) => ({source: e.src.slice(0, 60), width: e.naturalWidth, alt: e.alt})),
+      tex: e.textContent, width: e.getBoundingClientRect().width,
+      height: e.getBoundingClientRect().height})),
+    images: all('main img').map((e) => ({
+      source: e.src.slice(0, 60), width: e.naturalWidth, alt: e.alt})),
     tables: all('main table').map((e) => e.querySelectorAll('tbody tr').length),
     overflow: document.documentElement.scrollWidth - window.innerWidth,
     clipped: all('main *').filter(clipped).map((e) => e.outerHTML.slice(0, 80)),

@@ -142,7 +142,8 @@ def alive(pid: int) -> bool:
 )
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
-    work = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    tell = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    work = f"import os, time; {tell}; time.sleep(60)"
     job = [
         sys.executable,
         str(ROOT / "workflow" / "scripts" / "job.py"),

@@ -1,4 +1,4 @@
-"""The animal world: safe reading, disjoint parts, exact shortcuts, pure rendering, truthful captions."""
+"""The animal world: safe reading, disjoint parts, exact shortcuts, true captions."""
 
 import builtins
 import gzip
@@ -99,7 +99,7 @@ def test_unpickler_reads_plain_arrays(array):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Put a stand-in where the package with the silhouettes is looked for, and give the data file."""
+    """Put a stand-in where the package of silhouettes is looked for; give the data file."""
     folder = tmp_path / "data" / "Animal_MNIST"
     folder.mkdir(parents=True)
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])

@@ -138,7 +138,7 @@ def test_the_command_repeats_the_run_on_the_folder_that_was_given(tmp_path):
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
-    """A notebook with a cell of parameters, as papermill would run it; give it what was injected."""
+    """A notebook with a cell of parameters, as papermill runs it, with what was injected."""
     cell = nbformat.v4.new_code_cell(
         'dataset = "animal-world"  # or a folder\nvariants = {}\nprojection_images = ""\n'
         'seeds = [0]\nn_images = None\ntables = []\ncache = "../cache"\nresults = None\n'

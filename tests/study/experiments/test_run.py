@@ -1,4 +1,4 @@
-"""The engine: what no method may see, what every row says, what is refused, and what theory says of it."""
+"""The engine: what no method may see, what rows say, what is refused, what theory says."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_source_rows_of_the_target_are_never_used(embedder, data):
 
 
 def test_test_images_are_never_fitted_on(embedder, data):
-    """Other test images change the accuracies, and neither a choice nor the accuracy of another condition."""
+    """Other test images change accuracies, neither a choice nor another condition's."""
     number = BED.domains.index(TARGET)
 
     def unseen(test):
@@ -189,7 +189,8 @@ def test_rows_are_what_is_documented(embedder):
     table = run([BED], embedder, [5], ["b", TARGET], plan)
     assert set(table.columns) == set(SCHEMA)
     for name, kind in SCHEMA.items():
-        assert {type(value).__name__.removesuffix("64").removesuffix("_") for value in table[name]} <= {kind}, name  # fmt: skip
+        found = {type(value).__name__.removesuffix("64").removesuffix("_") for value in table[name]}
+        assert found <= {kind}, name
     where = ("dataset", "encoder", "protocol", "world", "shortcut", "seed")
     assert table[list(where)].drop_duplicates().to_numpy().tolist() == [
         ["linear world", "no encoder", PROTOCOLS[0], "linear", "unknown", 5]
@@ -201,8 +202,9 @@ def test_rows_are_what_is_documented(embedder):
     assert set(rows) == {CONDITIONS[:3]}
     one, both = [NOT_CHOSEN], ["intervened", "held-out"]
     expected = {("plain", p, c) for p in ("zero-shot", "linear probe") for c in one}
-    expected |= {(f"ICM {k}", p, c) for k in KINDS for p in ("zero-shot", "linear probe") for c in both}  # fmt: skip
-    expected |= {(f"ICM auto {k}", p, NOT_CHOSEN) for k in KINDS for p in ("zero-shot", "linear probe")}  # fmt: skip
+    predictors = ("zero-shot", "linear probe")
+    expected |= {(f"ICM {k}", p, c) for k in KINDS for p in predictors for c in both}
+    expected |= {(f"ICM auto {k}", p, NOT_CHOSEN) for k in KINDS for p in predictors}
     expected |= {(f"augmentation{k}", "linear probe", c) for k in ("", " oracle") for c in both}
     assert {key[1:] for key in rows.index} == expected
     assert set(table["method"]) == set(ICM_AND_PLAIN)
@@ -425,19 +427,33 @@ def test_a_setting_that_is_no_number_to_fit_with_is_refused(task, parameter, bad
 @pytest.mark.parametrize(
     ("plan", "error", "message"),
     [
-        ({"methods": ["plain", "ICM imge"]}, ValueError, "methods: 'ICM imge' is unknown.*Did you mean 'ICM image'"),
+        ({"methods": ["plain", "ICM imge"]}, ValueError, "methods: 'ICM imge' is "
+                                                         "unknown.*Did you mean 'ICM image'"),
         ({"methods": ["plain", "plain"]}, ValueError, "methods: .*each once"),
         ({"methods": "plain"}, TypeError, r"methods: 'plain'; expected a sequence.*\['plain'\]"),
-        ({"choices": ["intervend"]}, ValueError, "choices: 'intervend' is unknown.*Did you mean 'intervened'"),
+        ({"choices": ["intervend"]}, ValueError, "choices: 'intervend' is unknown.*Did you "
+                                                 "mean 'intervened'"),
         ({"choices": []}, ValueError, "choices: .*expected at least one of 'held-out'"),
         ({"choices": ["target", "target"]}, ValueError, "choices: .*each once"),
         ({"choices": "target"}, TypeError, "choices: 'target'; expected a sequence"),
-        ({"settings": {"ICM imag": {"n_components": [4]}}}, ValueError, "settings: 'ICM imag'.*Did you mean 'ICM image'"),
-        ({"settings": {"ICM image": {"n_componets": [4]}}}, ValueError, "'n_componets' is unknown.*Did you mean 'n_components'"),
-        ({"settings": {"ICM image": {"intervention": ["text"]}}}, ValueError, "parameters of 'ICM image': 'intervention' is unknown"),
-        ({"settings": {"ICM image": {"n_components": 4}}}, ValueError, r"'n_components' of 'ICM image' is 4; expected a list"),
-        ({"settings": {"ICM image": {"n_components": []}}}, ValueError, "'n_components' of 'ICM image' is .*expected a list"),
-        ({"settings": {"ICM image": {"n_components": "auto"}}}, ValueError, "is 'auto'; expected a list"),
+        ({"settings": {"ICM imag": {"n_components": [4]}}}, ValueError, "settings: 'ICM "
+                                                                        "imag'.*Did you mean "
+                                                                        "'ICM image'"),
+        ({"settings": {"ICM image": {"n_componets": [4]}}}, ValueError, "'n_componets' is "
+                                                                        "unknown.*Did you "
+                                                                        "mean 'n_components'"),
+        ({"settings": {"ICM image": {"intervention": ["text"]}}}, ValueError, "parameters of 'ICM "
+                                                                              "image': "
+                                                                              "'intervention' is "
+                                                                              "unknown"),
+        ({"settings": {"ICM image": {"n_components": 4}}}, ValueError, r"'n_components' of "
+                                                                       r"'ICM image' is 4; "
+                                                                       r"expected a list"),
+        ({"settings": {"ICM image": {"n_components": []}}}, ValueError, "'n_components' of "
+                                                                        "'ICM image' is "
+                                                                        ".*expected a list"),
+        ({"settings": {"ICM image": {"n_components": "auto"}}}, ValueError, "is 'auto'; "
+                                                                            "expected a list"),
     ],
 )  # fmt: skip
 def test_plans_that_are_refused(plan, error, message):

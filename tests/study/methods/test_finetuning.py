@@ -1,4 +1,4 @@
-"""Tuned image towers: against plain training of a copy, at their published ends, and the encoder left as it came."""
+"""Tuned image towers: against plain training of a copy, at their ends, the encoder untouched."""
 
 import copy
 import math
@@ -221,7 +221,11 @@ def test_a_tower_is_tuned_once_for_all_that_share_its_setting(sources):
         ("sources", {f"visual.attnpool.{x}_proj.weight" for x in "qkvc"}),
         (
             "vit_sources",
-            {f"visual.transformer.resblocks.{i}.attn.{x}" for i in (0, 1) for x in ("in_proj_weight", "out_proj.weight")},
+            {
+                f"visual.transformer.resblocks.{i}.attn.{x}"
+                for i in (0, 1)
+                for x in ("in_proj_weight", "out_proj.weight")
+            },
         ),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rivals of the projection: each against its closed form, a brute-force oracle or what its paper says of it."""
+"""Rivals of the projection: each against its closed form, brute force or its paper."""
 
 from __future__ import annotations
 

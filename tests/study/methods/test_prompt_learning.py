@@ -1,4 +1,4 @@
-"""Learnt prompts: zero-shot before training, the encoder untouched, and what each method's context depends on."""
+"""Learnt prompts: zero-shot before training, the encoder untouched, what contexts depend on."""
 
 import numpy as np
 import open_clip

@@ -1,4 +1,4 @@
-"""Every method by name: its settings, what it looks at, and that it gives the same numbers again."""
+"""Every method by name: its settings, what it looks at, the same numbers again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def made(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_say_which_interventions_they_look_at(few, name):
-    """On it depends what a setting may be judged on: with these copies spoilt, only that changes."""
+    """On it depends what a setting may be judged on: with copies spoilt, only that changes."""
     images = few.tests["unseen"]
 
     def scores(sources):

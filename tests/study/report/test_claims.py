@@ -49,7 +49,8 @@ def test_verdict_needs_one_threshold(thresholds):
 def test_claim_is_a_row_and_refuses_other_verdicts():
     row = claim("P1", "it holds", "0.1", "< 1", "supported")
     assert row == {
-        "claim": "P1", "statement": "it holds", "measured": "0.1", "threshold": "< 1", "verdict": "supported"
+        "claim": "P1", "statement": "it holds", "measured": "0.1", "threshold": "< 1",
+        "verdict": "supported",
     }  # fmt: skip
     with pytest.raises(ValueError, match="verdict is 'maybe'; expected one of 'supported'"):
         claim("P1", "it holds", "0.1", "< 1", "maybe")
@@ -62,7 +63,7 @@ WHERE = "on an unseen domain with the shortcut reversed"
 
 
 def made_up(accuracy, over="seeds"):
-    """Rows of five seeds and two targets: `accuracy` percent by (method, predictor, choice), a little noisy."""
+    """Rows of five seeds and two targets: `accuracy` by (method, predictor, choice), noisy."""
     rows = []
     for place, ((method, predictor, choice), value) in enumerate(accuracy.items()):
         noise = np.random.default_rng(place).permutation([-2, -1, 0, 1, 2])
@@ -96,12 +97,10 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     }  # fmt: skip
     results = made_up(accuracy)
     verdicts = comparison_claims(results)
-    found = {
-        tuple(row.statement.split(", image and text interventions, ")[-1].split(f" {WHERE}")[0].split(": ")): (
-            row.measured.split()[0], row.verdict
-        )
-        for row in verdicts[verdicts["claim"].str.startswith("Rivals")].itertuples()
-    }  # fmt: skip
+    found = {}
+    for row in verdicts[verdicts["claim"].str.startswith("Rivals")].itertuples():
+        said = row.statement.split(", image and text interventions, ")[-1].split(f" {WHERE}")[0]
+        found[tuple(said.split(": "))] = row.measured.split()[0], row.verdict
     auto = "λ fixed at 1, K = positive eigenvalues"
     chosen = "K and λ chosen as the rival's settings are"
     assert found == {

@@ -176,7 +176,7 @@ def test_gradient_and_closed_form_agree_on_the_model(seed, condition_number):
 
 
 def random_model(seed):
-    """E -> V, U -> L, (E, L) -> V, (U, V) -> W with random tables and different numbers of states."""
+    """E -> V, U -> L, (E, L) -> V, (U, V) -> W with random tables and numbers of states."""
     rng = np.random.default_rng(seed)
 
     def table(*shape):

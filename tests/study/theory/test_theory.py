@@ -1,4 +1,4 @@
-"""The experiments of the theory notebook: each finds what is known to be true, and would see if it were not."""
+"""The theory's experiments: each finds what is known to be true, and would see if it were not."""
 
 import numpy as np
 import pytest
