@@ -39,7 +39,15 @@ def invariance_figure(runs: pd.DataFrame, medians: pd.DataFrame) -> Figure:
             size=2.5, alpha=0.35, jitter=0.25, color=VARIANT,
         )  # fmt: skip
         median = medians.loc[medians["world"] == world, "change"]
-        panel.plot(median, range(len(median)), "|", color="black", markersize=18, markeredgewidth=2)
+        panel.plot(
+            median,
+            range(len(median)),
+            "|",
+            color="black",
+            markersize=18,
+            markeredgewidth=2,
+            zorder=9,
+        )
         panel.set(title=title, ylabel="", xlim=(-0.03, 1))
         panel.set_xlabel("Change between environments\n(total variation)")
     return figure
