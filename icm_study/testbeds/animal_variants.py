@@ -114,8 +114,8 @@ class AnimalVariants(TestBed):
             "in the same way, shortcut included. **R**: cartoons and paintings, without the "
             "shortcut. **Sketch**: line drawings, without it too. **A**: of photos without the "
             "shortcut, those that a linear probe on the encoder "
-            f"`{self.reference.name}`, trained on the source, gets wrong. That reference has 0 % on "
-            "A by construction, and what another encoder has there says how far it fails on the "
+            f"`{self.reference.name}`, trained on the source, gets wrong. That reference has 0 % "
+            "on A by construction, and what another encoder has there says how far it fails on the "
             "*same* images, not how good it is on photos."
         )
 

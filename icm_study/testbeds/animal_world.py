@@ -104,7 +104,8 @@ class AnimalWorld(TestBed):
             "time; on the target they do not, or they point to another class. The captions are the "
             "simulator's: exact, complete, and edited with a lexicon that knows every variant "
             "word, so these text pairs are better than those of a real data set. The *oracle* "
-            "renders the same animal again with every variant factor drawn anew, which only a simulator can do."
+            "renders the same animal again with every variant factor drawn anew, which only a "
+            "simulator can do."
         )
 
     @property

@@ -99,9 +99,9 @@ class ImageNetVariants(TestBed):
         other = f"; the projection is estimated on `{self.others[0]}`" if self.others else ""
         return (
             f"The training images are ImageNet's, or some of them{other}. **V2** was collected "
-            "again in the same way; **R** shows renditions; **Sketch** shows black-and-white drawings; "
-            "**A** holds photographs that a ResNet-50 gets wrong, so the accuracy on it is no "
-            f"accuracy on photos in general. No caption exists: {self.texts.note}"
+            "again in the same way; **R** shows renditions; **Sketch** shows black-and-white "
+            "drawings; **A** holds photographs that a ResNet-50 gets wrong, so the accuracy on it "
+            f"is no accuracy on photos in general. No caption exists: {self.texts.note}"
         )
 
     @property

@@ -36,9 +36,9 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         *world*, one of them, *n_images*, and for variants *reference*; for a folder
         *accept_problems*, *nested*, *classes* and *value_range* (see
         :func:`~icm_study.photographs.check.load_folder`), *captioner*, *editor* and
-        *domain_words* (see :class:`~icm_study.text.pairs.Texts`). Where *variants* is given, the test
-        beds are variants: of animals, or the named folders, with *n_images* training images
-        of each class, and *projection_images*.
+        *domain_words* (see :class:`~icm_study.text.pairs.Texts`). Where *variants* is given, the
+        test beds are variants: of animals, or the named folders, with *n_images* training
+        images of each class, and *projection_images*.
 
     Returns
     -------
