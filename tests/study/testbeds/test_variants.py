@@ -20,7 +20,6 @@ from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
-from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.intervals import aggregate, unpack
 from icm_study.experiments.run import Plan, run, run_task
 from icm_study.experiments.task import make_task
@@ -581,7 +580,7 @@ def test_runs_of_the_animal_world_are_tidy(runs, animals, farm):
 def test_nothing_can_be_chosen_on_the_variants(animals, farm):
     task = make_task(animals, embedder(farm.store), farm.data, None, SEED)
     with pytest.raises(ValueError, match="no single test is the target here"):
-        CHOICES["target"].folds(task, ())
+        run_task(task, replace(PLAN, choices=("intervened", "target")))
 
 
 @pytest.mark.parametrize(("shortcut", "coat", "scene"), [("coat", 0.7, 0.0), ("scene", 0.0, 0.7)])
