@@ -81,8 +81,7 @@ def sample_latents(
     silhouettes: Silhouettes,
     part: str,
     *,
-    coat_strength: float = 0.0,
-    scene_strength: float = 0.0,
+    strengths: tuple[float, float] = (0.0, 0.0),
     shortcut: str = "aligned",
     styles: Sequence[str] = STYLES,
     n: int | None = None,
@@ -91,16 +90,16 @@ def sample_latents(
     """Draw what each image shows.
 
     The silhouettes of `part` are dealt out to the styles in turn, so no animal is in
-    two environments. With probability `coat_strength` the coat colour is the one that
-    belongs to the class (for ``shortcut="reversed"``: to another class), else it is
-    drawn uniformly; likewise the scene. The same seed gives the same draws at every
+    two environments. With the first of the strengths as its probability the coat colour is
+    the one that belongs to the class (for ``shortcut="reversed"``: to another class), else
+    it is drawn uniformly; likewise the scene with the second. The same seed gives the same draws at every
     strength, so that strengths can be compared image by image.
 
     Parameters
     ----------
     silhouettes : Silhouettes
     part : {"encoder", "source", "test"}
-    coat_strength, scene_strength : float in [0, 1]
+    strengths : (coat, scene), floats in [0, 1]
     shortcut : {"aligned", "none", "reversed"}
         Where the shortcut points; ``"none"`` ignores the strengths.
     styles : sequence of str
@@ -129,14 +128,11 @@ def sample_latents(
         raise ValueError(
             f"n={n!r}: expected at least one image, or None for every silhouette once."
         )
-    for name, strength in {
-        "coat_strength": coat_strength,
-        "scene_strength": scene_strength,
-    }.items():
-        if not 0 <= strength <= 1:
-            raise ValueError(
-                f"{name}={strength!r} is not a probability; expected a number in [0, 1]."
-            )
+    if not all(0 <= strength <= 1 for strength in strengths):
+        raise ValueError(
+            f"strengths={strengths!r}, of coat and scene, are no probabilities; expected numbers "
+            "in [0, 1]."
+        )
     rng = np.random.default_rng([seed, list(PARTS).index(part)])
     mine = np.flatnonzero(silhouettes.part == part)
     if n is not None and n > len(mine):
@@ -156,9 +152,9 @@ def sample_latents(
     table = pd.concat([table, _draw_variant(n, rng)], axis=1)
     if shortcut != "none":
         points_to = label if shortcut == "aligned" else (label + 5) % len(CLASSES)
-        table["coat"] = np.where(pull[:, 0] < coat_strength, points_to, table["coat"])
+        table["coat"] = np.where(pull[:, 0] < strengths[0], points_to, table["coat"])
         table["scene"] = np.where(
-            pull[:, 1] < scene_strength, points_to % len(SCENES), table["scene"]
+            pull[:, 1] < strengths[1], points_to % len(SCENES), table["scene"]
         )
     return table
 

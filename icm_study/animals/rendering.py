@@ -216,8 +216,7 @@ def write_folder(
         latents = sample_latents(
             silhouettes,
             "source",
-            coat_strength=0.9,
-            scene_strength=0.9,
+            strengths=(0.9, 0.9),
             shortcut=shortcut,
             seed=0,
         )

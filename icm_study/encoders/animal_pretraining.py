@@ -182,8 +182,8 @@ def train(
 
 def _render_pool(encoder: Encoder, recipe: dict[str, Any], n: int) -> tuple[torch.Tensor, Any]:
     silhouettes = load_silhouettes()
-    strengths = {k: recipe[k] for k in ("coat_strength", "scene_strength")}
-    latents = sample_latents(silhouettes, "encoder", n=n, seed=recipe["seed"], **strengths)
+    strengths = (recipe["coat_strength"], recipe["scene_strength"])
+    latents = sample_latents(silhouettes, "encoder", n=n, seed=recipe["seed"], strengths=strengths)
     size = PREPROCESS_CONFIG["size"]
     pixels = torch.empty((n, 3, *size), dtype=torch.uint8)
     for start in tqdm(range(0, n, 2048), desc="rendering", unit="batch", mininterval=5):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from icm_study.experiments.record import gather, run_record, write_table
 if TYPE_CHECKING:
     from icm_study.embedding.tables import EmbeddedData, Embedder
     from icm_study.experiments.run import Plan
-    from icm_study.report.advice import Advice
     from icm_study.testbeds.base import TestBed
 
 
@@ -92,12 +90,14 @@ class Study:
         """Embed the data of the first test bed, or open what is stored."""
         return self.beds[0].embed(self.embedder, seed)
 
-    def save_projection(self, advice: Advice, path: str | Path) -> tuple[int, ...]:
+    def save_projection(self, advice: Mapping[str, Any], path: str | Path) -> tuple[int, ...]:
         """Estimate the advised projection from the pairs of all domains, and save it.
 
         Parameters
         ----------
-        advice : Advice
+        advice : mapping of str to value
+            With *intervention*, *n_components* and *consistency_weight*; all of it is told in
+            the file.
         path : path-like
             Where to write safetensors: *components*, (K, D), and in the metadata the advice,
             the encoder and what the pairs were made from.
@@ -113,10 +113,10 @@ class Study:
         from icm_study.embedding.tables import pair_moments
 
         data = self.embedded(self.given["seeds"][0])
-        weight = advice.consistency_weight
-        fitted = InvariantProjection(advice.n_components, consistency_weight=weight)
-        fitted.fit_moments(pair_moments(data.source, advice.intervention))
-        about = {name: str(value) for name, value in (data.provenance | asdict(advice)).items()}
+        weight = advice["consistency_weight"]
+        fitted = InvariantProjection(advice["n_components"], consistency_weight=weight)
+        fitted.fit_moments(pair_moments(data.source, advice["intervention"]))
+        about = {name: str(value) for name, value in {**data.provenance, **advice}.items()}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file({"components": fitted.components_.copy()}, path, metadata=about)
         return fitted.components_.shape

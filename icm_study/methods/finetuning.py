@@ -14,11 +14,11 @@ from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
 from icm_study.methods.tuning import (
     PARTS,
+    Training,
     Weights,
     embed_pixels,
     tower_weights,
     train_tower,
-    training_setting,
 )
 
 
@@ -76,19 +76,17 @@ class FineTuning(EmbeddingMap):
                 f"part is {self.part!r}; expected one of {', '.join(map(repr, PARTS))}."
             )
         names = tower_weights(sources.encoder, self.part)
-        setting = training_setting(self)
+        training = Training.of(self, weight_decay=0.1)
 
         def tune() -> tuple[Weights, list[float]]:
             own = dict(sources.encoder.model.named_parameters())
             weights = {name: own[name].detach().clone().requires_grad_() for name in names}
-            losses = train_tower(
-                sources, list(weights.values()), lambda: weights, weight_decay=0.1, **setting
-            )
+            losses = train_tower(sources, list(weights.values()), lambda: weights, training)
             return {name: weight.detach() for name, weight in weights.items()}, losses
 
         self.encoder_ = sources.encoder
         self.weights_, self.losses_ = sources.shared.once(
-            ("fine-tuning", self.part, *setting.values()), tune, of_pairs=False
+            ("fine-tuning", self.part, training), tune, of_pairs=False
         )
         return sum(weight.numel() for weight in self.weights_.values())
 

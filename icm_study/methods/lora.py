@@ -12,11 +12,11 @@ from icm_study.encoders.encoder import Encoder
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
 from icm_study.methods.tuning import (
+    Training,
     Weights,
     embed_pixels,
     tower_weights,
     train_tower,
-    training_setting,
 )
 
 #: For a weight, by its name in the model: B of shape (rows, rank) and A of shape (rank, columns).
@@ -87,7 +87,10 @@ class LoRA(EmbeddingMap):
         return embed_pixels(self.encoder_, _updated(self.encoder_, self.factors_), images)
 
     def _key(self) -> tuple:
-        return ("LoRA", self.rank, *training_setting(self).values())
+        return ("LoRA", self.rank, self._training())
+
+    def _training(self) -> Training:
+        return Training.of(self, weight_decay=0.0)
 
     def _tune(self, sources: Sources) -> tuple[Factors, list[float]]:
         own = dict(sources.encoder.model.named_parameters())
@@ -101,8 +104,7 @@ class LoRA(EmbeddingMap):
             sources,
             [factor.requires_grad_() for pair in factors.values() for factor in pair],
             lambda: _updated(sources.encoder, factors),
-            weight_decay=0.0,
-            **training_setting(self),
+            self._training(),
         )
         return {name: (B.detach(), A.detach()) for name, (B, A) in factors.items()}, losses
 

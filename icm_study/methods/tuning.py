@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -179,26 +180,35 @@ def embed_pixels(encoder: Encoder, weights: Weights, images: Images) -> np.ndarr
     return np.concatenate([tower.call_with(weights, batch) for batch in load_batches(images)])
 
 
-def training_setting(method: Any) -> dict[str, Any]:
-    """Give the parameters of a method that :func:`train_tower` takes, by their names."""
-    return {
-        name: getattr(method, name)
-        for name in ("learning_rate", "epochs", "batch_size", "random_state")
-    }
+@dataclass(frozen=True)
+class Training:
+    """How a tower is trained, by AdamW: the learning rate falls to zero by a half cosine."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    random_state: int
+    weight_decay: float
+
+    @classmethod
+    def of(cls, method: Any, weight_decay: float) -> Training:
+        """Read it off the parameters of a method."""
+        return cls(
+            learning_rate=method.learning_rate,
+            epochs=method.epochs,
+            batch_size=method.batch_size,
+            random_state=method.random_state,
+            weight_decay=weight_decay,
+        )
 
 
 def train_tower(
     sources: Sources,
     trained: list[torch.Tensor],
     weights: Callable[[], Weights],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    epochs: int,
-    batch_size: int,
-    random_state: int,
+    training: Training,
 ) -> list[float]:
-    """Train the image tower on the pixels of the sources, by AdamW.
+    """Train the image tower on the pixels of the sources.
 
     Parameters
     ----------
@@ -206,7 +216,7 @@ def train_tower(
     trained : list of Tensor
     weights : callable
         Makes weights of the tower of what is trained.
-    learning_rate, weight_decay, epochs, batch_size, random_state
+    training : Training
 
     Returns
     -------
@@ -220,7 +230,7 @@ def train_tower(
     prototypes = torch.from_numpy(class_prototypes(sources)).to(encoder.device)
     label = torch.from_numpy(sources.images.label).long().to(encoder.device)
     pixels = torch.cat([encoder.resize(batch) for batch in load_batches(sources.images)])
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(training.random_state)
 
     def loss_of(rows: torch.Tensor) -> torch.Tensor:
         batch = encoder.normalize(pixels[rows].to(encoder.device)).contiguous(
@@ -230,7 +240,9 @@ def train_tower(
         return cross_entropy(scale * normalize(embedded, dim=-1) @ prototypes.T, label[rows])
 
     def batches() -> Iterable[torch.Tensor]:
-        return torch.randperm(len(pixels), generator=generator).split(batch_size)
+        return torch.randperm(len(pixels), generator=generator).split(training.batch_size)
 
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    return train(optimizer, loss_of, batches, epochs)
+    optimizer = torch.optim.AdamW(
+        trained, lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    return train(optimizer, loss_of, batches, training.epochs)

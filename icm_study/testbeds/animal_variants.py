@@ -249,7 +249,7 @@ class AnimalVariants(TestBed):
     def _latents(self, part: str, styles: Sequence[str], shortcut: str, seed: int) -> pd.DataFrame:
         return sample_latents(
             self.silhouettes, part, styles=styles, shortcut=shortcut, seed=seed, n=self.n,
-            **shortcut_strengths(self.shortcut, self.strength),
+            strengths=tuple(shortcut_strengths(self.shortcut, self.strength).values()),
         )  # fmt: skip
 
     def _embed_photos(self, embedder: Embedder, latents: pd.DataFrame, seed: int) -> xr.Dataset:

@@ -127,7 +127,7 @@ class AnimalWorld(TestBed):
         """Draw what the images of a part show, as :func:`sample_latents` does."""
         return sample_latents(
             self.silhouettes, part, shortcut=shortcut, seed=seed, n=self.n,
-            **shortcut_strengths(self.shortcut, self.strength),
+            strengths=tuple(shortcut_strengths(self.shortcut, self.strength).values()),
         )  # fmt: skip
 
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
@@ -243,9 +243,7 @@ class AnimalWorld(TestBed):
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show source animals, the same after interventions, and test animals."""
-        strong = partial(
-            sample_latents, self.silhouettes, coat_strength=0.9, scene_strength=0.9, n=n, seed=2
-        )
+        strong = partial(sample_latents, self.silhouettes, strengths=(0.9, 0.9), n=n, seed=2)
         source = strong("source")
         original = render(source, self.silhouettes)
         shown = {
@@ -331,9 +329,7 @@ def embed_rendered(
 
 def pixel_fingerprint(silhouettes: Silhouettes) -> str:
     """Hash silhouettes, rendering, interventions and captions: a change in any changes the key."""
-    latents = sample_latents(
-        silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=64, seed=99
-    )
+    latents = sample_latents(silhouettes, "source", strengths=(0.5, 0.5), n=64, seed=99)
     images = render(latents, silhouettes)
     words = captions(latents, left_out=0.5, seed=99)
     edits = intervene_captions(words, LEXICON, seed=99, keep=CLASSES)

@@ -135,6 +135,45 @@ def has_word(text: str, word: str) -> bool:
     return whole_words([word]).search(text) is not None
 
 
+def check_pairs(captions: Sequence[str], class_words: Sequence[str]) -> None:
+    """Check that each caption has its class word.
+
+    Parameters
+    ----------
+    captions, class_words : sequence of n str
+
+    Raises
+    ------
+    TypeError
+        If one is a single string, or holds something else than strings.
+    ValueError
+        If they differ in length, a class word is blank, or a caption does not contain
+        its class word.
+    """
+    for what, texts in (("captions", captions), ("class_words", class_words)):
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{what} is {texts!r:.80}; expected a sequence of strings.")
+    if len(captions) != len(class_words):
+        raise ValueError(
+            f"{len(captions)} captions and {len(class_words)} class words; give one for each."
+        )
+    if any(not word or word != word.strip() for word in class_words):
+        raise ValueError(
+            "class_words must hold words with no blanks around them; one is blank or has some."
+        )
+    lacking = [
+        (caption, word)
+        for caption, word in zip(captions, class_words, strict=True)
+        if not has_word(caption, word)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} of {len(captions)} captions lack their class word; the first is "
+            f"{lacking[0][0]!r}, which lacks {lacking[0][1]!r}. Put it in with "
+            "icm_study.text.captions.with_class_word."
+        )
+
+
 def with_class_word(caption: str, class_word: str) -> str:
     """Put the class word in front of a caption that does not contain it.
 

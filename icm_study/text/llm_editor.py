@@ -24,8 +24,7 @@ from tqdm import tqdm
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from icm_study.text.answers import JsonlCache
-from icm_study.text.captions import has_word, whole_words
-from icm_study.text.editors import check_pairs
+from icm_study.text.captions import check_pairs, has_word, whole_words
 
 BASE_URL, MODEL, API_KEY = "ICM_LLM_BASE_URL", "ICM_LLM_MODEL", "ICM_LLM_API_KEY"
 

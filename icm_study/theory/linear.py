@@ -40,6 +40,10 @@ def largest_angle(components: NDArray[np.float64], basis: NDArray[np.float64]) -
     return float(np.degrees(subspace_angles(components.T, basis).max()))
 
 
+#: Factors of the linear models that are recovered.
+N_INVARIANT, N_VARIANT = 4, 8
+
+
 def recovery(
     methods: Mapping[str, InvariantProjection],
     *,
@@ -47,8 +51,6 @@ def recovery(
     n_pairs: Sequence[int] = (3000,),
     leaks: Sequence[float] = (0.0,),
     condition_numbers: Sequence[float] = (1.0,),
-    n_invariant: int = 4,
-    n_variant: int = 8,
     n_features: int | None = None,
 ) -> pd.DataFrame:
     """Estimate the invariant subspace of linear models and measure the angle to the true one.
@@ -61,8 +63,9 @@ def recovery(
         One model and one set of pairs for each.
     n_pairs, leaks, condition_numbers : sequence
         Values to run over; every combination is run.
-    n_invariant, n_variant, n_features : int
-        Numbers of factors, and dimension of the embedding (default: as many as there are factors).
+    n_features : int
+        Dimension of the embedding (default: as many as there are factors,
+        :data:`N_INVARIANT` invariant and :data:`N_VARIANT` variant ones).
 
     Returns
     -------
@@ -73,8 +76,8 @@ def recovery(
     rows = []
     for seed, condition_number in itertools.product(seeds, condition_numbers):
         scm = LinearGaussianSCM(
-            n_invariant,
-            n_variant,
+            N_INVARIANT,
+            N_VARIANT,
             n_features=n_features,
             condition_number=condition_number,
             seed=seed,
@@ -83,7 +86,7 @@ def recovery(
             pairs = scm.sample_pairs("source", n, np.random.default_rng(seed), leak=leak)
             moments = PairMoments(scm.n_features).update(*pairs)
             for method, projection in methods.items():
-                fitted = clone(projection).set_params(n_components=n_invariant)
+                fitted = clone(projection).set_params(n_components=N_INVARIANT)
                 fitted.fit_moments(moments)
                 rows.append(
                     {

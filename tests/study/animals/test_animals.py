@@ -203,8 +203,7 @@ def test_shortcut_has_the_asked_strength(silhouettes, part, shortcut, strengths)
         silhouettes,
         part,
         shortcut=shortcut,
-        coat_strength=strengths[0],
-        scene_strength=strengths[1],
+        strengths=(strengths[0], strengths[1]),
         n=n,
     )
     points_to = table["label"] if shortcut == "aligned" else (table["label"] + 5) % 10
@@ -222,9 +221,7 @@ def dependence(table, factor, on="label"):
 
 
 def test_without_a_shortcut_nothing_depends_on_the_class(silhouettes):
-    table = sample_latents(
-        silhouettes, "test", shortcut="none", coat_strength=0.9, scene_strength=0.9, n=20_000
-    )
+    table = sample_latents(silhouettes, "test", shortcut="none", strengths=(0.9, 0.9), n=20_000)
     for factor in ("style", "coat", "scene", "light", "blur", "mirror"):
         assert dependence(table, factor) > 1e-3
     for factor in ("angle", "scale", "dx", "dy", "texture", "grain"):
@@ -232,7 +229,7 @@ def test_without_a_shortcut_nothing_depends_on_the_class(silhouettes):
 
 
 def test_the_two_shortcuts_are_drawn_independently(silhouettes):
-    table = sample_latents(silhouettes, "source", coat_strength=0.5, scene_strength=0.5, n=20_000)
+    table = sample_latents(silhouettes, "source", strengths=(0.5, 0.5), n=20_000)
     table["coat follows"] = table["coat"] == table["label"]
     table["scene follows"] = table["scene"] == table["label"] % len(SCENES)
     assert dependence(table, "coat follows", on="scene follows") > 1e-3
@@ -242,9 +239,7 @@ def test_the_two_shortcuts_are_drawn_independently(silhouettes):
 @given(seeds, st.floats(0, 1), st.floats(0, 1))
 def test_strengths_share_their_random_numbers(silhouettes, seed, one, other):
     weak, strong = (
-        sample_latents(
-            silhouettes, "source", coat_strength=rho, scene_strength=rho, seed=seed, n=200
-        )
+        sample_latents(silhouettes, "source", strengths=(rho, rho), seed=seed, n=200)
         for rho in sorted((one, other))
     )
     pd.testing.assert_frame_equal(weak.drop(columns=SHOWN), strong.drop(columns=SHOWN))
@@ -280,9 +275,7 @@ def test_styles_can_be_restricted(silhouettes):
 @few
 @given(seeds)
 def test_redrawing_keeps_the_animal(silhouettes, seed):
-    table = sample_latents(
-        silhouettes, "source", coat_strength=1, scene_strength=1, n=60, seed=seed
-    )
+    table = sample_latents(silhouettes, "source", strengths=(1, 1), n=60, seed=seed)
     redrawn = redraw_variant(table.set_index(np.arange(60)[::-1]), seed=seed)
     assert list(redrawn.columns) == list(table.columns)
     for kept in ("silhouette", "label"):
@@ -291,7 +284,7 @@ def test_redrawing_keeps_the_animal(silhouettes, seed):
 
 
 def test_redrawing_breaks_the_shortcut(silhouettes):
-    table = sample_latents(silhouettes, "source", coat_strength=1, scene_strength=1, n=20_000)
+    table = sample_latents(silhouettes, "source", strengths=(1, 1), n=20_000)
     redrawn = redraw_variant(table)
     for factor in ("style", "coat", "scene", "light", "blur", "mirror"):
         assert dependence(redrawn, factor) > 1e-3
@@ -307,9 +300,9 @@ def test_redrawing_breaks_the_shortcut(silhouettes):
         ({"styles": ("photo", "oil")}, "styles=.*'oil'.*painting"),
         ({"styles": ()}, "one or more of"),
         ({"styles": "photo"}, "sequence of one or more"),
-        ({"coat_strength": 1.5}, r"coat_strength=1\.5 is not a probability"),
-        ({"scene_strength": -0.1}, r"scene_strength=-0\.1"),
-        ({"scene_strength": float("nan")}, "scene_strength=nan"),
+        ({"strengths": (1.5, 0)}, r"strengths=\(1\.5, 0\), of coat and scene"),
+        ({"strengths": (0, -0.1)}, r"-0\.1\)"),
+        ({"strengths": (0, float("nan"))}, "nan"),
         ({"n": 0}, "n=0: expected at least one image"),
     ],
 )

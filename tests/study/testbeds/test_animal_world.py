@@ -170,8 +170,7 @@ def test_nothing_is_embedded_twice(bed, embedder, silhouettes):
 
     # another strength: only images that look different are new, the oracle's are all the same
     before, after = (
-        sample_latents(silhouettes, "source", seed=SEED, n=N, coat_strength=s, scene_strength=s)
-        for s in (0.9, 0.8)
+        sample_latents(silhouettes, "source", seed=SEED, n=N, strengths=(s, s)) for s in (0.9, 0.8)
     )
     changed = int((before != after).any(axis=1).sum())
     replace(bed, strength=0.8).embed(one_by_one, SEED)

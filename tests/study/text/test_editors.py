@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_study.text.captions import PHOTO_LEXICON, attribute_captions, has_word, lexicon_for
-from icm_study.text.editors import EDITORS, RuleEditor, check_pairs, load_editor
+from icm_study.text.captions import (
+    PHOTO_LEXICON,
+    attribute_captions,
+    check_pairs,
+    has_word,
+    lexicon_for,
+)
+from icm_study.text.editors import EDITORS, RuleEditor, load_editor
 
 CLASSES = ("dog", "elephant", "alarm clock", "great white shark", "orange", "grass", "photocopier")
 FACTOR_OF = {value: factor for factor, values in PHOTO_LEXICON.items() for value in values}
