@@ -99,7 +99,8 @@ def with_all_directions(grid: pd.DataFrame, n_features: int) -> str:
     listed = ", ".join(
         f"{row.predictor} {row.unseen:.0f} % ({row.intervention})" for row in kept.itertuples()
     )
-    return f"The generalised objective with all {n_features} directions, on the unseen domain: {listed}."
+    said = f"The generalised objective with all {n_features} directions, on the unseen domain"
+    return f"{said}: {listed}."
 
 
 def single_accuracies(singles: pd.DataFrame) -> pd.DataFrame:

@@ -89,8 +89,8 @@ def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
         f"In the shortcut world $P(y \\mid do(z_{{inv}}))$ changes by at most {do_inv:.1g}. With "
         f"both factors set by intervention the largest change is {do_both:.1g}; with both "
         f"*observed*, the distribution changes in {changed:.0%} of the models, by up to "
-        f"{see_both:.2f}. Where $z_{{var}}$ causes $y$, $P(y \\mid do(z_{{inv}}))$ changes by up to "
-        f"{elsewhere:.2f}. The two halves of the proposition, read as written, hold together in "
+        f"{see_both:.2f}. Where $z_{{var}}$ causes $y$, $P(y \\mid do(z_{{inv}}))$ changes by up "
+        f"to {elsewhere:.2f}. The two halves of the proposition, read as written, hold together in "
         f"{halves} of the {len(kept)} worlds.",
         [
             claim(
@@ -143,15 +143,16 @@ def identifiability(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     name = "C5.2, P5.3"
     return Finding(
         explained,
-        f"With {N_FACTORS + 1} diverse texts $R^2$ is {with_interval(enough)} in the limit, and $A$ "
-        f"has condition number {with_interval(condition)}. With {N_FACTORS} texts it is "
+        f"With {N_FACTORS + 1} diverse texts $R^2$ is {with_interval(enough)} in the limit, and "
+        f"$A$ has condition number {with_interval(condition)}. With {N_FACTORS} texts it is "
         f"{with_interval(fewer)}; with {most} texts in a plane, {with_interval(plane)}. With one "
         f"caption for each of {given['n_images']} images it is {with_interval(single)} at {most} "
         "texts.",
         [
             claim(
                 name,
-                f"D + 1 = {N_FACTORS + 1} diverse texts identify z up to a linear map, in the limit",
+                f"D + 1 = {N_FACTORS + 1} diverse texts identify z up to a linear map, in the "
+                "limit",
                 f"R² {with_interval(enough)}",
                 "R² above 0.99",
                 judge(enough["low"], enough["high"], above=0.99),
@@ -236,8 +237,8 @@ def ood_risk(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             ),
             claim(
                 "T5.6, scope",
-                "Without a shift, no amount of information makes the invariant predictor the better "
-                "one",
+                "Without a shift, no amount of information makes the invariant predictor the "
+                "better one",
                 "no c" if np.isinf(unshifted) else f"c = {unshifted:.2f} bits",
                 "no finite c",
                 _if(np.isinf(unshifted)),
@@ -300,8 +301,9 @@ def solvers(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     apart, steps = runs["distance"].max(), runs["steps"]
     return Finding(
         runs[["distance", "steps"]].agg(["median", "max"]),
-        f"Gradient descent differs from the closed form by at most {apart:.1g} (sine of the largest "
-        f"angle) after {steps.median():.0f} steps in the median and {steps.max():.0f} at most.",
+        f"Gradient descent differs from the closed form by at most {apart:.1g} (sine of the "
+        f"largest angle) after {steps.median():.0f} steps in the median and "
+        f"{steps.max():.0f} at most.",
         [
             claim(
                 "Gradient",
@@ -364,9 +366,9 @@ def weight(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             "quantity"
         ),
         "Without a leak the angle falls as a power of $\\lambda$ with exponent "
-        f"{with_interval(slope)} (from $\\lambda$ = 10). With a leak, the angle is below 45 degrees "
-        f"in {before.mean():.0%} of the runs with $\\lambda \\delta^2$ below one half and above 45 "
-        f"degrees in {after.mean():.0%} of those with it above two.",
+        f"{with_interval(slope)} (from $\\lambda$ = 10). With a leak, the angle is below 45 "
+        f"degrees in {before.mean():.0%} of the runs with $\\lambda \\delta^2$ below one half and "
+        f"above 45 degrees in {after.mean():.0%} of those with it above two.",
         [
             claim(
                 "λ",

@@ -38,8 +38,12 @@ def claim(name: str, statement: str, measured: str, threshold: str, verdict: str
             f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}."
         )
     return {
-        "claim": name, "statement": statement, "measured": measured, "threshold": threshold, "verdict": verdict
-    }  # fmt: skip
+        "claim": name,
+        "statement": statement,
+        "measured": measured,
+        "threshold": threshold,
+        "verdict": verdict,
+    }
 
 
 def judge(

@@ -174,7 +174,7 @@ def observed_world(
 def ood_risk(
     targets: Sequence[float], *, source: float, reliability: float, n_steps: int = 41
 ) -> pd.DataFrame:
-    """Test T5.6: the risk in a shifted environment of predictors that are the best ones in the source.
+    """Test T5.6: the risk in a shifted environment of predictors that are best in the source.
 
     Parameters
     ----------
