@@ -99,8 +99,8 @@ def with_all_directions(grid: pd.DataFrame, n_features: int) -> str:
     listed = ", ".join(
         f"{row.predictor} {row.unseen:.0f} % ({row.intervention})" for row in kept.itertuples()
     )
-    what = f"The generalised objective with all {n_features} directions"
-    return f"{what}, on the unseen domain: {listed}."
+    said = f"The generalised objective with all {n_features} directions, on the unseen domain"
+    return f"{said}: {listed}."
 
 
 def single_accuracies(singles: pd.DataFrame) -> pd.DataFrame:

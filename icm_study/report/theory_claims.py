@@ -151,8 +151,8 @@ def identifiability(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
         [
             claim(
                 name,
-                f"D + 1 = {N_FACTORS + 1} diverse texts identify z up to a linear map, in "
-                f"the limit",
+                f"D + 1 = {N_FACTORS + 1} diverse texts identify z up to a linear map, in the "
+                "limit",
                 f"R² {with_interval(enough)}",
                 "R² above 0.99",
                 judge(enough["low"], enough["high"], above=0.99),
@@ -302,8 +302,8 @@ def solvers(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     return Finding(
         runs[["distance", "steps"]].agg(["median", "max"]),
         f"Gradient descent differs from the closed form by at most {apart:.1g} (sine of the "
-        f"largest angle) after {steps.median():.0f} steps in the median and {steps.max():.0f} at "
-        "most.",
+        f"largest angle) after {steps.median():.0f} steps in the median and "
+        f"{steps.max():.0f} at most.",
         [
             claim(
                 "Gradient",

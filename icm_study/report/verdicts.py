@@ -38,9 +38,12 @@ def claim(name: str, statement: str, measured: str, threshold: str, verdict: str
             f"verdict is {verdict!r}; expected one of {', '.join(map(repr, VERDICTS))}."
         )
     return {
-        "claim": name, "statement": statement, "measured": measured, "threshold": threshold,
+        "claim": name,
+        "statement": statement,
+        "measured": measured,
+        "threshold": threshold,
         "verdict": verdict,
-    }  # fmt: skip
+    }
 
 
 def judge(

@@ -132,7 +132,7 @@ def contrastive_optimum(
 
 
 def _curved_image(v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bend half of the coordinates by the squares of the others: the inverse is quadratic."""
+    """Bend half of the coordinates by the squares of the others, so the inverse is not linear."""
     straight, bent = np.hsplit(v, 2)
     return np.hstack([straight, bent + straight**2])
 

@@ -174,7 +174,7 @@ def observed_world(
 def ood_risk(
     targets: Sequence[float], *, source: float, reliability: float, n_steps: int = 41
 ) -> pd.DataFrame:
-    """Test T5.6: the risk under a shift of predictors that are the best in the source.
+    """Test T5.6: the risk in a shifted environment of predictors that are best in the source.
 
     Parameters
     ----------
@@ -299,13 +299,14 @@ class DiscreteSCM:
             if table.ndim != len(expected) + 1 or table.shape[:-1] != expected:
                 raise ValueError(
                     f"The table of {name!r} has shape {table.shape}; expected "
-                    f"{(*expected, 'n_states')}: an axis for each parent and the variable's own "
-                    "last."
+                    f"{(*expected, 'n_states')}: an "
+                    "axis for each parent and the variable's own last."
                 )
             if not (table >= 0).all() or not np.allclose(table.sum(axis=-1), 1):
                 raise ValueError(
-                    f"The table of {name!r} is no probability; expected non-negative values that "
-                    "sum to one along the last axis."
+                    f"The table of {name!r} is no probability; expected non-negative values "
+                    f"that sum to one "
+                    "along the last axis."
                 )
             self.tables[name] = (tuple(parents), table)
 
