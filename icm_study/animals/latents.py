@@ -92,8 +92,8 @@ def sample_latents(
     The silhouettes of `part` are dealt out to the styles in turn, so no animal is in
     two environments. With the first of the strengths as its probability the coat colour is
     the one that belongs to the class (for ``shortcut="reversed"``: to another class), else
-    it is drawn uniformly; likewise the scene with the second. The same seed gives the same draws at every
-    strength, so that strengths can be compared image by image.
+    it is drawn uniformly; likewise the scene with the second. The same seed gives the same
+    draws at every strength, so that strengths can be compared image by image.
 
     Parameters
     ----------

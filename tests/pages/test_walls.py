@@ -25,70 +25,17 @@ NAMES = {path: name.removesuffix(".__init__") for path, name in NAMES.items()}
 
 #: What still breaks a rule, by the rule; each fails as soon as it is mended, to be taken out.
 BROKEN: dict[str, set[str]] = {
-    "rooms": {
-        "icm_study/experiments/study.py",
-    },
-    "parameters": {
-        "icm_study/animals/latents.py",
-        "icm_study/embedding/files.py",
-        "icm_study/methods/tuning.py",
-        "icm_study/theory/linear.py",
-    },
+    "rooms": set(),
+    "parameters": {"icm_study/embedding/files.py"},
     "width": {
         "benchmarks/extraction.py",
-        "icm_core/interventions.py",
-        "icm_core/selection.py",
-        "icm_study/animals/latents.py",
-        "icm_study/animals/rendering.py",
         "icm_study/encoders/animal_clip.py",
         "icm_study/encoders/encoder.py",
         "icm_study/encoders/lite0_minilm.py",
         "icm_study/encoders/loading.py",
-        "icm_study/methods/adapters.py",
-        "icm_study/methods/base.py",
-        "icm_study/methods/lora.py",
-        "icm_study/methods/maps.py",
-        "icm_study/methods/probes.py",
-        "icm_study/methods/prompts.py",
-        "icm_study/methods/registry.py",
-        "icm_study/methods/sources.py",
-        "icm_study/methods/tuning.py",
-        "icm_study/report/ablations.py",
-        "icm_study/report/answers.py",
-        "icm_study/report/claims.py",
-        "icm_study/report/figures.py",
-        "icm_study/report/method_figure.py",
-        "icm_study/report/paper.py",
-        "icm_study/report/summary.py",
-        "icm_study/report/tables.py",
-        "icm_study/report/theory_claims.py",
-        "icm_study/report/verdicts.py",
-        "icm_study/report/words.py",
-        "icm_study/theory/contrastive.py",
-        "icm_study/theory/discrete.py",
-        "notebooks/00_summary.ipynb",
-        "reports/data.qmd",
-        "reports/reproduce.qmd",
-        "tests/conftest.py",
-        "tests/core/test_interventions.py",
-        "tests/pages/test_docs.py",
-        "tests/pages/test_notebooks.py",
-        "tests/pages/test_report.py",
-        "tests/pages/test_workflow.py",
-        "tests/study/animals/test_animals.py",
         "tests/study/embedding/test_files.py",
         "tests/study/encoders/test_encoders.py",
         "tests/study/encoders/test_lite0_minilm.py",
-        "tests/study/experiments/test_record.py",
-        "tests/study/experiments/test_run.py",
-        "tests/study/methods/test_finetuning.py",
-        "tests/study/methods/test_methods.py",
-        "tests/study/methods/test_prompt_learning.py",
-        "tests/study/methods/test_registry.py",
-        "tests/study/report/test_claims.py",
-        "tests/study/theory/test_scm.py",
-        "tests/study/theory/test_theory.py",
-        "workflow/scripts/offline.py",
     },
 }
 
@@ -173,7 +120,6 @@ def test_nothing_but_pages_imports_the_report(path):
     assert "report" not in {room(name) for name in imports(path)}
 
 
-@pytest.mark.xfail(strict=True, reason="text.editors and text.llm_editor import each other")
 def test_files_import_each_other_in_no_circle():
     graph = {name: imports(path, types=False) & set(NAMES.values()) for path, name in NAMES.items()}
     try:
@@ -294,5 +240,10 @@ CODE = [
 
 @each("width", CODE)
 def test_lines_are_not_too_wide(path):
-    wide = [f"{n}: {line}" for n, line in enumerate(lines(path), 1) if len(line) > WIDTH]
+    # a row of a table, or a command, cannot be wrapped in Markdown
+    rows = ("|", "  -y ") if path.suffix == ".qmd" else ()
+    numbered = [
+        (n, line) for n, line in enumerate(lines(path), 1) if not (rows and line.startswith(rows))
+    ]
+    wide = [f"{n}: {line}" for n, line in numbered if len(line) > WIDTH]
     assert not wide, f"{ids(path)}\n" + "\n".join(wide)

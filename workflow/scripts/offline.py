@@ -19,7 +19,8 @@ MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</spa
 UNKNOWN_COMMAND = re.compile(r">\s*(\\[^<\s]+)")
 EXTERNAL_SCRIPT = re.compile(r'<script\b[^>]*\bsrc="(?:https?:)?//[^"]*"[^>]*>\s*</script>\s*')
 EXTERNAL_LINK = re.compile(
-    r'<link\b(?=[^>]*\brel="(?:stylesheet|preconnect|preload)")[^>]*\bhref="(?:https?:)?//[^"]*"[^>]*>\s*'
+    r'<link\b(?=[^>]*\brel="(?:stylesheet|preconnect|preload)")'
+    r'[^>]*\bhref="(?:https?:)?//[^"]*"[^>]*>\s*'
 )
 EXTERNAL_IMPORT = re.compile(
     r"""@import\s*(?:url\()?\s*["']?(?:https?:)?//[^"')]*["']?\s*\)?[^;]*;"""
