@@ -1,4 +1,4 @@
-"""Image files to embeddings: right, in order, the same however they were computed, and never computed twice."""
+"""Image files to embeddings: right, in order, however they are computed, and only once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,12 @@ VIT = {
     "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
 }
 PREPROCESS = {
-    "size": 32, "interpolation": "bicubic", "resize_mode": "shortest", "mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1],
-}  # fmt: skip
+    "size": 32,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.3, 0.2, 0.1],
+}
 
 
 class Counted(Encoder):
@@ -435,16 +439,20 @@ SCRIPT = """
     from icm_study.photographs.folders import index_folder
     from icm_study.embedding.store import EmbeddingStore
     from icm_study.embedding.files import embed_files
-    from test_extraction import make_encoder
+    from test_files import make_encoder
 
     if __name__ == "__main__":
         folder, root, method, pause = sys.argv[1:]
         multiprocessing.set_start_method(method)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background would have ignored
+        # tests in the background would have ignored an interrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         encoder = make_encoder()
         encode = encoder.encode_images
         encoder.encode_images = lambda images: (time.sleep(float(pause)), encode(images))[1]
-        result = embed_files(encoder, index_folder(folder), EmbeddingStore(root), shard_size=16, batch_size=6, workers=1)
+        result = embed_files(
+            encoder, index_folder(folder), EmbeddingStore(root),
+            shard_size=16, batch_size=6, workers=1,
+        )
         result.to_netcdf(f"{root}-{os.getpid()}.nc", engine="h5netcdf")
 """
 

@@ -136,7 +136,7 @@ def test_shipped_encoders_load(name, images):
 
 
 def test_a_shipped_encoder_that_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(animal_clip, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(animal_clip, "WEIGHTS_FOLDER", tmp_path)
     with pytest.raises(
         RuntimeError,
         match=r"'animal-world'.*not whole.*icm_study\.encoders\.animal_pretraining animal-world",
@@ -153,9 +153,12 @@ def checkpoint(tmp_path):
     config = {
         "model_cfg": VIT,
         "preprocess_cfg": {
-            "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7], "interpolation": "bilinear", "resize_mode": "squash",
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.9, 0.8, 0.7],
+            "interpolation": "bilinear",
+            "resize_mode": "squash",
         },
-    }  # fmt: skip
+    }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     for file, seed in (("open_clip_model.safetensors", 1), ("epoch_2.safetensors", 2)):
         with torch.random.fork_rng():
@@ -227,9 +230,11 @@ def test_precision_and_every_text_are_part_of_the_key(encoder, monkeypatch):
     assert key != encoder.text_key(*many)
 
 
-def test_a_repository_of_the_hub_is_to_be_downloaded(tmp_path):
+def test_a_repository_of_the_hub_is_to_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the advice is right in whatever folder it is followed
     with pytest.raises(
-        ValueError, match=r"hf download laion/CLIP-x --local-dir models/CLIP-x.*give that folder"
+        ValueError,
+        match=rf"hf download laion/CLIP-x --local-dir {tmp_path}/models/CLIP-x.*give that folder",
     ):
         load_encoder("hf-hub:laion/CLIP-x")
 
@@ -464,9 +469,9 @@ def test_images_that_are_no_tensor(encoder, bad):
 )
 def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert encoders._compute_dtype(torch.device("cuda", 0)) == precision
+    assert encoder_module._compute_dtype(torch.device("cuda", 0)) == precision
     for device in ("cpu", "mps"):
-        assert encoders._compute_dtype(torch.device(device)) == torch.float32
+        assert encoder_module._compute_dtype(torch.device(device)) == torch.float32
 
 
 def test_default_device(monkeypatch):
@@ -673,7 +678,7 @@ def test_command_line_trains_saves_and_compares(tiny_training, tmp_path, monkeyp
     pretraining.main()
     assert capsys.readouterr().out.splitlines()[1].split() == ["photo", "50.0", "50.0", "+0.0"]
 
-    monkeypatch.setattr(animal_clip, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(animal_clip, "WEIGHTS_FOLDER", tmp_path)
     saved = load_encoder("animal-world")
     texts = ["a photo of a cat", "a sketch of a dog in snow"]
     np.testing.assert_allclose(
