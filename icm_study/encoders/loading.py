@@ -223,9 +223,9 @@ def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
             "the file is a TorchScript archive, a program, and is not run. If you trust where "
             'it is from, take the weights out of it once: `python -c "import sys, torch, '
             "safetensors.torch as s; w = torch.jit.load(sys.argv[1], 'cpu').float()."
-            "state_dict(); s.save_file({k: v.contiguous() for k, v in w.items() if k not in "
-            "('input_resolution', 'context_length', 'vocab_size')}, sys.argv[2])\" FILE "
-            "open_clip_model.safetensors`."
+            "state_dict(); s.save_file({k: v.contiguous() for k, v in w.items() "
+            "if k not in ('attn_mask', 'input_resolution', 'context_length', 'vocab_size')}, "
+            'sys.argv[2])" FILE open_clip_model.safetensors`.'
         )
     if type(error).__name__ == "UnpicklingError":
         return (
