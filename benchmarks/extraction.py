@@ -58,7 +58,7 @@ def random_checkpoint(folder: Path, model: dict) -> str:
 
 
 def generated_photographs(folder: Path, n: int, distinct: int = 200) -> pd.DataFrame:
-    """Make JPEG files of 256 × 256 pixels; after the first `distinct` ones, copies that differ in a comment."""
+    """Make JPEG files of 256 × 256 pixels; after `distinct` ones, copies with a comment."""
     rng = np.random.default_rng(0)
     images = []
     for _ in range(distinct):
@@ -123,7 +123,7 @@ def seconds(function: Callable[[], None]) -> np.ndarray:
 
 
 def peak_memory(checkpoint: str, folder: str, n: str) -> None:
-    """Embed the first `n` images and print the peak memory of this process and of its worker, in MB."""
+    """Embed `n` images and print the peak memory of this process and its worker, in MB."""
     encoder = load_encoder(checkpoint, device="cpu")
     images = index_folder(folder).head(int(n))
     with tempfile.TemporaryDirectory() as store:
@@ -136,8 +136,7 @@ def peak_memory(checkpoint: str, folder: str, n: str) -> None:
 
 
 def memory(folder: Path, numbers: tuple[int, int] = (1_000, 10_000)) -> None:
-    """Compare the peak memory for few and for many images, without freed memory that the C library keeps for later."""
-    allocator = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    """Compare the peak memory for few and for many images."""
     checkpoint = random_checkpoint(folder / "small", SMALL)
     generated_photographs(folder / "data" / "photo" / "thing", max(numbers))
     peaks = {}
@@ -150,9 +149,7 @@ def memory(folder: Path, numbers: tuple[int, int] = (1_000, 10_000)) -> None:
             str(folder / "data"),
             str(n),
         ]
-        out = subprocess.run(
-            command, check=True, text=True, stdout=subprocess.PIPE, env=allocator
-        ).stdout
+        out = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
         peaks[n] = np.array(out.split(), dtype=float)
         print(f"{n:6} images: {peaks[n][0]:.0f} MB, and {peaks[n][1]:.0f} MB in the worker")
     few, many = numbers

@@ -2,8 +2,9 @@
 
 `embed_files` takes the table that `icm_study.photographs.folders.index_folder` makes
 and gives the embeddings in the same order. Worker processes read each image, bring it
-to the encoder's input resolution and intervene on the result; meanwhile this process
-embeds. Original and intervened images go through the encoder in the same pass.
+to the encoder's input resolution, one after the other, and intervene on the result;
+meanwhile this process embeds. Original and intervened images go through the encoder in
+the same pass.
 
 The embeddings are stored in *shards*, runs of images that follow each other in the
 table. A shard is addressed by the content of its image files and by all else that its
@@ -18,11 +19,13 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +36,7 @@ from tqdm import tqdm
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
 from icm_study.embedding.store import EmbeddingStore
+from icm_study.encoders.allocator import give_back_freed_memory
 from icm_study.fingerprint import fingerprint
 from icm_study.photographs.folders import open_image, read_image
 
@@ -175,10 +179,10 @@ class _Reader(Dataset):
     def __getitem__(self, paths: Sequence[str]) -> torch.Tensor | Exception:
         """Give a batch as (variables × images, 3, H, W)."""
         try:
-            pixels = [np.array(read_image(path)) for path in paths]
+            originals = _read_resized(self.resize, paths)
         except (ValueError, FileNotFoundError) as error:
             return error
-        return self.intervene(_resized(self.resize, pixels))
+        return self.intervene(originals)
 
     def intervene(self, originals: torch.Tensor) -> torch.Tensor:
         if not self.interventions:
@@ -186,7 +190,7 @@ class _Reader(Dataset):
         return torch.cat([originals, intervene_images(originals, self.interventions, self.seed)])
 
     def fingerprint(self) -> str:
-        """Hash what becomes of 64 fixed images, by resizing and by the interventions."""
+        """Hash what becomes of 64 fixed images when they are resized and intervened on."""
         pixels = np.random.default_rng(0).integers(256, size=(64, 3, 32, 48), dtype=np.uint8)
         return fingerprint(
             self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
@@ -194,7 +198,7 @@ class _Reader(Dataset):
 
 
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
-    """Read images at the encoder's input resolution, as :func:`embed_files` does.
+    """Read images as :func:`embed_files` sees them before an intervention.
 
     Parameters
     ----------
@@ -204,6 +208,7 @@ def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     Returns
     -------
     Tensor of shape (n, 3, H, W), uint8
+        At the encoder's input resolution.
 
     Raises
     ------
@@ -212,22 +217,25 @@ def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     FileNotFoundError
         If an image does not exist.
     """
-    return _resized(encoder.resize, [np.array(read_image(path)) for path in paths])
+    return _read_resized(encoder.resize, paths)
 
 
-def _resized(
-    resize: Callable[[torch.Tensor], torch.Tensor], pixels: Sequence[np.ndarray]
+def _read_resized(
+    resize: Callable[[torch.Tensor], torch.Tensor], paths: Sequence[str]
 ) -> torch.Tensor:
-    return torch.cat(
-        [resize(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
-    ).contiguous()
+    """Read images one at a time, so that only one is in memory at its full size."""
+    small = []
+    for path in paths:
+        pixels = torch.from_numpy(np.array(read_image(path)))
+        small.append(resize(pixels.permute(2, 0, 1)[None]).contiguous())
+    return torch.cat(small)
 
 
 @contextmanager
 def _read_ahead(
     reader: _Reader, batches: list[list[str]], workers: int | None
-) -> Iterator[Iterator[torch.Tensor | Exception]]:
-    """Read batches in worker processes, a few ahead of their use; end the workers on leaving."""
+) -> Iterator[Iterator[Any]]:
+    """Read batches in worker processes, a few ahead of their use; end them on leaving."""
     if workers is None:
         cores = (
             len(os.sched_getaffinity(0))
@@ -235,11 +243,15 @@ def _read_ahead(
             else os.cpu_count() or 1
         )
         workers = min(max(cores // 2, 1), 8)
+    if not batches:
+        workers = 0
+    give_back_freed_memory()  # else a forked worker keeps a copy of it
     loader = DataLoader(
         reader,
         batch_size=None,
         sampler=batches,
-        num_workers=workers if batches else 0,
+        num_workers=workers,
+        collate_fn=partial(_sent, shared=_fits_shared_memory(reader, batches, workers)),
         generator=torch.Generator(),  # else torch's global one is drawn from
     )
     ahead = iter(loader)
@@ -248,16 +260,43 @@ def _read_ahead(
     finally:
         # after an error, its traceback would keep `ahead` and its workers alive
         getattr(ahead, "_shutdown_workers", lambda: None)()
+        give_back_freed_memory()
+
+
+def _fits_shared_memory(reader: _Reader, batches: list[list[str]], workers: int) -> bool:
+    """Tell whether all that workers read ahead fits where they share tensors."""
+    if not workers:
+        return True
+    image = reader.resize(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    largest = max(map(len, batches)) * len(reader.variables) * image.numel()
+    return free_shared_memory() > (2 * workers + 2) * largest  # each reads two ahead
+
+
+def free_shared_memory() -> float:
+    """Bytes that are free in shared memory; containers often have 64 MB in all."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if folder.is_dir() else float("inf")
+
+
+def _sent(batch: Any, shared: bool) -> Any:
+    """Choose how a batch leaves a worker: tensors go through shared memory, arrays a pipe.
+
+    A worker that finds no room in shared memory would wait for ever.
+    """
+    return batch if shared or isinstance(batch, Exception) else batch.numpy()
 
 
 def _embed_shard(
-    encoder: Encoder, batches: Iterable[torch.Tensor | Exception], variables: list[str], bar: tqdm
+    encoder: Encoder,
+    batches: Iterable[torch.Tensor | np.ndarray | Exception],
+    variables: list[str],
+    bar: tqdm,
 ) -> xr.Dataset:
     parts = []
     for batch in batches:
         if isinstance(batch, Exception):
             raise batch
-        embedded = encoder.encode_images(batch)
+        embedded = encoder.encode_images(torch.as_tensor(batch))
         parts.append(embedded.reshape(len(variables), -1, embedded.shape[1]))
         bar.update(parts[-1].shape[1])
     return xr.Dataset(
@@ -269,7 +308,7 @@ def _embed_shard(
 
 
 def _shards(hashes: Sequence[str], size: int) -> list[slice]:
-    """Cut a sequence of hashes into runs of at most `size`, where the hashes near by say so."""
+    """Cut a sequence into runs of at most `size`, by the hashes near each cut only."""
     shards, start = [], 0
     for row, digest in enumerate(hashes, start=1):
         if (

@@ -8,27 +8,29 @@ A changed encoder or data set has another `fingerprint`, hence another key, and 
 mixed up with the old one.
 
 A file appears under its name only when it is complete, so a run may be killed at any
-moment and several processes may share a directory. Every file carries a checksum; one
-that was truncated or altered is reported and computed again.
+moment and several processes may share a directory, on a file system without locks too.
+What a killed process leaves is cleared by the next one on its machine. Every file
+carries a checksum; one that was truncated or altered is reported and computed again.
 """
 
 import hashlib
+import io
 import json
 import os
+import platform
 import re
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5netcdf
 import numpy as np
 import xarray as xr
+from xarray.backends import H5NetCDFStore
 
 from icm_study.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    pass
 
 KEY_ATTRIBUTE = "store_key"
 
@@ -41,18 +43,18 @@ class EmbeddingStore:
     Parameters
     ----------
     root : path-like
-        The directory. It is made when the first result is stored.
+        The directory; a leading ``~`` is the home directory. It is made when the first
+        result is stored.
 
     Examples
     --------
     >>> store = EmbeddingStore("cache")  # doctest: +SKIP
     >>> key = {"encoder": encoder.fingerprint, "seed": 0}  # doctest: +SKIP
-    >>> key["images"] = fingerprint(images)  # doctest: +SKIP
-    >>> dataset = store.get(key, compute=lambda: embed_everything(images))  # doctest: +SKIP
+    >>> dataset = store.get(key, compute=lambda: embed_everything(seed=0))  # doctest: +SKIP
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.root)!r})"
@@ -95,7 +97,8 @@ class EmbeddingStore:
         key : mapping of str to JSON value
             All that the result depends on; see `path`.
         compute : callable
-            Makes the Dataset. Called, without arguments, only where the key has no valid file.
+            Makes the Dataset. Called, without arguments, only where the key has no valid
+            file.
 
         Returns
         -------
@@ -109,7 +112,8 @@ class EmbeddingStore:
         ValueError
             If a computed variable has values that are not finite; nothing is stored.
         OSError
-            If the directory cannot be written; raised before anything is computed.
+            If the directory cannot be written, which is found before anything is computed,
+            or the stored file cannot be read.
 
         Warns
         -----
@@ -118,19 +122,22 @@ class EmbeddingStore:
         """
         path, text = self.path(key), _canonical(key)
         if path.is_file():
+            content = path.read_bytes()
             try:
-                return _read(path, text)
+                return _read(content, text)
             except Exception as error:
                 warnings.warn(
                     f"The stored embeddings {path} are damaged and are computed again: {error}",
                     stacklevel=2,
                 )
-        temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+        temporary = path.with_name(f".{path.stem}.{_writer()}.{uuid.uuid4().hex[:8]}.tmp")
         self._reserve(temporary)
         try:
             dataset = compute()
             _check_finite(dataset, text)
-            stored = _write(dataset, temporary, text)
+            content = _to_bytes(dataset, text)
+            stored = _read_back(content, text, dataset)
+            temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -140,12 +147,54 @@ class EmbeddingStore:
         """Create the file that will be written, to find out now whether that is possible."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            _clear_left(self.root)
             temporary.touch()
         except OSError as error:
             raise OSError(
                 f"Cannot write to the cache directory {self.root}: {error.strerror or error}. "
                 "Make it writable, or choose another directory: EmbeddingStore(root=...)."
             ) from error
+
+
+def _writer() -> str:
+    """Name this process: the machine and its space of process ids, the id, the start."""
+    return f"{_machine()}.{os.getpid()}.{_start(os.getpid())}"
+
+
+def _machine() -> str:
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return re.sub(r"[^\w-]+", "-", f"{platform.node()[:64]}-{space}")
+
+
+def _start(pid: int) -> int:
+    """When a process was started, in the kernel's ticks; 0 where that is not told."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])  # the name before ")" may hold blanks
+
+
+def _is_alive(pid: int, start: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # there is one, of another user
+        pass
+    return _start(pid) == start
+
+
+def _clear_left(root: Path) -> None:
+    """Remove the unfinished files of this machine's processes that are gone."""
+    pattern = re.compile(rf"\..*\.{re.escape(_machine())}\.(\d+)\.(\d+)\.[0-9a-f]{{8}}\.tmp")
+    for path in root.glob(".*.tmp"):
+        named = pattern.fullmatch(path.name)
+        if named and not _is_alive(int(named[1]), int(named[2])):
+            path.unlink(missing_ok=True)
 
 
 def _canonical(key: Mapping[str, Any]) -> str:
@@ -211,7 +260,7 @@ def _checksum(dataset: xr.Dataset) -> str:
 
 
 def _attributes(attributes: Mapping[Any, Any]) -> str:
-    """Write attributes as text; netCDF makes arrays of lists, and scalars of lists of one."""
+    """Write attributes as text; netCDF makes a list an array, and a list of one a scalar."""
     return json.dumps(
         {
             str(name): np.ravel(value).tolist()
@@ -223,13 +272,20 @@ def _attributes(attributes: Mapping[Any, Any]) -> str:
     )
 
 
-def _write(dataset: xr.Dataset, path: Path, key: str) -> xr.Dataset:
-    """Write a file and return what it holds; raise if that is not the same."""
+def _to_bytes(dataset: xr.Dataset, key: str) -> bytes:
+    """Write netCDF in memory: HDF5 would lock a file, which some file systems refuse."""
     labelled = dataset.drop_encoding().assign_attrs({KEY_ATTRIBUTE: key})
     labelled = labelled.assign_attrs({CHECKSUM_ATTRIBUTE: _checksum(labelled)})
-    labelled.to_netcdf(path, engine="h5netcdf")
+    content = io.BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        labelled.dump_to_store(H5NetCDFStore(file))
+    return content.getvalue()
+
+
+def _read_back(content: bytes, key: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Give what was written; raise if that is not the same."""
     try:
-        return _read(path, key)
+        return _read(content, key)
     except ValueError as error:
         raise TypeError(
             f"netCDF does not give this Dataset back unchanged; use numeric and string "
@@ -237,9 +293,9 @@ def _write(dataset: xr.Dataset, path: Path, key: str) -> xr.Dataset:
         ) from error
 
 
-def _read(path: Path, key: str) -> xr.Dataset:
-    """Load a file into memory; raise if it is not whole or does not belong to the key."""
-    dataset = xr.load_dataset(path, engine="h5netcdf")
+def _read(content: bytes, key: str) -> xr.Dataset:
+    """Read a file's content; raise if it is not whole or does not belong to the key."""
+    dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
     if dataset.attrs.get(KEY_ATTRIBUTE) != key:
         raise ValueError("it was stored under another key")
     if dataset.attrs.get(CHECKSUM_ATTRIBUTE) != _checksum(dataset):

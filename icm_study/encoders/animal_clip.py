@@ -1,22 +1,22 @@
-"""The small CLIPs that ship with the project: their tokenizer, model and weights."""
+"""The small CLIPs that ship with the project: their tokenizer, model and weights.
+
+open_clip and torch are imported when one is made, not with this module.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-import torch
-from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import load_file
+if TYPE_CHECKING:
+    import open_clip
+    import torch
 
-from icm_study.animals.latents import LEXICON
-from icm_study.animals.silhouettes import CLASSES
-from icm_study.encoders.encoder import Parts
+    from icm_study.encoders.encoder import Parts
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 SHIPPED = ("animal-world", "animal-world-biased")
 
@@ -32,6 +32,8 @@ class AnimalTokenizer:
     """
 
     def __init__(self, vocabulary: Sequence[int], context_length: int):
+        from open_clip.tokenizer import SimpleTokenizer
+
         self.vocabulary = list(vocabulary)
         self.context_length = context_length
         self.vocab_size = len(self.vocabulary) + 3  # padding, start, words, end
@@ -41,14 +43,22 @@ class AnimalTokenizer:
     @classmethod
     def from_lexicon(cls, context_length: int) -> AnimalTokenizer:
         """Vocabulary of every caption and prompt of the animal world."""
+        from open_clip.tokenizer import SimpleTokenizer
+
+        from icm_study.animals.latents import LEXICON
+        from icm_study.animals.silhouettes import CLASSES
+
         words = ["a an the of in on at image picture animal", *CLASSES]
         words += [value for values in LEXICON.values() for value in values]
         full = SimpleTokenizer()
         return cls(sorted({i for text in words for i in full.encode(text)}), context_length)
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids of shape (n, context_length); the end token has the highest id, as CLIP expects."""
-        out = torch.zeros((len(texts), self.context_length), dtype=torch.long)
+    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> torch.Tensor:
+        """Token ids (n, context_length); the end token has the highest id, as CLIP expects."""
+        import torch
+
+        context_length = context_length or self.context_length
+        out = torch.zeros((len(texts), context_length), dtype=torch.long)
         for row, text in enumerate(texts):
             ids = [self._compact.get(i, -1) for i in self._full.encode(text)]
             if -1 in ids:
@@ -56,10 +66,9 @@ class AnimalTokenizer:
                 raise ValueError(
                     f"{text!r} has a word this encoder never saw; its words are {known}."
                 )
-            if len(ids) > self.context_length - 2:
+            if len(ids) > context_length - 2:
                 raise ValueError(
-                    f"{text!r} has {len(ids)} tokens, at most {self.context_length - 2} fit; "
-                    f"shorten it."
+                    f"{text!r} has {len(ids)} tokens, at most {context_length - 2} fit; shorten it."
                 )
             ids = [1, *ids, self.vocab_size - 1]
             out[row, : len(ids)] = torch.tensor(ids)
@@ -68,15 +77,29 @@ class AnimalTokenizer:
 
 def build_clip(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
     """Build open_clip's CLIP for a small config and vocabulary."""
+    import open_clip
+
     text = config["text_cfg"] | {"vocab_size": vocab_size}
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
-def _load_shipped(name: str) -> Parts:
-    config_path, weights_path = WEIGHTS / f"{name}.json", WEIGHTS / f"{name}.safetensors"
+def load_shipped(name: str) -> Parts:
+    """Load a shipped CLIP: model, tokenizer and preprocessing.
+
+    Raises
+    ------
+    RuntimeError
+        If its files are missing.
+    """
+    from safetensors.torch import load_file
+
+    config_path, weights_path = (
+        WEIGHTS_FOLDER / f"{name}.json",
+        WEIGHTS_FOLDER / f"{name}.safetensors",
+    )
     if not (config_path.exists() and weights_path.exists()):
         raise RuntimeError(
-            f"The weights of {name!r} should be in {WEIGHTS} and are not: the installation "
+            f"The weights of {name!r} should be in {WEIGHTS_FOLDER} and are not: the installation "
             f"is not whole. Ways out: "
             f"install again; or train the encoder, `python -m "
             f"icm_study.encoders.animal_pretraining {name}`, and copy the two files "

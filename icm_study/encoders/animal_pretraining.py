@@ -31,7 +31,7 @@ from tqdm import tqdm
 from icm_study.animals.latents import STYLES, captions, sample_latents
 from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, load_silhouettes
-from icm_study.encoders.animal_clip import WEIGHTS, AnimalTokenizer, build_clip
+from icm_study.encoders.animal_clip import WEIGHTS_FOLDER, AnimalTokenizer, build_clip
 from icm_study.encoders.encoder import Encoder
 from icm_study.encoders.loading import load_encoder
 
@@ -130,6 +130,7 @@ def train(
         p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"
     ]
 
+    folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name}.checkpoint.pt"
     step = 0
@@ -258,6 +259,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=TRAINING["images"])
     arguments = parser.parse_args()
+    arguments.folder = arguments.folder.expanduser()
     torch.set_num_threads(1)  # the layers are too small to gain from more
     started = time.time()
     samples = arguments.samples or RECIPES[arguments.name]["samples"]
@@ -275,7 +277,7 @@ def main() -> None:
         "zero_shot_accuracy": {k: round(v, 4) for k, v in accuracy.items()},
     }
     (arguments.folder / f"{arguments.name}.json").write_text(json.dumps(config, indent=2) + "\n")
-    if (WEIGHTS / f"{arguments.name}.safetensors").exists():
+    if (WEIGHTS_FOLDER / f"{arguments.name}.safetensors").exists():
         print(comparison(accuracy, zero_shot_accuracy(load_encoder(arguments.name), n=8000)))
     else:
         print(

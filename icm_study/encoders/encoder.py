@@ -1,22 +1,32 @@
-"""A frozen pair of image and text encoders: images and texts to unit rows."""
+"""A frozen pair of image and text encoders: images and texts to unit rows.
+
+Torch is imported when an encoder is made, not with this module.
+"""
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torchvision.transforms import v2
 
-from icm_study.animals.silhouettes import CLASSES
+from icm_study.encoders.allocator import keep_freed_memory
+from icm_study.encoders.identity import encoder_fingerprint
 from icm_study.fingerprint import fingerprint
 
+if TYPE_CHECKING:
+    import torch
+    from torchvision.transforms import v2
+
 #: What an `Encoder` is made of: model, tokenizer and preprocessing.
-Parts = tuple[Any, Callable[[Sequence[str]], torch.Tensor], dict[str, Any]]
+Parts = tuple[Any, Callable[[Sequence[str]], "torch.Tensor"], dict[str, Any]]
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+_BATCH = 256
 
 
 class Encoder:
@@ -28,23 +38,32 @@ class Encoder:
     model : open_clip.CLIP
         In evaluation mode.
     tokenizer : callable
-        List of str to a tensor of token ids.
+        List of str to a tensor of token ids. One that cuts long texts has an attribute
+        ``context_length``, and takes another as an argument of this name.
     preprocess : dict
         The model's own preprocessing: ``size``, ``interpolation``, ``resize_mode``,
         ``mean`` and ``std``, as in open_clip's model configs.
     device : str or torch.device
         Where the model computes.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        Floating-point type in which the model computes. By default half precision on a
+        GPU (bfloat16 where it has it), and float32 elsewhere, so that results on a CPU
+        are the same bit for bit.
 
     Attributes
     ----------
     embedding_dim : int
         D.
     fingerprint : str
-        SHA-256 of the model, its weights and the preprocessing; two encoders that share
-        it and the `precision` give the same embeddings of images, and of texts that
-        their tokenizers read alike.
+        SHA-256 of the preprocessing, the model's weights, its settings, and what it
+        makes of fixed inputs; two encoders that share it and the `precision` give the
+        same embeddings of images, and of texts that their tokenizers read alike.
     precision : str
-        ``"float32"``, or on a GPU ``"bfloat16"`` or ``"float16"``.
+
+    Raises
+    ------
+    ValueError
+        If the precision is unknown, or the preprocessing is none that is supported.
     """
 
     def __init__(
@@ -54,14 +73,19 @@ class Encoder:
         tokenizer: Callable[[Sequence[str]], torch.Tensor],
         preprocess: dict[str, Any],
         device: str | torch.device = "cpu",
+        precision: str | None = None,
     ):
+        import torch
+
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}, or None.")
         self.name = name
         self.device = torch.device(device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # faster convolutions
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
         self.resize = _resizer(preprocess)
-        self._dtype = _compute_dtype(self.device)
+        self._dtype = getattr(torch, precision) if precision else _compute_dtype(self.device)
         self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
 
@@ -76,22 +100,18 @@ class Encoder:
 
     @property
     def precision(self) -> str:
-        """Floating-point type in which the model computes; embeddings are float32 in any case."""
+        """Floating-point type in which the model computes; embeddings are float32."""
         return str(self._dtype).removeprefix("torch.")
 
     @cached_property
     def embedding_dim(self) -> int:
         """Dimension D of the embeddings."""
-        return self.encode_text([f"a {CLASSES[0]}"]).shape[1]
+        return self.encode_text(["a"]).shape[1]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of model, weights and preprocessing."""
-        # the text of the modules tells what the weights do not, such as the activation function
-        parts: list[Any] = [json.dumps(self.preprocess, sort_keys=True), repr(self.model)]
-        for key, value in sorted(self.model.state_dict().items()):
-            parts += [key, value.float().cpu()]
-        return fingerprint(*parts)
+        """SHA-256 of preprocessing, weights, settings, and the answers to fixed inputs."""
+        return encoder_fingerprint(self)
 
     def text_key(self, *texts: str) -> dict[str, str]:
         """Tell what the embeddings of texts depend on, as a part of a key for the store.
@@ -106,15 +126,36 @@ class Encoder:
             The `fingerprint`, the `precision`, and the texts as this encoder's
             tokenizer reads them.
         """
-        batches = (list(texts[i : i + 256]) for i in range(0, len(texts), 256))
+        batches = (list(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH))
         tokens = fingerprint(*(self.tokenizer(batch).cpu() for batch in batches))
         return {"weights": self.fingerprint, "precision": self.precision, "tokens": tokens}
 
+    def is_cut(self, texts: Sequence[str]) -> np.ndarray:
+        """Tell which texts are too long for the encoder, so that it does not see their end.
+
+        Parameters
+        ----------
+        texts : sequence of n str
+
+        Returns
+        -------
+        ndarray of shape (n,), bool
+        """
+        length = getattr(self.tokenizer, "context_length", None)
+        cut = np.zeros(len(texts), dtype=bool)
+        if length is None:
+            return cut
+        for i in range(0, len(texts), _BATCH):
+            batch = ["", *texts[i : i + _BATCH]]  # what differs from no text is the text's own
+            read, whole = self.tokenizer(batch), self.tokenizer(batch, context_length=2 * length)
+            own, all_own = ((ids != ids[0]).sum(dim=1)[1:] for ids in (read, whole))
+            cut[i : i + _BATCH] = (own < all_own).cpu().numpy()
+        return cut
+
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Scale uint8 images of shape (n, 3, H, W) to the range that the model was trained on."""
+        """Scale uint8 images (n, 3, H, W) to the range that the model was trained on."""
         return images.float().div_(255).sub_(self._mean).div_(self._std)
 
-    @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
         """Embed images.
 
@@ -134,6 +175,8 @@ class Encoder:
         ValueError
             If the images have another shape or type.
         """
+        import torch
+
         if not isinstance(images, torch.Tensor):
             raise TypeError(
                 f"images is of type {type(images).__name__}; expected a torch uint8 tensor "
@@ -147,17 +190,17 @@ class Encoder:
                 f"images has shape {tuple(images.shape)} and type {images.dtype}; expected "
                 f"(n, 3, H, W), uint8 RGB."
             )
+        keep_freed_memory()
         out = []
-        for batch in images.split(256):
-            pixels = self.normalize(self.resize(batch).to(self.device)).contiguous(
-                memory_format=torch.channels_last
-            )
-            with self._autocast():
-                embedded = self.model.encode_image(pixels, normalize=False)
-            out.append(_unit_rows(embedded))
+        with torch.inference_mode():
+            for batch in images.split(_BATCH):
+                resized = self.resize(batch).to(self.device)
+                pixels = self.normalize(resized.contiguous(memory_format=torch.channels_last))
+                with self._autocast():
+                    embedded = self.model.encode_image(pixels, normalize=False)
+                out.append(_unit_rows(embedded))
         return np.concatenate(out) if out else np.empty((0, self.embedding_dim), dtype=np.float32)
 
-    @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
 
@@ -176,7 +219,14 @@ class Encoder:
             If `texts` is a single string, or holds something else than strings.
         ValueError
             If the shipped encoders do not know a word, or a text is too long for them.
+
+        Warns
+        -----
+        UserWarning
+            If texts are too long, so that the encoder does not see their end.
         """
+        import torch
+
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(
                 f"texts is {texts!r:.80}; expected a sequence of strings, such as ['a photo "
@@ -184,26 +234,97 @@ class Encoder:
             )
         if len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
+        warn_of_cuts(self, texts)
+        keep_freed_memory()
         out = []
-        for i in range(0, len(texts), 256):
-            tokens = self.tokenizer(list(texts[i : i + 256])).to(self.device)
-            with self._autocast():
-                embedded = self.model.encode_text(tokens, normalize=False)
-            out.append(_unit_rows(embedded))
+        with torch.inference_mode():
+            for i in range(0, len(texts), _BATCH):
+                tokens = self.tokenizer(list(texts[i : i + _BATCH])).to(self.device)
+                with self._autocast():
+                    embedded = self.model.encode_text(tokens, normalize=False)
+                out.append(_unit_rows(embedded))
         return np.concatenate(out)
 
     def _autocast(self) -> AbstractContextManager:
+        import torch
+
         if self._dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self._dtype)
 
 
+def warn_of_cuts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    """Warn where an encoder does not see the end of texts, with the share and an example.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    texts : sequence of n str
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+        Which texts are cut, as :meth:`Encoder.is_cut`.
+    """
+    cut = encoder.is_cut(texts)
+    if cut.any():
+        warnings.warn(
+            f"{encoder.name!r} reads {encoder.tokenizer.context_length} tokens of a text: "
+            f"{cut.sum()} of {len(cut)} texts ({100 * cut.mean():.0f} %) are longer and lose "
+            f"their end, first {texts[int(cut.argmax())]!r}. Shorten them.",
+            stacklevel=3,
+        )
+    return cut
+
+
+def check_prompts(encoder: Encoder, prompts: Sequence[str], labels: Sequence[int]) -> None:
+    """Raise where an encoder cuts the prompts of two classes to the same words.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    prompts : sequence of n str
+    labels : sequence of n int
+        The class that each prompt is of; classes have their prompts in the same order.
+
+    Raises
+    ------
+    ValueError
+        If two classes have the same prompts once these are cut.
+
+    Warns
+    -----
+    UserWarning
+        If prompts are cut, and yet no two classes become alike.
+    """
+    cut = encoder.is_cut(prompts)
+    if not cut.any():
+        return
+    tokens = encoder.tokenizer(list(prompts)).cpu().numpy()
+    of_class: dict[bytes, int] = {}
+    for label in dict.fromkeys(labels):
+        rows = np.flatnonzero(np.asarray(labels) == label)
+        first = of_class.setdefault(tokens[rows].tobytes(), int(rows[0]))
+        if first != rows[0] and (cut[first] or cut[rows[0]]):
+            raise ValueError(
+                f"{encoder.name!r} reads {encoder.tokenizer.context_length} tokens of a text, "
+                f"and so two classes are the same to it: {prompts[first]!r} and "
+                f"{prompts[rows[0]]!r}. Give the classes shorter names, or take an encoder "
+                "that reads longer texts."
+            )
+    warn_of_cuts(encoder, prompts)
+
+
 def _unit_rows(embedded: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(embedded.float(), dim=-1).cpu().numpy()
+    from torch.nn.functional import normalize
+
+    return normalize(embedded.float(), dim=-1).cpu().numpy()
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:
-    """Half precision where a GPU has it; float32 elsewhere, so that results on a CPU are the same bit for bit."""
+    """Half precision where a GPU has it; float32 elsewhere."""
+    import torch
+
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
@@ -211,6 +332,8 @@ def _compute_dtype(device: torch.device) -> torch.dtype:
 
 def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
     """Resize a batch of uint8 images as open_clip does one image at a time."""
+    from torchvision.transforms import v2
+
     size, mode = preprocess["size"], preprocess["resize_mode"]
     size = [size, size] if isinstance(size, int) else list(size)
     interpolation = v2.InterpolationMode(preprocess["interpolation"])

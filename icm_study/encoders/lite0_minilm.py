@@ -28,20 +28,21 @@ import io
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from open_clip import IMAGENET_CLASSNAMES, SIMPLE_IMAGENET_TEMPLATES
 from safetensors import torch as safetensors
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from timm.layers import BatchNormAct2d
 from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
 from torch import nn
 from torch.nn.functional import normalize as to_unit_length
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV
 
 HEAD = Path(__file__).parent / "weights" / "lite0-minilm.safetensors"
 
@@ -141,11 +142,12 @@ class WordPieceTokenizer:
 
         pieces = {piece: i for i, piece in enumerate(vocabulary.split("\n")) if piece}
         self._tokenizer = BertWordPieceTokenizer(pieces, lowercase=True)
-        self._tokenizer.enable_truncation(256)
         self._tokenizer.enable_padding()
+        self.context_length = 256
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> torch.Tensor:
         """Token ids of shape (n, length of the longest text); shorter texts end in zeros."""
+        self._tokenizer.enable_truncation(context_length or self.context_length)
         encodings = self._tokenizer.encode_batch(list(texts))
         return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.long)
 
@@ -157,22 +159,27 @@ class SentenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, width: int = 384, layers: int = 6, vocab_size: int = 30522, context_length: int = 512
+        self, width: int = 384, layers: int = 6, vocab_size: int = 30522, positions: int = 512
     ):
         super().__init__()
         self.word = nn.Embedding(vocab_size, width)
-        self.position = nn.Embedding(context_length, width)
+        self.position = nn.Embedding(positions, width)
         self.segment = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         layer = nn.TransformerEncoderLayer(
-            width, nhead=12, dim_feedforward=4 * width, dropout=0.0, activation="gelu", layer_norm_eps=1e-12,
+            width,
+            nhead=12,
+            dim_feedforward=4 * width,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-12,
             batch_first=True,
-        )  # fmt: skip
+        )
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     @classmethod
     def from_bert(cls, weights: dict[str, torch.Tensor]) -> SentenceEncoder:
-        """Build from weights under BERT's names; every weight but those of the unused pooler must fit."""
+        """Build from weights under BERT's names; all but the unused pooler's must fit."""
         names = {
             "embeddings.LayerNorm": "norm",
             "embeddings.word_embeddings": "word",
@@ -349,6 +356,8 @@ def training_pairs() -> tuple[np.ndarray, np.ndarray]:
     vectors : ndarray of shape (1000, 1280)
         The classifier's weights less their mean over the classes, at unit length.
     """
+    from open_clip import IMAGENET_CLASSNAMES, SIMPLE_IMAGENET_TEMPLATES
+
     image, text, tokenizer = load_towers()
     sentences = torch.zeros(len(IMAGENET_CLASSNAMES), text.word.embedding_dim)
     with torch.inference_mode():
@@ -360,6 +369,9 @@ def training_pairs() -> tuple[np.ndarray, np.ndarray]:
 
 def search_regression(kernel: str) -> GridSearchCV:
     """Kernel ridge regression whose parameters are chosen on held-out classes."""
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV, KFold
+
     grid: dict[str, list[float]] = {"alpha": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0]}
     if kernel == "rbf":
         grid["gamma"] = [1.0, 2.0, 3.0, 4.0, 6.0]
@@ -369,6 +381,8 @@ def search_regression(kernel: str) -> GridSearchCV:
 
 def main(output: Path = HEAD) -> None:
     """Fit the head, print its accuracy on held-out classes, and save it."""
+    from sklearn.model_selection import KFold, cross_val_score
+
     sentences, vectors = training_pairs()
     folds = KFold(5, shuffle=True, random_state=1)
     for kernel in ("linear", "rbf"):

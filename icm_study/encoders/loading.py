@@ -5,28 +5,38 @@ are the small CLIPs that ship with the project; ``"lite0-minilm"`` is made of tw
 packages that are an optional extra, and embeds photographs without a download;
 ``"ViT-B-16/openai"`` is any ``model/pretrained`` pair that open_clip knows; a path is a
 local checkpoint. :func:`load_encoder` is the one factory. Embeddings are unit vectors
-in numpy; nothing after this module needs torch.
+in numpy; nothing after this module needs torch. torch and open_clip are imported when
+an encoder is loaded, not with this module.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import importlib.util
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-import torch
-
-from icm_study.encoders.animal_clip import SHIPPED, _load_shipped
+from icm_study.encoders.animal_clip import SHIPPED, load_shipped
 from icm_study.encoders.encoder import Encoder, Parts
+
+if TYPE_CHECKING:
+    import torch
 
 PHOTO = "lite0-minilm"
 
+OPEN_CLIP_SUFFIXES = {".safetensors", ".bin", ".pth"}  # of weights that it finds in a folder
+OTHER_SUFFIXES = {".pt", ".ckpt", ".npz"}  # of weights that are to be named themselves
 
-def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder:
+
+def load_encoder(
+    name: str, device: str | torch.device | None = None, precision: str | None = None
+) -> Encoder:
     """Load a frozen encoder by name.
 
     Parameters
@@ -38,7 +48,11 @@ def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder
         ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint: a folder with
         ``open_clip_config.json`` and the weights, or a weights file in such a folder.
     device : str or torch.device, optional
-        Where the model computes. By default ``"cuda"`` if there is such a device, else ``"cpu"``.
+        Where the model computes. By default ``"cuda"`` if there is such a device, else
+        ``"cpu"``.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        Floating-point type in which the model computes; by default half precision on a
+        GPU, float32 elsewhere. It is a part of the key of stored embeddings.
 
     Returns
     -------
@@ -50,12 +64,14 @@ def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder
     TypeError
         If the name is not a string.
     ValueError
-        If the name is empty or unknown (the message lists close names), or a local
-        checkpoint's config does not tell the preprocessing.
+        If the name is empty or unknown (the message lists close names), a local
+        checkpoint's config does not tell the preprocessing, or the precision is unknown.
     FileNotFoundError
-        If a local checkpoint has no config, so that its preprocessing would have to be guessed.
+        If a local checkpoint has no config, so that its preprocessing would have to be
+        guessed.
     RuntimeError
-        If the weights cannot be had; the message names the model, the cause and the ways out.
+        If the weights cannot be had; the message names the model, the cause and the ways
+        out.
     """
     if not isinstance(name, str):
         raise TypeError(
@@ -65,13 +81,15 @@ def load_encoder(name: str, device: str | torch.device | None = None) -> Encoder
         raise ValueError(
             "the encoder's name is empty; give one, such as 'animal-world' or 'ViT-B-16/openai'."
         )
+    import torch
+
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Encoder(name, *_load(name), device)
+    return Encoder(name, *_load(name), device, precision)
 
 
 def _load(name: str) -> Parts:
     if name in SHIPPED:
-        return _load_shipped(name)
+        return load_shipped(name)
     if name == PHOTO:
         from icm_study.encoders import lite0_minilm  # its packages are optional
 
@@ -80,12 +98,14 @@ def _load(name: str) -> Parts:
         return _load_local(name, Path(name).expanduser())
     if name.startswith("hf-hub:"):
         repository = name.removeprefix("hf-hub:")
+        folder = Path("models", Path(repository).name).absolute()
         raise ValueError(
             f"{name!r} names a repository of the Hugging Face hub. Download it once, `hf "
-            f"download {repository} --local-dir "
-            f"models/{Path(repository).name}`, and give that folder as the encoder's name: "
-            f"its config tells the preprocessing."
+            f"download {repository} --local-dir {shlex.quote(str(folder))}`, and give that "
+            f"folder as the encoder's name: its config tells the preprocessing."
         )
+    import open_clip
+
     model_name, _, pretrained = name.partition("/")
     if (model_name, pretrained) not in open_clip.list_pretrained():
         known = [*SHIPPED, PHOTO, *(f"{m}/{p}" for m, p in open_clip.list_pretrained())]
@@ -111,8 +131,8 @@ def _load_local(name: str, path: Path) -> Parts:
             "the config with 'model_cfg' and 'preprocess_cfg'."
         )
     try:
-        preprocess = json.loads(config.read_text())["preprocess_cfg"]
-        missing = [key for key in ("mean", "std") if key not in preprocess]
+        told = json.loads(config.read_text())
+        missing = [key for key in ("mean", "std") if key not in told["preprocess_cfg"]]
     except (ValueError, LookupError, TypeError):
         missing = ["preprocess_cfg"]
     if missing:  # open_clip would take its own default
@@ -123,50 +143,147 @@ def _load_local(name: str, path: Path) -> Parts:
             "'resize_mode' unless these are "
             "open_clip's usual 'bicubic' and 'shortest'."
         )
-    return _load_open_clip(name, f"local-dir:{folder}", weights=None if path.is_dir() else path)
+    suffixes = {file.suffix for file in folder.iterdir()}
+    if path.is_dir() and not suffixes & OPEN_CLIP_SUFFIXES:
+        others = sorted(file.name for file in folder.iterdir() if file.suffix in OTHER_SUFFIXES)
+        way_out = (
+            f"give the file itself as the encoder's name, {str(folder / others[0])!r}."
+            if others
+            else "copy them there, for example as open_clip_model.safetensors."
+        )
+        raise RuntimeError(
+            f"The weights of {name!r} could not be loaded: the folder has no file that ends in "
+            f"{', '.join(sorted(OPEN_CLIP_SUFFIXES))}; it has {others or 'no weights'}. "
+            f"Ways out: {way_out}"
+        )
+    weights = None if path.is_dir() else path
+    return _load_open_clip(name, f"local-dir:{folder}", weights=weights)
 
 
 def _load_open_clip(
     name: str, model_name: str, *, pretrained: str | None = None, weights: Path | None = None
 ) -> Parts:
-    """Load the weights of a tag (`pretrained`), of a file (`weights`), or those that lie in a local folder."""
+    """Load the weights of a tag (`pretrained`), of a file, or those in a local folder."""
+    import open_clip
+
     tag = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     # open_clip only warns where a model's activation function is not the one its
     # weights were trained with
     quick_gelu = tag.get("quick_gelu", False)
     try:
-        with _without_alarm():
+        with _without_alarm(), _plain_values_allowed():
             model = open_clip.create_model(
-                model_name, pretrained, load_weights=weights is None, require_pretrained=weights is None,
-                pretrained_text=False, force_quick_gelu=quick_gelu,
-            )  # fmt: skip
-        if weights is not None:
-            open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
+                model_name,
+                pretrained,
+                load_weights=weights is None,
+                require_pretrained=weights is None,
+                pretrained_text=False,
+                force_quick_gelu=quick_gelu,
+            )
+            if weights is not None:
+                open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except Exception as error:
         cause = " ".join(str(error).split())
-        ways_out = (
-            "connect to the internet once, so that they are cached; copy a Hugging Face "
-            "cache and set HF_HOME; or give "
-            "the path of a local folder with open_clip_config.json and the weights."
-            if pretrained
-            else "check that the weights are whole, and that 'model_cfg' in "
-            "open_clip_config.json is their architecture."
-        )
         raise RuntimeError(
             f"The weights of {name!r} could not be loaded: {type(error).__name__}: "
-            f"{cause:.300}. Ways out: {ways_out}"
+            f"{cause:.300}. Ways out: {_ways_out(error, model_name, pretrained)}"
+        ) from error
+    try:
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise RuntimeError(
+            f"The tokenizer of {name!r} could not be loaded: {type(error).__name__}: "
+            f"{cause:.300}. Ways out: {_ways_to_a_tokenizer(model_name)}"
         ) from error
     keys = ("size", "interpolation", "resize_mode", "mean", "std")
     config = open_clip.get_model_preprocess_cfg(model)
     preprocess = {
         key: list(value) if isinstance(value := config[key], tuple) else value for key in keys
     }
-    return model.eval(), open_clip.get_tokenizer(model_name), preprocess
+    return model.eval(), tokenizer, preprocess
+
+
+def _text_config(model_name: str) -> tuple[dict[str, Any], Path | None]:
+    """Read the text tower's config, and the local folder that it comes from."""
+    import open_clip
+
+    if model_name.startswith("local-dir:"):
+        folder = Path(model_name.removeprefix("local-dir:"))
+        config = json.loads((folder / "open_clip_config.json").read_text()).get("model_cfg", {})
+        return config.get("text_cfg", {}), folder
+    return (open_clip.get_model_config(model_name) or {}).get("text_cfg", {}), None
+
+
+def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
+    """Advise by what went wrong while a model was built and its weights were read."""
+    text, folder = _text_config(model_name)
+    if "TorchScript" in str(error):
+        return (
+            "the file is a TorchScript archive, a program, and is not run. If you trust where "
+            'it is from, take the weights out of it once: `python -c "import sys, torch, '
+            "safetensors.torch as s; w = torch.jit.load(sys.argv[1], 'cpu').float()."
+            "state_dict(); s.save_file({k: v.contiguous() for k, v in w.items() "
+            "if k not in ('attn_mask', 'input_resolution', 'context_length', 'vocab_size')}, "
+            'sys.argv[2])" FILE open_clip_model.safetensors`.'
+        )
+    if type(error).__name__ == "UnpicklingError":
+        return (
+            "the file holds more than weights and plain values, and reading it could run code. "
+            "If you trust where it is from, save its state_dict with safetensors, and give "
+            "that file."
+        )
+    if isinstance(error, OSError) and folder and (tower := text.get("hf_model_name")):
+        return (
+            f"the text tower is built from the config of {tower!r} on the Hugging Face hub. "
+            f"Connect to the internet once, so that it is cached; or download it, `hf download "
+            f"{tower} config.json --local-dir {shlex.quote(str(folder / 'text'))}`, and write "
+            "this folder as 'hf_model_name' in open_clip_config.json."
+        )
+    if pretrained:
+        return (
+            "connect to the internet once, so that they are cached; copy a Hugging Face cache "
+            "and set HF_HOME; or give the path of a local folder with open_clip_config.json "
+            "and the weights."
+        )
+    return (
+        "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is "
+        "their architecture."
+    )
+
+
+def _ways_to_a_tokenizer(model_name: str) -> str:
+    text, folder = _text_config(model_name)
+    repository = text.get("hf_tokenizer_name") or text.get("hf_model_name") or "the model"
+    if importlib.util.find_spec("transformers") is None:
+        return "install the package that reads it, `pip install transformers`."
+    if folder:
+        return (
+            f"copy the tokenizer's files of {repository!r} beside the weights, `hf download "
+            f"{repository} --include '*token*' 'vocab*' 'merges*' '*.model' --local-dir "
+            f"{shlex.quote(str(folder))}`."
+        )
+    return (
+        f"connect to the internet once, so that the tokenizer's files of {repository!r} are "
+        "cached; or copy a Hugging Face cache and set HF_HOME."
+    )
+
+
+@contextmanager
+def _plain_values_allowed() -> Iterator[None]:
+    """Let a checkpoint hold numbers of NumPy and command-line options beside its weights."""
+    import numpy as np
+    import torch
+
+    scalar: Any = np.float64(0).__reduce__()[0]  # the function that rebuilds a NumPy number
+    kinds = [type(np.dtype(kind)) for kind in "?bhilqBHILQefd"]
+    with torch.serialization.safe_globals([scalar, np.dtype, *kinds, argparse.Namespace]):
+        yield
 
 
 @contextmanager
 def _without_alarm() -> Iterator[None]:
-    """Keep open_clip from saying that a model has random weights: where it has, they are loaded next, or it raises."""
+    """Keep open_clip from saying that weights are random: they are loaded next, or it raises."""
 
     def is_no_alarm(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No pretrained weights loaded")

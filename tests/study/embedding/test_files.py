@@ -1,4 +1,4 @@
-"""Image files to embeddings: right, in order, the same however they were computed, and never computed twice."""
+"""Image files to embeddings: right, in order, however they are computed, and only once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import textwrap
 import time
 import traceback
 import warnings
+import weakref
 from pathlib import Path
 
 import h5py
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, draw_interventions, intervene_images
+from icm_study.embedding import files
 from icm_study.embedding.files import _shards, embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.encoder import Encoder
@@ -39,8 +41,12 @@ VIT = {
     "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
 }
 PREPROCESS = {
-    "size": 32, "interpolation": "bicubic", "resize_mode": "shortest", "mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1],
-}  # fmt: skip
+    "size": 32,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.3, 0.2, 0.1],
+}
 
 
 class Counted(Encoder):
@@ -435,16 +441,20 @@ SCRIPT = """
     from icm_study.photographs.folders import index_folder
     from icm_study.embedding.store import EmbeddingStore
     from icm_study.embedding.files import embed_files
-    from test_extraction import make_encoder
+    from test_files import make_encoder
 
     if __name__ == "__main__":
         folder, root, method, pause = sys.argv[1:]
         multiprocessing.set_start_method(method)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background would have ignored
+        # tests in the background would have ignored an interrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         encoder = make_encoder()
         encode = encoder.encode_images
         encoder.encode_images = lambda images: (time.sleep(float(pause)), encode(images))[1]
-        result = embed_files(encoder, index_folder(folder), EmbeddingStore(root), shard_size=16, batch_size=6, workers=1)
+        result = embed_files(
+            encoder, index_folder(folder), EmbeddingStore(root),
+            shard_size=16, batch_size=6, workers=1,
+        )
         result.to_netcdf(f"{root}-{os.getpid()}.nc", engine="h5netcdf")
 """
 
@@ -457,7 +467,8 @@ def start(tmp_path, folder, store):
     started = []
 
     def start(method="fork", pause=0.0):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+        folders = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+        path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, str(script), str(folder), str(store.root), method, str(pause)]
         started.append(
             subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
@@ -533,3 +544,37 @@ def test_real_photographs(encoder, store):
     expected = encoder.encode_images(torch.cat([original, intervene_images(original)]))
     np.testing.assert_allclose(result["original"][row], expected[0], atol=1e-5)
     np.testing.assert_allclose(result["image"][row], expected[1], atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------
+# memory
+
+
+@pytest.mark.parametrize("free", [0, 100_000, 1 << 40])
+def test_little_shared_memory_changes_nothing(encoder, table, store, whole, monkeypatch, free):
+    sent = []
+    monkeypatch.setattr(files, "free_shared_memory", lambda: free)
+    monkeypatch.setattr(
+        encoder, "encode_images", lambda images: (sent.append(images), encode(images))[1]
+    )
+    encode = type(encoder).encode_images.__get__(encoder)
+    found = embed_files(encoder, table, store, shard_size=16, batch_size=6, workers=1)
+    xr.testing.assert_identical(found, whole)
+    room = free > 4 * 12 * 3 * 32 * 32  # of images and copies, in four batches
+    assert {images.is_shared() for images in sent} == {room}
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_one_photograph_at_a_time_is_in_memory_at_its_full_size(table, monkeypatch, n):
+    photographs, most = [], []
+
+    def read(path):
+        image = read_image(path)
+        photographs.append(weakref.ref(image))
+        most.append(sum(ref() is not None for ref in photographs))
+        return image
+
+    monkeypatch.setattr(files, "read_image", read)
+    files._read_resized(make_encoder().resize, list(table["path"][:n]))
+    assert len(most) == n
+    assert max(most) <= 2  # the next is read before the last one's name is free

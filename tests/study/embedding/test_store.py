@@ -3,6 +3,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,14 +12,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import tqdm
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from icm_study.embedding import store as store_module
 from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import embed
 from icm_study.fingerprint import fingerprint
 
 KEY = {"encoder": "ViT-B-16/openai", "data": "a" * 64, "intervention": None, "seed": 3}
@@ -314,7 +315,7 @@ def test_concurrent_writers_of_the_same_keys(tmp_path):
 
 
 # -------------------------------------------------------------------------------
-# fingerprint and embed
+# fingerprint
 
 
 def test_fingerprint_is_stable_and_sees_kind_shape_dtype_and_bytes():
@@ -357,40 +358,60 @@ def test_fingerprint_refuses_what_has_no_stable_bytes(part):
         fingerprint(part)
 
 
-class MeanColour:
-    embedding_dim = 3
-
-    def encode_images(self, images):
-        return images.double().mean(dim=(2, 3)).numpy()
+# -------------------------------------------------------------------------------
+# file systems and killed processes
 
 
-def test_embed_runs_over_batches():
-    images = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (10, 3, 4, 4), dtype=np.uint8)
-    )
-    result = embed(MeanColour(), iter(images.split(4)), total=10)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, images.numpy().mean(axis=(2, 3)), rtol=1e-6)
+@pytest.mark.parametrize("root", ["~/scratch/embeddings", "~"])
+def test_a_home_folder_is_found_once(tmp_path, monkeypatch, root):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    store = EmbeddingStore(root)
+    store.get(KEY, example)
+    assert KEY in EmbeddingStore(tmp_path / "home" / root.removeprefix("~").lstrip("/"))
+    assert not any((tmp_path / "work").iterdir())
 
 
-def test_embed_shows_images_per_second_and_time_left(capsys, monkeypatch):
-    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
-    embed(
-        MeanColour(), [torch.zeros(5, 3, 4, 4, dtype=torch.uint8)] * 2, total=10, description="PACS"
-    )
-    shown = capsys.readouterr().err
-    assert "PACS: " in shown
-    assert "/10 [" in shown
-    assert "image/s" in shown
+def test_hdf5_opens_no_file_by_its_name_and_so_locks_none(tmp_path, monkeypatch):
+    opened = []
+
+    class Spy(h5py.File):
+        def __init__(self, name, *arguments, **options):
+            opened.append(name)
+            super().__init__(name, *arguments, **options)
+
+    monkeypatch.setattr(h5py, "File", Spy)
+    store = EmbeddingStore(tmp_path)
+    whole = store.get(KEY, example)
+    xr.testing.assert_identical(store.get(KEY, Counted()), whole)
+    assert len(opened) == 3  # written, read back, read again
+    assert not any(isinstance(name, str | bytes | os.PathLike) for name in opened)
 
 
-def test_embed_without_images():
-    with pytest.raises(ValueError, match="no images to embed"):
-        embed(MeanColour(), iter([]))
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, error):
+    def read_bytes(self):
+        raise OSError(error, os.strerror(error))
+
+    store = EmbeddingStore(tmp_path)
+    store.get(KEY, example)
+    compute = Counted()
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        store.get(KEY, compute)
+    assert compute.calls == 0
 
 
-def test_embed_checks_the_encoders_shape():
-    encoder = MeanColour()
-    encoder.embedding_dim = 4
-    with pytest.raises(ValueError, match=r"shape \(2, 3\); expected \(2, 4\)"):
-        embed(encoder, [torch.zeros(2, 3, 4, 4, dtype=torch.uint8)])
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    alive = (os.getpid(), store_module._start(os.getpid()))
+    writers = {"gone": (gone.pid, 1), "id used again": (alive[0], alive[1] + 1), "alive": alive}
+    machine = store_module._machine()
+    for name, (pid, start) in writers.items():
+        (tmp_path / f".{name}.{machine}.{pid}.{start}.0123abcd.tmp").touch()
+    (tmp_path / f".elsewhere.other-{machine}.{gone.pid}.1.0123abcd.tmp").touch()
+    EmbeddingStore(tmp_path).get(KEY, example)
+    left = {path.name.split(".")[1] for path in tmp_path.glob(".*.tmp")}
+    assert left == {"alive", "elsewhere"}

@@ -1,8 +1,13 @@
 """Encoders by name, their preprocessing and fingerprints; and the training of the shipped ones."""
 
+import argparse
+import copy
+import functools
 import json
+import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import open_clip
@@ -23,7 +28,7 @@ from icm_study.encoders import animal_pretraining as pretraining
 from icm_study.encoders import encoder as encoder_module
 from icm_study.encoders import loading as encoders
 from icm_study.encoders.animal_clip import AnimalTokenizer, build_clip
-from icm_study.encoders.encoder import Encoder
+from icm_study.encoders.encoder import Encoder, check_prompts
 from icm_study.encoders.loading import load_encoder
 from icm_study.testbeds.animal_world import TEMPLATES
 
@@ -136,7 +141,7 @@ def test_shipped_encoders_load(name, images):
 
 
 def test_a_shipped_encoder_that_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(animal_clip, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(animal_clip, "WEIGHTS_FOLDER", tmp_path)
     with pytest.raises(
         RuntimeError,
         match=r"'animal-world'.*not whole.*icm_study\.encoders\.animal_pretraining animal-world",
@@ -153,9 +158,12 @@ def checkpoint(tmp_path):
     config = {
         "model_cfg": VIT,
         "preprocess_cfg": {
-            "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7], "interpolation": "bilinear", "resize_mode": "squash",
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.9, 0.8, 0.7],
+            "interpolation": "bilinear",
+            "resize_mode": "squash",
         },
-    }  # fmt: skip
+    }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     for file, seed in (("open_clip_model.safetensors", 1), ("epoch_2.safetensors", 2)):
         with torch.random.fork_rng():
@@ -227,9 +235,11 @@ def test_precision_and_every_text_are_part_of_the_key(encoder, monkeypatch):
     assert key != encoder.text_key(*many)
 
 
-def test_a_repository_of_the_hub_is_to_be_downloaded(tmp_path):
+def test_a_repository_of_the_hub_is_to_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the advice is right in whatever folder it is followed
     with pytest.raises(
-        ValueError, match=r"hf download laion/CLIP-x --local-dir models/CLIP-x.*give that folder"
+        ValueError,
+        match=rf"hf download laion/CLIP-x --local-dir {tmp_path}/models/CLIP-x.*give that folder",
     ):
         load_encoder("hf-hub:laion/CLIP-x")
 
@@ -464,9 +474,9 @@ def test_images_that_are_no_tensor(encoder, bad):
 )
 def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert encoders._compute_dtype(torch.device("cuda", 0)) == precision
+    assert encoder_module._compute_dtype(torch.device("cuda", 0)) == precision
     for device in ("cpu", "mps"):
-        assert encoders._compute_dtype(torch.device(device)) == torch.float32
+        assert encoder_module._compute_dtype(torch.device(device)) == torch.float32
 
 
 def test_default_device(monkeypatch):
@@ -673,7 +683,7 @@ def test_command_line_trains_saves_and_compares(tiny_training, tmp_path, monkeyp
     pretraining.main()
     assert capsys.readouterr().out.splitlines()[1].split() == ["photo", "50.0", "50.0", "+0.0"]
 
-    monkeypatch.setattr(animal_clip, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(animal_clip, "WEIGHTS_FOLDER", tmp_path)
     saved = load_encoder("animal-world")
     texts = ["a photo of a cat", "a sketch of a dog in snow"]
     np.testing.assert_allclose(
@@ -706,3 +716,168 @@ def test_shipped_encoders_recognise_animals_they_never_saw(name, photo):
     for style, hit in hits.items():
         low = binomtest(int(hit.sum()), len(hit)).proportion_ci(0.95, method="wilson").low
         assert low > 0.2, style  # chance is 0.1
+
+
+# ------------------------------------------------------------------- what tells encoders apart
+
+
+def changed(**changes):
+    """Give a small ViT with the weights of seed 0 and another setting of a tower."""
+    config = copy.deepcopy(VIT)
+    for tower, change in changes.items():
+        config[f"{tower}_cfg"] |= change
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config).eval()
+    model.load_state_dict(changed_weights())
+    tokenizer = open_clip.get_tokenizer("ViT-B-32", 16)
+    return Encoder("changed", model, tokenizer, PREPROCESS | {"size": 32})
+
+
+@functools.cache
+def changed_weights():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return open_clip.CLIP(**VIT).state_dict()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision": {"head_width": 8}},
+        {"vision": {"pool_type": "avg"}},
+        {"text": {"heads": 4}},
+        {"text": {"pool_type": "first"}},
+        {"text": {"no_causal_mask": True}},
+    ],
+)
+def test_fingerprint_sees_settings_that_weights_do_not_show(changes):
+    plain, other = changed(), changed(**changes)
+    assert all(
+        torch.equal(value, other.model.state_dict()[key])
+        for key, value in plain.model.state_dict().items()
+    )
+    assert plain.fingerprint == changed().fingerprint
+    assert other.fingerprint != plain.fingerprint
+
+
+def test_fingerprint_sees_what_the_code_of_a_tower_does(monkeypatch):
+    before = changed().fingerprint
+    forward = open_clip.CLIP.encode_text
+    monkeypatch.setattr(
+        open_clip.CLIP, "encode_text", lambda self, *a, **k: -forward(self, *a, **k)
+    )
+    assert changed().fingerprint != before
+
+
+def test_fingerprint_does_not_depend_on_threads():
+    threads, found = torch.get_num_threads(), set()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.add(changed().fingerprint)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
+# ------------------------------------------------------------------- texts that are cut
+
+
+@pytest.mark.parametrize(("extra", "cut"), [(0, False), (1, True), (20, True)])
+def test_a_text_that_is_cut_is_told(extra, cut):
+    encoder = changed()  # reads 16 tokens, of which the start and the end are two
+    text = " ".join(["cat"] * (14 + extra))
+    assert encoder.is_cut(["a dog", text, ""]).tolist() == [False, cut, False]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        encoder.encode_text(["a dog", text])
+    assert len(seen) == cut
+    if cut:
+        assert "1 of 2 texts (50 %)" in str(seen[0].message)
+        assert text in str(seen[0].message)
+
+
+def test_classes_that_are_cut_to_the_same_words_are_refused():
+    encoder = changed()
+    start = " ".join(["rose"] * 14)
+    names = [f"{start} red", f"{start} white", "daisy"]
+    with pytest.raises(ValueError, match=r"16 tokens.*two classes are the same.*red'.*white'"):
+        check_prompts(encoder, names, [0, 1, 2])
+    with pytest.warns(UserWarning, match=r"1 of 2 texts \(50 %\)"):
+        check_prompts(encoder, names[1:], [1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_prompts(encoder, ["daisy", "daisy"], [0, 1])  # alike, and not because of a cut
+
+
+# ------------------------------------------------------------------- precision and imports
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_can_be_chosen_and_is_in_the_key(precision):
+    encoder = load_encoder("animal-world", "cpu", precision)
+    assert encoder.precision == precision
+    assert encoder.text_key("a dog")["precision"] == precision
+    assert encoder.embedding_dim == 64
+
+
+def test_an_unknown_precision():
+    with pytest.raises(ValueError, match=r"precision is 'half'; expected one of \('float32'"):
+        load_encoder("animal-world", "cpu", "half")
+
+
+def test_naming_encoders_imports_no_deep_learning_library():
+    code = (
+        "import sys, icm_study.encoders.loading, icm_study.encoders.animal_clip\n"
+        "print([m for m in ('torch', 'torchvision', 'open_clip', 'timm', 'transformers') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------- ways out of a checkpoint
+
+
+def test_a_folder_whose_weights_have_another_name_says_which(checkpoint):
+    for file in checkpoint.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(RuntimeError, match=r"give the file itself.*epoch_3\.pt"):
+        load_encoder(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"best": np.float64(0.5)}, {"epoch": np.int64(3)}, {"args": argparse.Namespace(lr=0.1)}],
+)
+def test_a_training_checkpoint_with_plain_values_is_loaded(checkpoint, extra):
+    weights = torch.load(checkpoint / "epoch_3.pt", weights_only=True)
+    torch.save(weights | extra, checkpoint / "epoch_4.pt")
+    loaded, plain = (load_encoder(str(checkpoint / f"epoch_{i}.pt")) for i in (4, 3))
+    assert loaded.fingerprint == plain.fingerprint
+
+
+def test_a_torchscript_archive_is_named_and_its_weights_can_be_taken(checkpoint):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = open_clip.CLIP(**VIT).eval()
+    example = torch.zeros(1, 3, 32, 32), torch.zeros(1, 16, dtype=torch.long)
+    traced = torch.jit.trace(model, example, strict=False, check_trace=False)
+    torch.jit.save(traced, str(checkpoint / "traced.pt"))
+    with pytest.raises(RuntimeError, match="TorchScript archive, a program") as caught:
+        load_encoder(str(checkpoint / "traced.pt"))
+    code = str(caught.value).split('python -c "')[1].split('" FILE')[0]
+    files = checkpoint / "traced.pt", checkpoint / "taken.safetensors"
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+    expected = load_encoder(str(checkpoint / "epoch_3.pt"))
+    assert load_encoder(str(files[1])).fingerprint == expected.fingerprint
+
+
+def test_a_tokenizer_that_is_missing_is_named(checkpoint, monkeypatch):
+    path = checkpoint / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "timm/ViT-B-16-SigLIP"
+    path.write_text(json.dumps(config))
+    with pytest.raises(RuntimeError, match=r"tokenizer of .*hf download timm/ViT-B-16-SigLIP"):
+        load_encoder(str(checkpoint))

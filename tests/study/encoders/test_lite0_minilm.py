@@ -191,7 +191,11 @@ def test_the_sentence_encoder_is_bert(encoder):
     )
     bert = transformers.BertModel(
         transformers.BertConfig(
-            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, layer_norm_eps=1e-12
+            hidden_size=384,
+            num_hidden_layers=6,
+            num_attention_heads=12,
+            intermediate_size=1536,
+            layer_norm_eps=1e-12,
         ),
         add_pooling_layer=False,
     ).eval()  # fmt: skip
@@ -279,12 +283,15 @@ def test_the_shipped_head_is_the_regression_of_class_vectors_on_class_names(enco
 
 @needs_packages
 def test_it_names_classes_it_was_not_fitted_on(encoder):
-    """The accuracy on held-out classes is the card's (there, the parameters were chosen anew in each fold)."""
+    """The accuracy on held-out classes is the card's, whose parameters each fold chose anew."""
     alpha, gamma = card_parameters()
     scores = {
         kernel: 100 * cross_val_score(
-            KernelRidge(kernel=kernel, alpha=alpha, gamma=gamma), encoder.model.head.support.numpy(),
-            class_vectors(encoder), scoring=naming_accuracy, cv=KFold(5, shuffle=True, random_state=1),
+            KernelRidge(kernel=kernel, alpha=alpha, gamma=gamma),
+            encoder.model.head.support.numpy(),
+            class_vectors(encoder),
+            scoring=naming_accuracy,
+            cv=KFold(5, shuffle=True, random_state=1),
         ).mean()
         for kernel in ("rbf", "linear")
     }  # fmt: skip
@@ -336,7 +343,7 @@ def rows(name):
 @needs_packages
 @pytest.mark.slow
 def test_the_classifier_knows_what_imagenet_knows(encoder, pacs):
-    """The weights are in the right places: the tower's own classifier names photographs, and is sure of itself."""
+    """The weights are in their places: the tower's own classifier names photographs."""
     with torch.inference_mode():
         logits = encoder.model.image.classifier(torch.from_numpy(pacs["photo"])).numpy()
     for name, indices in IMAGENET.items():

@@ -1,0 +1,147 @@
+"""Compare this checkout with another one, side by side: ratios of time and memory.
+
+Run it as ``python benchmarks/compare.py OTHER --data PACS``, where OTHER is a checkout
+with its environment in ``.venv``. In turns, both embed the same photographs on one
+thread with each encoder. With ``--study`` and ``--tests`` both also run the whole study
+and the tests, each in a fresh clone, so from empty caches: processor time (user and
+system, of all processes) and memory of the largest process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+ENCODERS = ("lite0-minilm", "RN50", "ViT-B-32")
+
+# run by each checkout's own Python; the modules have other names in older commits
+DRIVER = """
+import hashlib, json, resource, sys, tempfile, time
+try:
+    from icm_study.encoders.loading import load_encoder
+    from icm_study.embedding.files import embed_files
+    from icm_study.embedding.store import EmbeddingStore
+    from icm_study.photographs.folders import index_folder
+except ImportError:
+    from icm_core.encoders import load_encoder
+    from icm_core.extraction import embed_files
+    from icm_core.embeddings import EmbeddingStore
+    from icm_core.data.folders import index_folder
+import torch
+
+name, data, n = sys.argv[1:]
+torch.set_num_threads(1)
+encoder = load_encoder(name, "cpu")
+images = index_folder(data).sample(int(n), random_state=0)
+encoder.fingerprint, encoder.embedding_dim
+with tempfile.TemporaryDirectory() as folder:
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    table = embed_files(encoder, images, EmbeddingStore(folder))
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+bits = table["original"].to_numpy().tobytes() + table["image"].to_numpy().tobytes()
+print(json.dumps({
+    "images/s": 2 * len(images) / seconds, "images/s of processor time": 2 * len(images) / cpu,
+    "peak MB": after.ru_maxrss / 1024, "hash": hashlib.sha256(bits).hexdigest(),
+}))
+"""
+
+
+def environment(checkout: Path, code: Path) -> dict[str, str]:
+    """Give the environment in which `code` runs with the packages of a checkout."""
+    return os.environ | {
+        "PATH": f"{checkout / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }
+
+
+def random_checkpoint(folder: Path, name: str) -> str:
+    """Save an open_clip model with random weights, on which the speed does not depend."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    config = open_clip.get_model_config(name)
+    folder.mkdir()
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    told = {"model_cfg": config, "preprocess_cfg": {"mean": mean, "std": std}}
+    (folder / "open_clip_config.json").write_text(json.dumps(told))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return str(folder)
+
+
+def photographs(checkout: Path, encoder: str, data: str, images: int) -> dict:
+    """Embed photographs in a process of a checkout."""
+    command = ["python", "-c", DRIVER, encoder, data, str(images)]
+    environ = environment(checkout, checkout)
+    out = subprocess.run(
+        command, env=environ, cwd=checkout, check=True, text=True, stdout=subprocess.PIPE
+    )
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def whole(checkout: Path, command: str) -> dict:
+    """Run a command in a fresh clone of a checkout; processor time and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "-q", checkout, folder], check=True)
+        process = subprocess.Popen(
+            shlex.split(command), cwd=folder, env=environment(checkout, Path(folder))
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command!r} failed in a clone of {checkout}: {process.returncode}")
+    return {"processor s": usage.ru_utime + usage.ru_stime, "peak MB": usage.ru_maxrss / 1024}
+
+
+def compare(what: str, here: dict, there: dict) -> None:
+    """Print two measurements and their ratios, here by there."""
+    for key, value in here.items():
+        if key == "hash":
+            print(
+                f"{what}: embeddings {'equal' if value == there[key] else 'NOT equal'} to the bit"
+            )
+        else:
+            ratio = value / there[key]
+            print(f"{what}: {key} {value:.1f}, there {there[key]:.1f}, ratio {ratio:.2f}")
+
+
+def main() -> None:
+    """Run the comparisons that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("other", type=Path, help="the other checkout, with its .venv")
+    parser.add_argument("--data", help="folder domain/class/image; without, nothing is embedded")
+    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--encoders", nargs="*", default=ENCODERS)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--study", help="for example 'python workflow/study.py'")
+    parser.add_argument("--tests", help="for example 'pytest -n 2 --dist loadfile'")
+    options = parser.parse_args()
+    other = options.other.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.encoders if options.data else ():
+            clip = name in ENCODERS[1:]
+            encoder = random_checkpoint(Path(folder, name), name) if clip else name
+            for _ in range(options.rounds):
+                data = str(Path(options.data).resolve())
+                there, here = (
+                    photographs(path, encoder, data, options.images) for path in (other, HERE)
+                )
+                compare(name, here, there)
+    for command in filter(None, (options.study, options.tests)):
+        there, here = (whole(path, command) for path in (other, HERE))
+        compare(command, here, there)
+
+
+if __name__ == "__main__":
+    main()
