@@ -38,6 +38,9 @@ class StandInEncoder:
     def text_key(self, *texts: str) -> dict[str, str]:
         return {"weights": self.fingerprint, "tokens": fingerprint(*texts)}
 
+    def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        return np.zeros(len(texts), bool)
+
     def resize(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(images, size=(64, 64))
 

@@ -9,7 +9,7 @@ the same pass.
 The embeddings are stored in *shards*, runs of images that follow each other in the
 table. A shard is addressed by the content of its image files and by all else that its
 embeddings depend on, never by where the files are. A shard ends where the content of an
-image says so (about two images in `shard_size` do), or when it is full. So an image
+image says so (about two images in a shard's size do), or when it is full. So an image
 that is added or removed moves the borders near it only, and the other shards are still
 valid. A run that was killed goes on with the shard it was at.
 """
@@ -53,7 +53,6 @@ def embed_files(
     *,
     interventions: Sequence[str] = tuple(IMAGE_INTERVENTIONS),
     seed: int = 0,
-    shard_size: int = 1024,
     batch_size: int = 64,
     workers: int | None = None,
 ) -> xr.Dataset:
@@ -72,8 +71,6 @@ def embed_files(
         embed the originals only.
     seed : int
         Seed of the interventions.
-    shard_size : int
-        Images in a shard, at most; as many are lost when the run is killed.
     batch_size : int
         Rows embedded at a time, each with its intervened copy. Another size is another
         key in the store, since it may change the last bits of the embeddings.
@@ -107,7 +104,7 @@ def embed_files(
     >>> images, store = index_folder("PACS"), EmbeddingStore("cache")  # doctest: +SKIP
     >>> table = embed_files(encoder, images, store)  # doctest: +SKIP
     """
-    _check(images, interventions, shard_size, batch_size, workers)
+    _check(images, interventions, batch_size, workers)
     paths = [str(path) for path in images["path"]]
     reader = _Reader(encoder.resize, tuple(interventions), operator.index(seed))
     hashes = [_hash(path) for path in tqdm(paths, desc="hashing", unit="image", leave=False)]
@@ -119,7 +116,7 @@ def embed_files(
         "pixels": reader.fingerprint(),
         "batch_size": batch_size,
     }
-    shards = _shards(hashes, shard_size)
+    shards = _shards(hashes, store.shard_size)
     keys = [common | {"images": fingerprint(*hashes[shard])} for shard in shards]
     batches = [
         [paths[shard][i : i + batch_size] for i in range(0, len(paths[shard]), batch_size)]
@@ -334,7 +331,6 @@ def _hash(path: str) -> str:
 def _check(
     images: pd.DataFrame,
     interventions: Sequence[str],
-    shard_size: int,
     batch_size: int,
     workers: int | None,
 ) -> None:
@@ -356,7 +352,7 @@ def _check(
         raise TypeError(
             f"interventions is {interventions!r}; expected a sequence. Write [{interventions!r}]."
         )
-    sizes = {"shard_size": (shard_size, 1), "batch_size": (batch_size, 1), "workers": (workers, 0)}
+    sizes = {"batch_size": (batch_size, 1), "workers": (workers, 0)}
     for name, (size, least) in sizes.items():
         if size is not None and operator.index(size) < least:
             raise ValueError(f"{name} is {size}; expected {least} or more.")

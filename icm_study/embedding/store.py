@@ -16,6 +16,7 @@ carries a checksum; one that was truncated or altered is reported and computed a
 import hashlib
 import io
 import json
+import operator
 import os
 import platform
 import re
@@ -45,6 +46,14 @@ class EmbeddingStore:
     root : path-like
         The directory; a leading ``~`` is the home directory. It is made when the first
         result is stored.
+    shard_size : int
+        Rows that one file holds, at most, of those that are embedded from files or texts; as
+        many are lost when a run is killed.
+
+    Raises
+    ------
+    ValueError
+        If `shard_size` is not positive.
 
     Examples
     --------
@@ -53,8 +62,11 @@ class EmbeddingStore:
     >>> dataset = store.get(key, compute=lambda: embed_everything(seed=0))  # doctest: +SKIP
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], shard_size: int = 1024) -> None:
+        if operator.index(shard_size) < 1:
+            raise ValueError(f"shard_size is {shard_size}; expected 1 or more.")
         self.root = Path(root).expanduser()
+        self.shard_size = shard_size
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.root)!r})"

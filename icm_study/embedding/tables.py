@@ -22,6 +22,7 @@ from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_core.moments import PairMoments, combine
 from icm_core.prediction import class_prompts
 from icm_study.embedding.store import EmbeddingStore
+from icm_study.encoders.encoder import check_prompts, warn_of_cuts
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,6 @@ PAIRS = {
     "text": ("caption", "edit"),
 }
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
-TEXTS_IN_A_SHARD = 4096  # that are lost, at most, when a run is killed
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,16 @@ class Embedder:
         )
 
     def prompts(self, words: Sequence[str], templates: Sequence[str]) -> xr.Dataset:
-        """Embed the prompts of classes numbered 0, 1, 2 and so on, or open what is stored."""
+        """Embed the prompts of classes numbered 0, 1, 2 and so on, or open what is stored.
+
+        Raises
+        ------
+        ValueError
+            If the encoder cuts the prompts of two classes to the same words.
+        """
         prompts, _ = class_prompts(words, templates)
         labels = np.repeat(np.arange(len(words)), len(templates))
+        check_prompts(self.encoder, prompts, labels)
         return self.store.get(
             self.encoder.text_key(*prompts) | {"n": len(words)},
             lambda: xr.Dataset(
@@ -176,6 +183,8 @@ class Embedder:
                 f"{len(texts[0])} captions and {len(texts[1])} edits for {len(images)} images; "
                 "give one of each for every image."
             )
+        for part in texts or ():
+            warn_of_cuts(self.encoder, part)  # also where they are stored already
         embedded = {
             name: (("row", "feature"), self._stored_texts(part))
             for name, part in zip(("caption", "edit"), texts or (), strict=False)
@@ -189,9 +198,9 @@ class Embedder:
             return xr.Dataset({"text": (("row", "feature"), self.texts(shard))})
 
         parts = []
-        starts = range(0, len(texts), TEXTS_IN_A_SHARD)
-        for start in tqdm(starts, desc="texts", unit="shard", leave=False):
-            shard = texts[start : start + TEXTS_IN_A_SHARD]
+        size = self.store.shard_size
+        for start in tqdm(range(0, len(texts), size), desc="texts", unit="shard", leave=False):
+            shard = texts[start : start + size]
             stored = self.store.get(self.encoder.text_key(*shard), partial(embed, shard))
             parts.append(stored["text"].to_numpy())
         return np.concatenate(parts)

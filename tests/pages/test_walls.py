@@ -23,28 +23,9 @@ NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path i
 NAMES = {path: name.removesuffix(".__init__") for path, name in NAMES.items()}
 
 
-#: What still breaks a rule, by the rule; each fails as soon as it is mended, to be taken out.
-BROKEN: dict[str, set[str]] = {
-    "rooms": set(),
-    "parameters": {"icm_study/embedding/files.py"},
-    "width": {
-        "benchmarks/extraction.py",
-        "icm_study/encoders/animal_clip.py",
-        "icm_study/encoders/encoder.py",
-        "icm_study/encoders/lite0_minilm.py",
-        "icm_study/encoders/loading.py",
-        "tests/study/embedding/test_files.py",
-        "tests/study/encoders/test_encoders.py",
-        "tests/study/encoders/test_lite0_minilm.py",
-    },
-}
-
-
-def each(rule: str, paths: list[Path]) -> pytest.MarkDecorator:
-    """Test each file; those that are known to break the rule are expected to."""
-    broken = pytest.mark.xfail(strict=True, reason=f"known to break the rule of {rule}")
-    marked = [pytest.param(p, marks=[broken] if ids(p) in BROKEN[rule] else []) for p in paths]
-    return pytest.mark.parametrize("path", marked, ids=[ids(path) for path in paths])
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    """Test each file."""
+    return pytest.mark.parametrize("path", paths, ids=[ids(path) for path in paths])
 
 
 def ids(path: Path) -> str:
@@ -102,7 +83,7 @@ def test_every_file_of_the_study_is_in_a_room():
     assert rooms == set(ROOMS)
 
 
-@each("rooms", [p for p in FILES if room(NAMES[p])])
+@each([p for p in FILES if room(NAMES[p])])
 def test_a_room_imports_only_rooms_before_it(path):
     own = ROOMS.index(room(NAMES[path]))
     others = {room(name) for name in imports(path)} - {None}
@@ -115,7 +96,7 @@ def test_theory_stands_on_the_core_alone(path):
     assert {room(name) for name in imports(path)} <= {None, "theory"}
 
 
-@each("rooms", [p for p in FILES if room(NAMES[p]) != "report"])
+@each([p for p in FILES if room(NAMES[p]) != "report"])
 def test_nothing_but_pages_imports_the_report(path):
     assert "report" not in {room(name) for name in imports(path)}
 
@@ -206,7 +187,7 @@ def test_a_module_remembers_no_mutable_results(path):
 # Size
 
 
-@each("parameters", FILES)
+@each(FILES)
 def test_no_function_has_too_many_parameters(path):
     """The parameters of an estimator are its hyperparameters: its `__init__` may have more."""
     bad = []
@@ -238,7 +219,7 @@ CODE = [
 ]
 
 
-@each("width", CODE)
+@each(CODE)
 def test_lines_are_not_too_wide(path):
     # a row of a table, or a command, cannot be wrapped in Markdown
     rows = ("|", "  -y ") if path.suffix == ".qmd" else ()

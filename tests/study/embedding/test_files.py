@@ -100,16 +100,17 @@ def encoder():
 
 @pytest.fixture
 def store(tmp_path):
-    return EmbeddingStore(tmp_path / "store")
+    return EmbeddingStore(tmp_path / "store", SHARD)
 
 
-SMALL = {"shard_size": 16, "batch_size": 6, "workers": 0}
+SHARD = 16
+SMALL = {"batch_size": 6, "workers": 0}
 
 
 @pytest.fixture(scope="module")
 def whole(table, tmp_path_factory):
     return embed_files(
-        make_encoder(), table, EmbeddingStore(tmp_path_factory.mktemp("whole")), **SMALL
+        make_encoder(), table, EmbeddingStore(tmp_path_factory.mktemp("whole"), SHARD), **SMALL
     )
 
 
@@ -118,7 +119,7 @@ def whole(table, tmp_path_factory):
 
 def test_each_row_is_the_image_and_its_intervened_copy(encoder, table, store):
     shuffled = table.sample(frac=1, random_state=0)
-    result = embed_files(encoder, shuffled, store, seed=5, shard_size=20, batch_size=7, workers=1)
+    result = embed_files(encoder, shuffled, store, seed=5, batch_size=7, workers=1)
     assert result.sizes == {"row": 60, "feature": 16}
     assert set(result.data_vars) == {"original", "image"}
     for name in ("path", "label", "domain"):
@@ -189,7 +190,7 @@ def test_workers_do_not_change_a_bit(encoder, table, store, whole, workers):
 
 def test_the_global_generator_is_left_alone(encoder, table, store):
     before = torch.get_rng_state()
-    embed_files(encoder, table, store, shard_size=30, workers=1)
+    embed_files(encoder, table, store, workers=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -203,7 +204,7 @@ def test_interrupted_and_resumed(encoder, table, store, whole, at):
     encoder.interrupted_at = None
     result = embed_files(encoder, table, store, **SMALL)
     xr.testing.assert_identical(result, whole)
-    assert 2 * len(table) <= encoder.embedded <= 2 * (len(table) + SMALL["shard_size"])
+    assert 2 * len(table) <= encoder.embedded <= 2 * (len(table) + SHARD)
 
 
 def test_nothing_is_embedded_twice(encoder, table, store, whole):
@@ -267,7 +268,7 @@ def test_an_added_image_recomputes_the_shards_near_it(encoder, store, tmp_path, 
     before = embed_files(encoder, longer.drop(position), store, **SMALL)
     encoder.embedded = 0
     after = embed_files(encoder, longer, store, **SMALL)
-    assert 0 < encoder.embedded <= 2 * 2 * SMALL["shard_size"]
+    assert 0 < encoder.embedded <= 2 * 2 * SHARD
     old = after.isel(row=[row for row in range(81) if row != position])
     np.testing.assert_allclose(old["image"], before["image"], atol=1e-6)
 
@@ -319,7 +320,7 @@ def test_a_damaged_shard_is_detected_and_rebuilt(encoder, table, store, whole, d
     with pytest.warns(UserWarning, match="damaged and are computed again"):
         rebuilt = embed_files(encoder, table, store, **SMALL)
     xr.testing.assert_identical(rebuilt, whole)
-    assert 0 < encoder.embedded - before <= 2 * SMALL["shard_size"]
+    assert 0 < encoder.embedded - before <= 2 * SHARD
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         xr.testing.assert_identical(embed_files(encoder, table, store, **SMALL), whole)
@@ -338,7 +339,7 @@ def test_a_damaged_and_a_missing_shard_at_once(encoder, table, store, whole):
 
 def test_shards_that_another_process_stores_meanwhile(encoder, table, store, whole, monkeypatch):
     """The other process is quicker by one shard at each step."""
-    finished = EmbeddingStore(store.root.with_name("finished"))
+    finished = EmbeddingStore(store.root.with_name("finished"), SHARD)
     embed_files(make_encoder(), table, finished, **SMALL)
     get, calls = EmbeddingStore.get, []
 
@@ -388,7 +389,6 @@ def test_an_unreadable_image_is_named_and_finished_shards_are_kept(
         ({"interventions": "invert"}, TypeError, r"Write \['invert'\]"),
         ({"interventions": ["inverse"]}, ValueError, "unknown intervention 'inverse'"),
         ({"seed": 0.5}, TypeError, "integer"),
-        ({"shard_size": 0}, ValueError, "shard_size is 0; expected 1 or more"),
         ({"batch_size": -1}, ValueError, "batch_size is -1; expected 1 or more"),
         ({"workers": -1}, ValueError, "workers is -1; expected 0 or more"),
     ],
@@ -452,8 +452,8 @@ SCRIPT = """
         encode = encoder.encode_images
         encoder.encode_images = lambda images: (time.sleep(float(pause)), encode(images))[1]
         result = embed_files(
-            encoder, index_folder(folder), EmbeddingStore(root),
-            shard_size=16, batch_size=6, workers=1,
+            encoder, index_folder(folder), EmbeddingStore(root, 16),
+            batch_size=6, workers=1,
         )
         result.to_netcdf(f"{root}-{os.getpid()}.nc", engine="h5netcdf")
 """
@@ -535,7 +535,7 @@ def test_real_photographs(encoder, store):
     if not root.is_dir():
         pytest.skip(f"no PACS at {root}")
     table = index_folder(root).groupby(["domain", "label"]).head(3)
-    result = embed_files(encoder, table, store, shard_size=32)
+    result = embed_files(encoder, table, store)
     assert len(result["row"]) == 4 * 7 * 3
     row = 50
     pixels = torch.from_numpy(np.array(read_image(table["path"].iloc[row]))).permute(2, 0, 1)[None]
@@ -558,7 +558,7 @@ def test_little_shared_memory_changes_nothing(encoder, table, store, whole, monk
         encoder, "encode_images", lambda images: (sent.append(images), encode(images))[1]
     )
     encode = type(encoder).encode_images.__get__(encoder)
-    found = embed_files(encoder, table, store, shard_size=16, batch_size=6, workers=1)
+    found = embed_files(encoder, table, store, batch_size=6, workers=1)
     xr.testing.assert_identical(found, whole)
     room = free > 4 * 12 * 3 * 32 * 32  # of images and copies, in four batches
     assert {images.is_shared() for images in sent} == {room}

@@ -415,3 +415,9 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     EmbeddingStore(tmp_path).get(KEY, example)
     left = {path.name.split(".")[1] for path in tmp_path.glob(".*.tmp")}
     assert left == {"alive", "elsewhere"}
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_shard_has_a_row_at_least(size):
+    with pytest.raises(ValueError, match=f"shard_size is {size}; expected 1 or more"):
+        EmbeddingStore("cache", size)

@@ -12,7 +12,6 @@ from PIL import Image
 from stand_ins import D, StandInEncoder, linear_data
 
 from icm_core.moments import PairMoments
-from icm_study.embedding import tables
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import (
@@ -180,8 +179,8 @@ def test_one_caption_and_edit_for_each_image(embedder, images, captions, edits, 
 
 
 @pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(tables, "TEXTS_IN_A_SHARD", 2)
+def small_shards(embedder):
+    embedder.store.shard_size = 2
 
 
 TEXTS = [f"caption {i}" for i in range(6)], [f"edit {i}" for i in range(6)]
