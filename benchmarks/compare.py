@@ -3,7 +3,7 @@
 Run it as ``python benchmarks/compare.py OTHER --data PACS``, where OTHER is a checkout
 with its environment in ``.venv``. In turns, both embed the same photographs on one
 thread with each encoder. With ``--study`` and ``--tests`` both also run the whole study
-and the tests, each in a fresh clone, so from empty caches: processor time (user and
+and all tests, each in a fresh clone, so from empty caches: processor time (user and
 system, of all processes) and memory of the largest process.
 """
 
@@ -90,10 +90,12 @@ def photographs(checkout: Path, encoder: str, data: str, images: int) -> dict:
     return json.loads(out.stdout.splitlines()[-1])
 
 
-def whole(checkout: Path, command: str) -> dict:
-    """Run a command in a fresh clone of a checkout; processor time and memory."""
+def whole(checkout: Path, what: str) -> dict:
+    """Run the study or the tests in a fresh clone of a checkout; processor time and memory."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "-q", checkout, folder], check=True)
+        script = next(Path(folder, "workflow").rglob("study.py")).relative_to(folder)
+        command = f"python {script}" if what == "study" else "pytest -n 2 --dist loadfile"
         process = subprocess.Popen(
             shlex.split(command), cwd=folder, env=environment(checkout, Path(folder))
         )
@@ -124,8 +126,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--encoders", nargs="*", default=ENCODERS)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--study", help="for example 'python workflow/study.py'")
-    parser.add_argument("--tests", help="for example 'pytest -n 2 --dist loadfile'")
+    parser.add_argument("--study", action="store_true", help="run the study too")
+    parser.add_argument("--tests", action="store_true", help="run the tests too")
     options = parser.parse_args()
     other = options.other.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +140,9 @@ def main() -> None:
                     photographs(path, encoder, data, options.images) for path in (other, HERE)
                 )
                 compare(name, here, there)
-    for command in filter(None, (options.study, options.tests)):
-        there, here = (whole(path, command) for path in (other, HERE))
-        compare(command, here, there)
+    for what in [name for name in ("study", "tests") if getattr(options, name)]:
+        there, here = (whole(path, what) for path in (other, HERE))
+        compare(what, here, there)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,23 @@ from __future__ import annotations
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
-from icm_study.experiments.evaluation import grid_accuracy
 from threadpoolctl import threadpool_limits
 
 from icm_core import InvariantProjection, PairMoments
 from icm_core.interventions import intervene_images
+from icm_core.selection import grid_accuracy
 from icm_study.animals.latents import sample_latents
 from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import load_silhouettes
+from icm_study.embedding.tables import pair_moments
 from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.grids import paths
 from icm_study.testbeds.splits import Split
 
 
@@ -100,25 +102,31 @@ def grids() -> None:
         (512, 15_600, 65),
     ):
         data = random_split(features, n, classes)
-        sets = {
-            "intervened": (data.held_out["image"].to_numpy(), data.held_out["label"].to_numpy())
-        }
-        sizes, weights = np.linspace(3, features, 20).astype(int), np.logspace(-1, 2, 12)
-        run = partial(grid_accuracy, data, "image", evaluate_on=sets)
-        one = seconds(partial(run, n_components=sizes[-1:], consistency_weights=weights[-1:]))
+        sizes = np.linspace(3, features, 20).astype(int).tolist()
+        weights = np.logspace(-1, 2, 12).tolist()
+        one = seconds(partial(grid, data, "logistic", sizes[-1:], weights[-1:]))
         probes = {"least squares": 5}  # how often each is timed
-        if (
-            features == 64
-        ):  # where the embedding is large, a logistic probe in every cell takes minutes
+        if features == 64:  # in a large embedding, a logistic probe in every cell takes minutes
             probes["logistic"] = 1
         for probe, repeats in probes.items():
-            grid = partial(run, n_components=sizes, consistency_weights=weights, probe=probe)
-            ratio = seconds(grid, repeats) / one
+            ratio = seconds(partial(grid, data, probe, sizes, weights), repeats) / one
             print(
                 f"{features} dimensions, {n:,} images, {classes} classes: a grid of 20 K × "
                 f"12 λ with the {probe} probe takes "
                 f"{ratio:.1f} times one fit and evaluation with the logistic probe ({one:.2f} s)"
             )
+
+
+def grid(data: Split, probe: str, K: Sequence[int], weights: Sequence[float]) -> object:
+    """Judge every K and λ on intervened images, from the moments on."""
+    sets = {"intervened": (data.held_out["image"].to_numpy(), data.held_out["label"].to_numpy())}
+    return grid_accuracy(
+        pair_moments(data.train, "image"),
+        paths(data, probe),
+        sets,
+        n_components=K,
+        consistency_weights=weights,
+    )
 
 
 def random_split(features: int, n: int, classes: int) -> Split:

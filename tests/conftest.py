@@ -14,16 +14,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PACS = Path(
-    os.environ.get("ICM_PACS", ROOT.parent / "shared" / "data" / "PACS")
-)  # where it is at hand
-hypothesis.settings.register_profile(
-    "study", deadline=None
-)  # no test depends on the machine's speed
+PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared/data/PACS"))  # where it is at hand
+# no test depends on the machine's speed
+hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
-sys.path.insert(
-    0, str(ROOT / "workflow" / "scripts")
-)  # the workflow's scripts are tested as modules
+sys.path.insert(0, str(ROOT / "workflow/scripts"))  # the workflow's scripts, tested as modules
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,7 +48,15 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "02_domain_generalization_animal-world": (
         "02_domain_generalization",
-        {"worlds": [["coat+scene", 0.9], ["coat+scene", 0.0]], **SMALL},
+        {"worlds": [["coat+scene", 0.9], ["coat", 0.9]], **SMALL},
+    ),
+    "02_domain_generalization_animal-world-strengths": (
+        "02_domain_generalization",
+        {
+            "methods": CONFIG["domain_generalization"]["animal-world-strengths"]["methods"],
+            "worlds": [["coat+scene", 0.9], ["coat+scene", 0.0], ["coat+scene", 1.0]],
+            **SMALL,
+        },
     ),
     "02_domain_generalization_animal-world-biased": (
         "02_domain_generalization",

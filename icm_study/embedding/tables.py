@@ -134,7 +134,7 @@ class Embedder:
         """
         prompts, _ = class_prompts(words, templates)
         labels = np.repeat(np.arange(len(words)), len(templates))
-        check_prompts(self.encoder, prompts, labels)
+        check_prompts(self.encoder, prompts, labels.tolist())
         return self.store.get(
             self.encoder.text_key(*prompts) | {"n": len(words)},
             lambda: xr.Dataset(

@@ -481,7 +481,7 @@ def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
 
 def test_default_device(monkeypatch):
     made = []
-    monkeypatch.setattr(encoders, "Encoder", lambda *parts: made.append(parts[-1]))
+    monkeypatch.setattr(encoders, "Encoder", lambda *parts: made.append(parts[4]))
     for available, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         load_encoder("animal-world")
