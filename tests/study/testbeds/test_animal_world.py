@@ -20,7 +20,7 @@ from icm_study.testbeds import animal_world
 from icm_study.testbeds.animal_world import TEMPLATES, AnimalWorld, pixel_fingerprint
 
 N, SEED = 24, 3
-STRENGTHS = {"coat_strength": 0.9, "scene_strength": 0.9}
+STRENGTHS = (0.9, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def embedded(bed, tmp_path_factory):
 def test_source_rows_are_aligned(embedded, silhouettes):
     """Every variable against the embedding of what it should show, made here step by step."""
     source, encoder = embedded.data.source, embedded.embedder.encoder
-    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
+    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, strengths=STRENGTHS)
     redrawn = redraw_variant(latents, seed=SEED)
     words = captions(latents, left_out=0.0, seed=SEED)
     expected = {
@@ -91,7 +91,7 @@ def test_test_rows_come_under_three_conditions(embedded, silhouettes):
     for shortcut in ("aligned", "none", "reversed"):
         rows = test.isel(row=(test["shortcut"] == shortcut).to_numpy())
         latents = sample_latents(
-            silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, **STRENGTHS
+            silhouettes, "test", shortcut=shortcut, seed=SEED, n=N, strengths=STRENGTHS
         )
         images = encoder.encode_images(render(latents, silhouettes))
         np.testing.assert_array_equal(rows["original"], images)
@@ -134,7 +134,7 @@ def test_a_world_sets_the_strengths(bed, embedder, shortcut, strength, coat, sce
 def test_single_interventions_join_the_source_table(bed, embedded, silhouettes):
     embedder, data = embedded.embedder, embedded.data
     more = bed.with_single_interventions(embedder, data)
-    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, **STRENGTHS)
+    latents = sample_latents(silhouettes, "source", seed=SEED, n=N, strengths=STRENGTHS)
     images = render(latents, silhouettes)
     for name in IMAGE_INTERVENTIONS:
         expected = embedder.encoder.encode_images(intervene_images(images, [name], SEED))

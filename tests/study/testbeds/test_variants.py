@@ -413,7 +413,7 @@ def test_a_link_to_the_training_folder_is_refused(folders, tmp_path):
 # Animals
 
 N, SEED = 250, 3
-STRENGTHS = {"coat_strength": 0.9, "scene_strength": 0.9}
+STRENGTHS = (0.9, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +432,7 @@ def variant(data, name):
 
 
 def drawn(silhouettes, part, **options):
-    return sample_latents(silhouettes, part, seed=SEED, n=N, **STRENGTHS, **options)
+    return sample_latents(silhouettes, part, seed=SEED, n=N, strengths=STRENGTHS, **options)
 
 
 def test_the_source_is_photos_and_so_are_its_oracle_pairs(farm, silhouettes):
