@@ -127,10 +127,10 @@ def spectra(data: EmbeddedData) -> dict[str, dict[float, NDArray[np.floating]]]:
 
 
 def rounded_spectra(data: EmbeddedData) -> dict[str, dict[str, list[float]]]:
-    """Give what :func:`spectra` gives as JSON values, to six digits, for a record."""
+    """Give what :func:`spectra` gives as JSON values, to the three digits that a figure shows."""
     return {
         kind: {
-            f"{weight:g}": [float(f"{value:.6g}") for value in eigenvalues]
+            f"{weight:g}": [float(f"{value:.3g}") for value in eigenvalues]
             for weight, eigenvalues in by_weight.items()
         }
         for kind, by_weight in spectra(data).items()

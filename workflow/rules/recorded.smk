@@ -1,7 +1,7 @@
 # Runs whose tables are kept in reports/recorded/, from which their pages are made: they need data
 # or weights from outside, or take long.
 
-METHODS = {name: {"seeds": SEEDS} | run for name, run in STUDY["methods"].items()}
+METHODS = STUDY["methods"]
 RECORDED = recorded_runs(STUDY)
 PHOTOGRAPHS = [run for run in RECORDED if run not in METHODS]
 
@@ -108,9 +108,7 @@ rule gather_methods:
         notebook=ancient("notebooks/06_methods.ipynb"),
         tables=lambda wildcards: expand(
             "results/06_methods/{run}_seed{seed}_{target}.parquet",
-            run=wildcards.run,
-            seed=METHODS[wildcards.run]["seeds"],
-            target=METHODS[wildcards.run]["targets"],
+            run=wildcards.run, seed=SEEDS, target=METHODS[wildcards.run]["targets"],
         ),
     output:
         page="results/recorded/{run}.ipynb",

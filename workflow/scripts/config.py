@@ -74,7 +74,6 @@ class MethodsRun(Plan, total=False):
     dataset: Required[Literal["animal-world"]]
     encoder: Required[Text]
     targets: Required[Styles]
-    seeds: Seeds
     world: World
     n_images: Count | None
 

