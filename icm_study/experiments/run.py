@@ -169,7 +169,7 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     -----
     UserWarning
         If a method, or one of its settings, cannot be fitted with this encoder or on these
-        sources: it is left out, and the others are kept.
+        sources, or the target is too small to be halved: it is left out, the rest is kept.
 
     Raises
     ------
@@ -184,16 +184,20 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
         for name in tqdm(plan.methods_for(task), desc="methods", unit="method", leave=False):
             trial = Trial(name, METHODS[name], plan.settings.get(name), seed)
             try:
-                measured = [*trial.chosen(judge), *trial.trained_on_target(task)]
+                measured = [*trial.chosen(judge)]
             except ValueError as error:  # such as an encoder without a part that it changes
-                errors[name] = error
+                errors[f"The method {name!r}"] = error
                 continue
+            try:
+                measured += trial.trained_on_target(task)
+            except ValueError as error:  # such as a class with one image, not to be halved
+                errors[f"What {name!r} reaches when trained on half of the target"] = error
             rows += [
                 {"method": name, "family": METHODS[name].family} | row | _measured(hits, condition)
                 for row, tests in measured
                 for condition, hits in tests.items()
             ]
-    said = [f"The method {name!r} is left out: {error}" for name, error in errors.items()]
+    said = [f"{what} is left out: {error}" for what, error in errors.items()]
     if not rows:
         raise ValueError("\n".join(["No method can be fitted.", *said]))
     for line in said:

@@ -105,10 +105,13 @@ def test_every_method_gives_the_same_table_again(few):
     short = {name: {"epochs": [1]} for name in ("CoOp", "CoCoOp", "DPL")}
     short |= {"IRM": {"penalty_weight": [1.0, 10.0], "C": [0.316]}}
     plan = Plan(QUICK, ("held-out", "intervened", "target"), short)
-    first, second = (
-        run_task(replace(few, sources=replace(few.sources, shared=Shared())), plan)
-        for _ in range(2)
-    )
+
+    def repeat():
+        # some classes have one image in the target of this few: no half of it
+        with pytest.warns(UserWarning, match="'tuned penalty' reaches when trained on half"):
+            return run_task(replace(few, sources=replace(few.sources, shared=Shared())), plan)
+
+    first, second = (repeat() for _ in range(2))
     seconds = ["fit_seconds"]
     pd.testing.assert_frame_equal(first.drop(columns=seconds), second.drop(columns=seconds))
     assert set(first["method"]) == set(QUICK)
