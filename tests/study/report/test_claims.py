@@ -116,7 +116,7 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
     begins = f"ICM probe, image and text interventions, {WHERE}"
     assert choosing["statement"].str.startswith(begins).all()
     only_chosen = results.table[results.table["method"] != "ICM auto image+text"]
-    assert comparison_claims(Results(only_chosen)).empty  # what CLIP-ICM learnt from is not told
+    assert comparison_claims(Results(only_chosen, results.record)).empty  # what CLIP-ICM learnt from is not told
     assert comparison_claims(results.of(method="plain")).empty
 
 
