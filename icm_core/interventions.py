@@ -14,17 +14,25 @@ Both are pure functions of content and seed. The same image (or caption) and see
 the same intervention in any batch, order or worker process, so that stored embeddings
 stay valid. It also means that two identical images get the same intervention; ask for
 another seed to have another draw.
+
+torch is imported when an image is intervened on, not with this module.
 """
 
+from __future__ import annotations
+
 import difflib
+import functools
 import hashlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torchvision.transforms import v2
+
+if TYPE_CHECKING:
+    import torch
+    from torchvision.transforms import v2
 
 # The paper names the seven augmentations and leaves their parameters open; the values
 # below are ours. Each is strong enough to change what it is about, and weak enough for
@@ -41,20 +49,41 @@ BLUR_SIGMA = (0.5, 2.0)  # pixels; the standard deviation is uniform in this ran
 POSTERIZE_BITS = 2  # bits kept for each channel: four levels
 SOLARIZE_THRESHOLD = 128  # pixel values from here on are inverted
 
-IMAGE_INTERVENTIONS: dict[str, v2.Transform] = {
-    "color_jitter": v2.ColorJitter(JITTER, JITTER, JITTER, JITTER_HUE),
-    "grayscale": v2.Grayscale(num_output_channels=3),
-    "gaussian_blur": v2.GaussianBlur(BLUR_KERNEL, BLUR_SIGMA),
-    "invert": v2.RandomInvert(p=1.0),
-    "posterize": v2.RandomPosterize(POSTERIZE_BITS, p=1.0),
-    "solarize": v2.RandomSolarize(SOLARIZE_THRESHOLD, p=1.0),
-    "equalize": v2.RandomEqualize(p=1.0),
-}
-"""The paper's seven image-based interventions, by name."""
+IMAGE_INTERVENTIONS = (
+    "color_jitter",
+    "grayscale",
+    "gaussian_blur",
+    "invert",
+    "posterize",
+    "solarize",
+    "equalize",
+)
+"""The names of the paper's seven image-based interventions."""
+
+
+@functools.cache
+def image_transforms() -> dict[str, v2.Transform]:
+    """Give the transform behind each name in `IMAGE_INTERVENTIONS`, with random parameters.
+
+    Returns
+    -------
+    dict of str to torchvision.transforms.v2.Transform
+    """
+    from torchvision.transforms import v2
+
+    return {
+        "color_jitter": v2.ColorJitter(JITTER, JITTER, JITTER, JITTER_HUE),
+        "grayscale": v2.Grayscale(num_output_channels=3),
+        "gaussian_blur": v2.GaussianBlur(BLUR_KERNEL, BLUR_SIGMA),
+        "invert": v2.RandomInvert(p=1.0),
+        "posterize": v2.RandomPosterize(POSTERIZE_BITS, p=1.0),
+        "solarize": v2.RandomSolarize(SOLARIZE_THRESHOLD, p=1.0),
+        "equalize": v2.RandomEqualize(p=1.0),
+    }
 
 
 def intervene_images(
-    images: torch.Tensor, names: Sequence[str] = tuple(IMAGE_INTERVENTIONS), seed: int = 0
+    images: torch.Tensor, names: Sequence[str] = IMAGE_INTERVENTIONS, seed: int = 0
 ) -> torch.Tensor:
     """Apply one randomly drawn intervention to each image.
 
@@ -63,7 +92,7 @@ def intervene_images(
     images : Tensor of shape (n, 3, H, W), uint8
         RGB images.
     names : sequence of str
-        Keys of `IMAGE_INTERVENTIONS` to draw from, with equal probability. Their order
+        Some of `IMAGE_INTERVENTIONS` to draw from, with equal probability. Their order
         is part of the draw.
     seed : int
         Together with an image's content, decides which intervention it gets and with
@@ -87,19 +116,22 @@ def intervene_images(
     each image, and its state is put back afterwards; do not call this function from
     several threads of one process at once.
     """
+    import torch
+
     draws = _draw(images, names, seed)
+    transforms = image_transforms()
     intervened = torch.empty_like(images, memory_format=torch.contiguous_format)
     # One fork for the batch, and the generator's own `manual_seed`: `torch.manual_seed`
     # visits every device and costs more than most of the augmentations.
     with torch.random.fork_rng(devices=[]):
         for i, (name, image_seed) in enumerate(draws):
             torch.default_generator.manual_seed(image_seed)
-            intervened[i] = IMAGE_INTERVENTIONS[name](images[i])
+            intervened[i] = transforms[name](images[i])
     return intervened
 
 
 def draw_interventions(
-    images: torch.Tensor, names: Sequence[str] = tuple(IMAGE_INTERVENTIONS), seed: int = 0
+    images: torch.Tensor, names: Sequence[str] = IMAGE_INTERVENTIONS, seed: int = 0
 ) -> list[str]:
     """Tell which intervention `intervene_images` draws for each image.
 
@@ -186,6 +218,8 @@ def intervene_captions(
 
 def _draw(images: torch.Tensor, names: Sequence[str], seed: int) -> list[tuple[str, int]]:
     """Draw (name, parameter seed) for each image from the hash of its content and `seed`."""
+    import torch
+
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         got = (
             f"a {images.dtype} tensor"

@@ -51,7 +51,7 @@ def embed_files(
     images: pd.DataFrame,
     store: EmbeddingStore,
     *,
-    interventions: Sequence[str] = tuple(IMAGE_INTERVENTIONS),
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS,
     seed: int = 0,
     batch_size: int = 64,
     workers: int | None = None,
@@ -67,8 +67,8 @@ def embed_files(
     store : EmbeddingStore
         Where the embeddings are kept.
     interventions : sequence of str
-        Keys of :data:`~icm_core.interventions.IMAGE_INTERVENTIONS` to draw from. Empty:
-        embed the originals only.
+        Some of :data:`~icm_core.interventions.IMAGE_INTERVENTIONS` to draw from. Empty: embed
+        the originals only.
     seed : int
         Seed of the interventions.
     batch_size : int

@@ -148,7 +148,7 @@ class Embedder:
         images: pd.DataFrame,
         texts: tuple[Sequence[str], Sequence[str]] | None = None,
         *,
-        interventions: Sequence[str] = tuple(IMAGE_INTERVENTIONS),
+        interventions: Sequence[str] = IMAGE_INTERVENTIONS,
         seed: int = 0,
     ) -> xr.Dataset:
         """Embed image files, each after an image intervention too, and texts if they are given.

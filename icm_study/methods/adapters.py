@@ -1,18 +1,20 @@
 """Adapters of the image embedding: small corrections to zero-shot, learnt from labelled images.
 
 Classes are told by their prompts; labelled source images change what an image's
-embedding is compared as.
+embedding is compared as. torch is imported when one is fitted, not with this module.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import nn
-from torch.nn.functional import cross_entropy, normalize
 
 from icm_study.methods.base import Method, class_prototypes, logit_scale
 from icm_study.methods.sources import Images, Sources
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CLIPAdapter(Method):
@@ -50,6 +52,10 @@ class CLIPAdapter(Method):
 
     def fit(self, sources: Sources) -> CLIPAdapter:
         """Train the network on the source images."""
+        import torch
+        from torch import nn
+        from torch.nn.functional import cross_entropy
+
         size = sources.prompts.shape[1]
         hidden = max(1, size // 4)
         with torch.random.fork_rng(devices=[]):
@@ -75,14 +81,17 @@ class CLIPAdapter(Method):
         self.n_parameters_ = {"zero-shot": sum(p.numel() for p in self.network_.parameters())}
         return self
 
-    @torch.no_grad()
     def scores(self, images: Images) -> dict[str, np.ndarray]:
         """Cosine of the adapted embedding with each class."""
-        return {
-            "zero-shot": self._adapt(torch.from_numpy(images.embedded)).numpy() @ self.prototypes_.T
-        }
+        import torch
+
+        with torch.no_grad():
+            adapted = self._adapt(torch.from_numpy(images.embedded)).numpy()
+        return {"zero-shot": adapted @ self.prototypes_.T}
 
     def _adapt(self, X: torch.Tensor) -> torch.Tensor:
+        from torch.nn.functional import normalize
+
         return normalize(self.ratio * self.network_(X) + (1 - self.ratio) * X, dim=1)
 
 

@@ -2,24 +2,21 @@
 
 Classes are told by frozen prompts (see :mod:`icm_study.methods.tuning`), so that a
 zero-shot classifier and a linear probe both stand on the tuned embedding. Only the
-weights that were trained are kept, never a second model.
+weights that were trained are kept, never a second model. torch is imported when a tower
+is tuned, not with this module.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
-from icm_study.methods.tuning import (
-    PARTS,
-    Training,
-    Weights,
-    embed_pixels,
-    tower_weights,
-    train_tower,
-)
+
+if TYPE_CHECKING:
+    from icm_study.methods.tuning import Weights
 
 
 class FineTuning(EmbeddingMap):
@@ -71,6 +68,8 @@ class FineTuning(EmbeddingMap):
         ValueError
             If `part` is unknown, or ``"last block"`` of a tower that has no such blocks.
         """
+        from icm_study.methods.tuning import PARTS, Training, tower_weights, train_tower
+
         if self.part not in PARTS:
             raise ValueError(
                 f"part is {self.part!r}; expected one of {', '.join(map(repr, PARTS))}."
@@ -92,6 +91,8 @@ class FineTuning(EmbeddingMap):
 
     def map_images(self, images: Images) -> np.ndarray:
         """Embed the pixels of images by the tuned tower, to unit rows (n, D)."""
+        from icm_study.methods.tuning import embed_pixels
+
         return embed_pixels(self.encoder_, self.weights_, images)
 
 
@@ -137,6 +138,8 @@ class WiSEFT(FineTuning):
         ValueError
             If `alpha` is not in [0, 1], or as :meth:`FineTuning.fit_map`.
         """
+        import torch
+
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha!r}; expected a number from 0 to 1.")
         learnt = super().fit_map(sources)

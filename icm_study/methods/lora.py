@@ -1,9 +1,13 @@
-"""Low-rank updates of the image tower, alone and with an invariant subspace of what is tuned."""
+"""Low-rank updates of the image tower, alone and with an invariant subspace of what is tuned.
+
+torch is imported when a tower is tuned, not with this module.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from icm_core.moments import PairMoments
 from icm_core.projection import InvariantProjection
@@ -11,16 +15,14 @@ from icm_study.embedding.tables import moments_of
 from icm_study.encoders.encoder import Encoder
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
-from icm_study.methods.tuning import (
-    Training,
-    Weights,
-    embed_pixels,
-    tower_weights,
-    train_tower,
-)
+
+if TYPE_CHECKING:
+    import torch
+
+    from icm_study.methods.tuning import Training, Weights
 
 #: For a weight, by its name in the model: B of shape (rows, rank) and A of shape (rank, columns).
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Factors = dict[str, tuple["torch.Tensor", "torch.Tensor"]]
 
 
 class LoRA(EmbeddingMap):
@@ -84,15 +86,23 @@ class LoRA(EmbeddingMap):
 
     def map_images(self, images: Images) -> np.ndarray:
         """Embed the pixels of images by the tuned tower, to unit rows (n, D)."""
+        from icm_study.methods.tuning import embed_pixels
+
         return embed_pixels(self.encoder_, _updated(self.encoder_, self.factors_), images)
 
     def _key(self) -> tuple:
         return ("LoRA", self.rank, self._training())
 
     def _training(self) -> Training:
+        from icm_study.methods.tuning import Training
+
         return Training.of(self, weight_decay=0.0)
 
     def _tune(self, sources: Sources) -> tuple[Factors, list[float]]:
+        import torch
+
+        from icm_study.methods.tuning import tower_weights, train_tower
+
         own = dict(sources.encoder.model.named_parameters())
         generator = torch.Generator().manual_seed(self.random_state)
         factors = {}

@@ -2,7 +2,7 @@
 
 Each map is a matrix A that acts on embeddings of images and of texts alike; a zero-shot
 classifier and a linear probe stand behind it. K, `n_components`, is the dimension that
-is kept. Nothing here is learnt by gradient descent.
+is kept. Nothing here is learnt by gradient descent, and only LEACE imports torch.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ import warnings
 from abc import abstractmethod
 
 import numpy as np
-import torch
 
 from icm_core.prediction import ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_core.spectrum import generalized_spectrum, trace_spectrum
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Sources
-
-with warnings.catch_warnings():  # its use of `torch.jit.script` is no matter of ours
-    warnings.simplefilter("ignore", FutureWarning)
-    from concept_erasure import LeaceFitter
 
 
 class _LinearMap(EmbeddingMap):
@@ -219,6 +214,12 @@ class LEACE(EmbeddingMap):
 
     def fit_map(self, sources: Sources) -> int:
         """Fit the eraser on the domains of the source images."""
+        import torch
+
+        with warnings.catch_warnings():  # its use of `torch.jit.script` is no matter of ours
+            warnings.simplefilter("ignore", FutureWarning)
+            from concept_erasure import LeaceFitter
+
         domain = np.unique(sources.images.domain, return_inverse=True)[1]
         one_hot = torch.from_numpy(np.eye(domain.max() + 1)[domain])
         X = torch.from_numpy(sources.images.embedded.astype(np.float64))
@@ -227,6 +228,8 @@ class LEACE(EmbeddingMap):
 
     def map_text(self, embedded: np.ndarray) -> np.ndarray:
         """Erase the domain, (n, D) to (n, D)."""
+        import torch
+
         return self.eraser_(torch.from_numpy(embedded.astype(np.float64))).numpy()
 
 

@@ -1,23 +1,25 @@
 """Linear probes that use more than labelled images: interventions, domains, a model of classes.
 
 All stand on the plain embedding. Those learnt by gradients use full batches, L-BFGS and
-double precision, so that their results do not depend on an order of the images.
+double precision, so that their results do not depend on an order of the images. torch
+is imported when one of these is fitted, not with this module.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from torch.nn.functional import cross_entropy
 
 from icm_core.prediction import LinearProbe
 from icm_study.methods.base import Method, n_weights, spread
 from icm_study.methods.sources import Images, Sources
+
+if TYPE_CHECKING:
+    import torch
 
 _STEPS = 200
 
@@ -143,6 +145,8 @@ class _TorchProbe(Method):
 
     def fit(self, sources: Sources) -> _TorchProbe:
         """Learn the classifier."""
+        import torch
+
         images = sources.images
         self.scale_ = 1 / np.sqrt(np.mean(np.square(images.embedded, dtype=np.float64)))
         X, y = (
@@ -191,6 +195,9 @@ class IRM(_TorchProbe):
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
     ) -> np.ndarray:
+        import torch
+        from torch.nn.functional import cross_entropy
+
         n = sum(map(len, labels))
 
         def loss(weight: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -233,6 +240,9 @@ class GroupDRO(_TorchProbe):
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
     ) -> np.ndarray:
+        import torch
+        from torch.nn.functional import cross_entropy
+
         n = sum(map(len, labels))
 
         def loss(w: torch.Tensor) -> torch.Tensor:
@@ -254,6 +264,8 @@ def risk_slope(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def minimize(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
     """Minimise by L-BFGS from a start, and return the point."""
+    import torch
+
     point = start.to(torch.float64).clone().requires_grad_()
     optimizer = torch.optim.LBFGS([point], max_iter=_STEPS, line_search_fn="strong_wolfe")
 

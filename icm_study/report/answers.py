@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython.display import Markdown
@@ -11,7 +12,9 @@ from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import learnt_from, variant_claims, ways
 from icm_study.report.style import said
-from icm_study.report.theory_claims import Finding, verdicts_of
+
+if TYPE_CHECKING:
+    from icm_study.report.theory_claims import Finding
 
 ANSWER = "**The answer of this run.** "
 
@@ -140,6 +143,9 @@ def gains_answer(gains: pd.DataFrame) -> str:
 
 def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
     """Say which objective finds the invariant subspace, and which claims do not hold."""
+    # with it come the models of the theory, which no other page needs
+    from icm_study.report.theory_claims import verdicts_of
+
     lines = [
         "How far is each way to estimate the invariant subspace from the true one? "
         + findings["methods"].words,

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -315,6 +314,8 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     -------
     matplotlib.figure.Figure
     """
+    import seaborn as sns  # slow to import, and needed for grids only
+
     figure, axis = plt.subplots(figsize=(6.4, 0.45 * len(shares) + 1.4), layout="constrained")
     sns.heatmap(
         shares, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="cividis", ax=axis, linewidths=1,
@@ -385,6 +386,8 @@ def grid_figure(
     -------
     matplotlib.figure.Figure
     """
+    import seaborn as sns
+
     gains = {
         label: means[mask]
         .pivot_table("value", "K", "consistency_weight")

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 
 from icm_study.animals.latents import captions, redraw_variant, sample_latents
-from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT
 
@@ -50,6 +49,8 @@ def method_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
 
 def example_figure() -> Figure:
     """Draw the method with a pair of the animal world's: the oracle's, which changes all."""
+    from icm_study.animals.rendering import render  # imports torch, which is slow
+
     silhouettes = load_silhouettes()
     before = sample_latents(silhouettes, "test", n=40, seed=1)
     pair = [latents.iloc[[9]] for latents in (before, redraw_variant(before, seed=3))]

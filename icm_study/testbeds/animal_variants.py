@@ -32,7 +32,6 @@ from threadpoolctl import threadpool_limits
 
 from icm_core.prediction import LinearProbe, class_prompts
 from icm_study.animals.latents import sample_latents
-from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.testbeds.animal_world import (
@@ -235,6 +234,8 @@ class AnimalVariants(TestBed):
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show images of the source and of what each variant is drawn from."""
+        from icm_study.animals.rendering import render  # imports torch, which is slow
+
         parts: dict[str, tuple[str, Sequence[str], str]] = {}
         parts["source"] = ("source", SOURCE_STYLES, "aligned")
         parts |= {name: ("test", *how) for name, how in VARIANTS.items()}

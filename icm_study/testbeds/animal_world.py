@@ -3,6 +3,8 @@
 The sources carry a *shortcut*: coat or scene (or both) follow the class with a given
 strength. The tests show other animals under three conditions: the shortcut as in the
 sources ("aligned"), absent ("none"), and pointing to another class ("reversed").
+
+torch, which renders, is imported when an image is needed, not with this module.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from icm_study.animals.latents import (
     redraw_variant,
     sample_latents,
 )
-from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.fingerprint import fingerprint
@@ -203,6 +204,8 @@ class AnimalWorld(TestBed):
         seed = data.provenance["seed"]
 
         def compute() -> xr.Dataset:
+            from icm_study.animals.rendering import render
+
             latents = self.latents("source", "aligned", seed)
             keys = _keys(self.silhouettes, latents, seed)
 
@@ -228,6 +231,8 @@ class AnimalWorld(TestBed):
 
     def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
         """Render the images of the source and of the test table, each once."""
+        from icm_study.animals.rendering import render
+
         tests = pd.concat([self.latents("test", shortcut, seed) for shortcut in SHORTCUTS])
         rendered: dict[str, torch.Tensor] = {}
 
@@ -243,6 +248,8 @@ class AnimalWorld(TestBed):
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show source animals, the same after interventions, and test animals."""
+        from icm_study.animals.rendering import render
+
         strong = partial(sample_latents, self.silhouettes, strengths=(0.9, 0.9), n=n, seed=2)
         source = strong("source")
         original = render(source, self.silhouettes)
@@ -315,13 +322,14 @@ def embed_rendered(
     embedder: Embedder, silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None = None
 ) -> NDArray[np.float32]:
     """Render and embed: (n, 1, D), or (n, 2, D) with the image intervention of a seed."""
+    import torch
+
+    from icm_study.animals.rendering import render
 
     def load(rows: NDArray[np.intp]) -> torch.Tensor:
         images = render(latents.iloc[rows], silhouettes)
         if seed is None:
             return images
-        import torch
-
         return torch.cat([images, intervene_images(images, seed=seed)])
 
     return embedder.images(_keys(silhouettes, latents, seed), load)
@@ -329,6 +337,8 @@ def embed_rendered(
 
 def pixel_fingerprint(silhouettes: Silhouettes) -> str:
     """Hash silhouettes, rendering, interventions and captions: a change in any changes the key."""
+    from icm_study.animals.rendering import render
+
     latents = sample_latents(silhouettes, "source", strengths=(0.5, 0.5), n=64, seed=99)
     images = render(latents, silhouettes)
     words = captions(latents, left_out=0.5, seed=99)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
-from icm_study.embedding.files import read_images
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.encoders.animal_clip import SHIPPED
 from icm_study.fingerprint import fingerprint
@@ -68,7 +67,7 @@ class ImageFolder(TestBed):
     texts: Texts = field(default_factory=Texts)
     protocol: str = PROTOCOLS[0]
     templates: Sequence[str] = TEMPLATES
-    interventions: Sequence[str] = tuple(IMAGE_INTERVENTIONS)
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS
     has_texts: bool = True
 
     def __post_init__(self) -> None:
@@ -165,6 +164,7 @@ class ImageFolder(TestBed):
     @staticmethod
     def reader(encoder: Encoder, paths: NDArray[np.str_]) -> Loader:
         """Give a way from rows to the pixels of image files."""
+        from icm_study.embedding.files import read_images  # imports torch, which is slow
 
         def load(rows: NDArray[np.intp]) -> torch.Tensor:
             return read_images(encoder, paths[rows].tolist())

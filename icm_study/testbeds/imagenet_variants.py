@@ -22,7 +22,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from icm_study.embedding.files import embed_files
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.photographs.imagenet import imagenet_index, imagenet_templates
 from icm_study.testbeds.animal_variants import variants_are_no_targets
@@ -149,6 +148,8 @@ class ImageNetVariants(TestBed):
         OSError
             If the store's directory cannot be written.
         """
+        from icm_study.embedding.files import embed_files  # imports torch, which is slow
+
         pairs, folder = None, self._folder
         if self.others is not None:
             name, others = self.others

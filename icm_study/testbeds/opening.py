@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icm_study.animals.rendering import write_folder
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.check import load_folder, load_images
@@ -86,6 +85,8 @@ def example_or_folder(given: Mapping[str, Any]) -> dict[str, Any]:
         If there is a folder and no encoder.
     """
     if given["folder"] is None:
+        from icm_study.animals.rendering import write_folder  # imports torch, which is slow
+
         written = write_folder(given["example"], load_silhouettes())
         return {**given, "dataset": str(written), "encoder": given["encoder"] or animal_world.NAME}
     if given["encoder"] is None:

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 
 from icm_study.photographs.known import CATALOG, class_words
-from icm_study.text.captioner import caption_images
 from icm_study.text.captions import (
     PHOTO_LEXICON,
     Lexicon,
@@ -91,6 +90,8 @@ def text_pairs(
         known = [of_domain[domain] for domain in images["domain"]]
         captions = attribute_captions(of_image, known, seed=seed, lexicon=lexicon)
     else:
+        from icm_study.text.captioner import caption_images  # imports open_clip, which is slow
+
         seen = caption_images(captioner, images["path"].tolist(), Path(cache) / "captions.jsonl")
         captions = [
             with_class_word(caption, word) for caption, word in zip(seen, of_image, strict=True)

@@ -12,6 +12,7 @@ from icm_core.interventions import (
     POSTERIZE_BITS,
     SOLARIZE_THRESHOLD,
     draw_interventions,
+    image_transforms,
     intervene_captions,
     intervene_images,
 )
@@ -38,7 +39,7 @@ def small_images():
 
 
 def test_the_papers_seven():
-    assert tuple(IMAGE_INTERVENTIONS) == SEVEN
+    assert tuple(image_transforms()) == IMAGE_INTERVENTIONS == SEVEN
 
 
 # Closed forms of the four interventions that are functions of a pixel's value alone.
@@ -132,7 +133,7 @@ def test_the_global_generator_is_restored_after_an_error(monkeypatch):
     def fail(image):
         raise RuntimeError("broken transform")
 
-    monkeypatch.setitem(IMAGE_INTERVENTIONS, "invert", fail)
+    monkeypatch.setitem(image_transforms(), "invert", fail)
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="broken transform"):
         intervene_images(random_images(1), ["invert"])

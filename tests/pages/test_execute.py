@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT, run
-from execute import add_to_heading, execute, read_parameters
-from plain_yaml import write_yaml
+from execute import add_to_heading, execute
+from plain_yaml import read_parameters, write_yaml
 from test_config import EXTREME
 
 SCRIPT = "workflow/scripts/execute.py"

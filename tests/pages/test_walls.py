@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 #: Rooms of the study, in the order in which data flow. A room imports only rooms before it.
 ROOMS = (
@@ -107,6 +107,28 @@ def test_files_import_each_other_in_no_circle():
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+
+
+#: Modules about pixels or models; others import them, and torch, where they need one of these.
+WITH_TORCH = {
+    "icm_study.animals.rendering", "icm_study.embedding.files", "icm_study.text.captioner",
+    "icm_study.encoders.animal_pretraining", "icm_study.encoders.lite0_minilm",
+    "icm_study.methods.contexts", "icm_study.methods.tuning",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_needs_no_pixel_and_no_model_does_not_wait_for_torch():
+    assert set(NAMES.values()) >= WITH_TORCH
+    code = (
+        f"import importlib, sys\n"
+        f"for name in {sorted(set(NAMES.values()) - WITH_TORCH)}:\n"
+        f"    importlib.import_module(name)\n"
+        f"    slow = {{'torch', 'torchvision', 'open_clip', 'transformers'}} & set(sys.modules)\n"
+        f"    assert not slow, f'{{name}} imports {{slow}}'\n"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_core_is_small():

@@ -17,31 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-from plain_yaml import read_yaml
+from plain_yaml import read_parameters
 
 from icm_study.experiments.names import check_names
 
-
-def read_parameters(texts: list[str], files: list[Path]) -> dict[str, Any]:
-    """Read parameters from files and texts in YAML; what comes later counts.
-
-    Raises
-    ------
-    ValueError
-        If one of them is no mapping of names.
-    """
-    sources = [(file.read_text(encoding="utf-8"), str(file)) for file in files]
-    given: dict[str, Any] = {}
-    for text, source in [*sources, *((text, "--yaml") for text in texts)]:
-        parameters = read_yaml(text, source) or {}
-        if not isinstance(parameters, dict):
-            raise ValueError(
-                f"{source}: got {parameters!r}; expected names and values, 'seeds: [0]'."
-            )
-        given |= parameters
-    return given
+# nbformat validates with jsonschema, which takes rfc3987_syntax along where it is installed, to
+# check formats that nbformat asks nobody to check; that package compiles grammars for two seconds.
+sys.modules.setdefault("rfc3987_syntax", None)
+import nbformat  # noqa: E402
+import papermill  # noqa: E402
 
 
 def add_to_heading(page: nbformat.NotebookNode, addition: str) -> None:

@@ -6,6 +6,7 @@ Plain values are texts, numbers, truth values, None, and lists and mappings of t
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -49,6 +50,26 @@ def read_yaml(text: str, source: str) -> Any:
         raise ValueError(f"{source}{place}: {error.problem}.") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: {error}.") from None
+
+
+def read_parameters(texts: list[str], files: list[Path]) -> dict[str, Any]:
+    """Read parameters from files and texts in YAML; what comes later counts.
+
+    Raises
+    ------
+    ValueError
+        If one of them is no mapping of names.
+    """
+    sources = [(file.read_text(encoding="utf-8"), str(file)) for file in files]
+    given: dict[str, Any] = {}
+    for text, source in [*sources, *((text, "--yaml") for text in texts)]:
+        parameters = read_yaml(text, source) or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(
+                f"{source}: got {parameters!r}; expected names and values, 'seeds: [0]'."
+            )
+        given |= parameters
+    return given
 
 
 def write_yaml(value: Any) -> str:

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from execute import read_parameters
+from plain_yaml import read_parameters
 
 from icm_study.experiments.names import check_names
 from icm_study.experiments.record import default_parameters

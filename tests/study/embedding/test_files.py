@@ -28,7 +28,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from icm_core.interventions import IMAGE_INTERVENTIONS, draw_interventions, intervene_images
+from icm_core.interventions import (
+    IMAGE_INTERVENTIONS,
+    draw_interventions,
+    image_transforms,
+    intervene_images,
+)
 from icm_study.embedding import files
 from icm_study.embedding.files import _shards, embed_files
 from icm_study.embedding.store import EmbeddingStore
@@ -239,7 +244,7 @@ def test_whatever_changes_the_embeddings_changes_the_key(table, store, monkeypat
 
 def test_a_change_in_the_interventions_changes_the_key(encoder, table, store, monkeypatch):
     embed_files(encoder, table, store, **SMALL)
-    monkeypatch.setitem(IMAGE_INTERVENTIONS, "solarize", IMAGE_INTERVENTIONS["invert"])
+    monkeypatch.setitem(image_transforms(), "solarize", image_transforms()["invert"])
     embed_files(encoder, table, store, **SMALL)
     assert encoder.embedded == 2 * 2 * len(table)
 

@@ -13,7 +13,8 @@ from icm_study.encoders.animal_clip import AnimalTokenizer
 from icm_study.encoders.animal_pretraining import MODEL_CONFIG, PREPROCESS_CONFIG
 from icm_study.encoders.encoder import Encoder
 from icm_study.methods.base import logit_scale
-from icm_study.methods.prompts import CONTEXT, DPL, CoCoOp, CoOp, PromptTower
+from icm_study.methods.contexts import CONTEXT, PromptTower
+from icm_study.methods.prompts import DPL, CoCoOp, CoOp
 
 METHODS = [CoOp, CoCoOp, DPL]
 

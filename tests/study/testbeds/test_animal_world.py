@@ -284,7 +284,7 @@ def test_pixels_are_those_that_were_embedded(bed, embedded):
 def test_images_are_rendered_once(bed, monkeypatch):
     load, _ = bed.loaders(StandInEncoder(), SEED)
     first = load(np.arange(3))
-    monkeypatch.setattr(animal_world, "render", None)
+    monkeypatch.setattr("icm_study.animals.rendering.render", None)
     np.testing.assert_array_equal(load(np.array([2, 1])), first[[2, 1]])
 
 

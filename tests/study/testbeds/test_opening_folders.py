@@ -92,7 +92,7 @@ def test_one_intervention_alone_cannot_be_left_out(radiographs, tmp_path, encode
 
 
 def test_the_interventions_that_can_be_named_are_those_of_the_core():
-    assert get_args(Intervention) == tuple(IMAGE_INTERVENTIONS)
+    assert get_args(Intervention) == IMAGE_INTERVENTIONS
 
 
 def test_the_precision_of_the_encoder_is_a_parameter(tmp_path):

@@ -41,7 +41,7 @@ def test_a_captioner_and_an_editor_are_plugged_by_name(monkeypatch, tmp_path, gi
             f"{text} {word} {seed}" for text, word in zip(captions, words, strict=True)
         ]
 
-    monkeypatch.setattr(pairs, "caption_images", caption)
+    monkeypatch.setattr("icm_study.text.captioner.caption_images", caption)
     monkeypatch.setattr(pairs, "load_editor", editor)
     if given == "name by name":
         captions, edits = text_pairs(
