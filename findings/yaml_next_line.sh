@@ -4,10 +4,10 @@
 # Version: PyYAML 6.0.3, Python 3.11.
 # Guess: what safe_dump writes, safe_load reads back; a character that YAML takes for a line
 #   break is escaped in double quotes, as U+2028 would be expected to be.
-# Seen: with allow_unicode=True and default_flow_style=True the text is written within single
-#   quotes or double quotes with the character as it is, and is read back with a space, or a
-#   line feed, in its place, without an error. Without allow_unicode it is escaped and survives.
-#   Captions and class names that were copied from old terminals or mainframes hold it.
+# Seen: with allow_unicode=True the text is written within single quotes, the character as it is
+#   and followed by blanks, and is read back with one blank in its place, without an error.
+#   Without allow_unicode it is escaped and survives. Captions and class names that were copied
+#   from old terminals or mainframes hold it.
 # Source: YAML 1.1 counts U+0085 among its line breaks, YAML 1.2 does not (section 5.4); the
 #   emitter of PyYAML takes it for printable.
 set -eu
