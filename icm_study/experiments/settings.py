@@ -189,11 +189,13 @@ NOTEBOOKS: dict[str, type] = {
     "06_methods": Methods,
 }
 ANIMALS = "animal-world"
-#: What a folder of images can be given and the animal world cannot.
-OF_A_FOLDER = (
-    "variants", "projection_images", "captioner", "accept_problems", "nested", "domain_words",
-    "interventions",
-)  # fmt: skip
+#: What a folder of images can be given and the animal world cannot; where nothing is said by a
+#: value that is not empty, that value.
+OF_A_FOLDER: dict[str, Any] = {
+    "variants": {}, "projection_images": "", "captioner": None, "accept_problems": False,
+    "nested": False, "domain_words": {}, "interventions": [], "editor": "rules",
+    "classes": "all", "value_range": "file",
+}  # fmt: skip
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -229,7 +231,7 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
         faults = [_explain(kind, fault) for fault in error.errors()]
         raise ValueError("\n".join(f"{where}: {fault}" for fault in faults)) from None
     on_animals = "dataset" in get_type_hints(kind) and settings.get("dataset", ANIMALS) == ANIMALS
-    ignored = [name for name in OF_A_FOLDER if settings.get(name)]
+    ignored = [name for name, none in OF_A_FOLDER.items() if settings.get(name) not in (none, None)]
     if on_animals and ignored:
         raise ValueError(
             f"{where}: got {', '.join(ignored)}, which {ANIMALS!r} does not have; "

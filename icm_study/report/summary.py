@@ -115,8 +115,9 @@ def best_methods(results: Results, n: int = 3) -> pd.DataFrame:
     """
     means = results.chosen_by(results.choice).means()
     best = by_worst_case(means)
-    place = best.groupby(["predictor", best["method"].str.contains("ICM")]).cumcount()
-    kept = best.loc[(best["method"] == "plain") | (place < n), ["predictor", "method"]]
+    kind = best["method"].where(best["method"] == "plain", best["method"].str.contains("ICM"))
+    place = best.groupby(["predictor", kind]).cumcount()
+    kept = best.loc[place < n, ["predictor", "method"]]
     return kept.merge(means, how="left")
 
 

@@ -79,9 +79,9 @@ def named(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(means: pd.DataFrame) -> pd.DataFrame:
-    """Say conditions in words, and methods as :func:`named` does."""
+    """Say conditions in words, and methods as :func:`named` does where they have no names yet."""
     means = means.replace({"condition": condition_name})
-    return named(means) if "method" in means else means
+    return named(means) if "method" in means and "name" not in means else means
 
 
 def html(table: pd.DataFrame, **options: Any) -> HTML:

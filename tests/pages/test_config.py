@@ -117,14 +117,27 @@ class TestSettings:
         checked = check_settings(Methods, {"cache": "~/scratch", "dataset": "~/PACS"})
         assert checked == {"cache": "/home/someone/scratch", "dataset": "/home/someone/PACS"}
 
-    @pytest.mark.parametrize("name", ["variants", "projection_images", "captioner"])
-    def test_what_only_a_folder_can_be_given_is_not_ignored(self, name: str) -> None:
-        values = {"variants": {"V2": "v2"}, "projection_images": "more", "captioner": "coca"}
-        given = {name: values[name]}
-        kind = NOTEBOOKS["04_imagenet_variants"]
+    @pytest.mark.parametrize(
+        ("name", "value", "notebook"),
+        [
+            ("variants", {"V2": "v2"}, "04_imagenet_variants"),
+            ("projection_images", "more", "04_imagenet_variants"),
+            ("captioner", "coca", "04_imagenet_variants"),
+            ("editor", "llm", "02_domain_generalization"),
+            ("classes", "common", "06_methods"),
+            ("value_range", "used", "06_methods"),
+            ("interventions", ["invert"], "02_domain_generalization"),
+        ],
+    )
+    def test_what_only_a_folder_can_be_given_is_not_ignored(
+        self, name: str, value: object, notebook: str
+    ) -> None:
+        given, kind = {name: value}, NOTEBOOKS[notebook]
         with pytest.raises(ValueError, match=f"got {name}, which 'animal-world' does not have"):
             check_settings(kind, given)
-        assert check_settings(kind, given | {"dataset": "imagenet"})[name] == values[name]
+        assert check_settings(kind, given | {"dataset": "imagenet"})[name] == value
+        usual = {"editor": "rules", "classes": "all", "value_range": "file", "interventions": []}
+        check_settings(kind, {name: usual.get(name)} if name in usual else {})
 
 
 def change(value: Any, *path: str) -> dict[str, Any]:

@@ -235,6 +235,9 @@ def empty(path: Path) -> None:
         ("results/01_theory_claims.parquet", "results/01_theory.ipynb"),
         ("results/05_your_data.safetensors", "results/05_your_data.ipynb"),
         ("results/03_ablations.ipynb", "results/03_ablations.ipynb"),
+        # what is asked for is at hand, and all that was made of it
+        ("results/01_theory_claims.parquet", "all"),
+        ("cache/silhouettes.npz", "all"),
     ],
 )
 def test_a_damaged_result_is_told_and_made_again(

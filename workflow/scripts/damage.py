@@ -17,12 +17,11 @@ def is_parquet(path: Path) -> bool:
 
 
 def is_json(path: Path) -> bool:
-    """Say whether a file is whole JSON, as a notebook is."""
+    """Say whether a file is whole JSON with something in it, as a notebook is."""
     try:
-        json.loads(path.read_bytes())
+        return json.loads(path.read_bytes()) is not None
     except ValueError:
         return False
-    return True
 
 
 def is_safetensors(path: Path) -> bool:
@@ -31,10 +30,10 @@ def is_safetensors(path: Path) -> bool:
     end = 8 + int.from_bytes(content[:8], "little")
     try:
         head = json.loads(content[8:end])
-    except ValueError:
+        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+        return len(content) == end + max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):  # no JSON, or another kind of head
         return False
-    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-    return len(content) == end + max(ends, default=0)
 
 
 #: How each kind of file that a step leaves is known to be whole.

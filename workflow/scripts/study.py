@@ -50,11 +50,13 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
             return file
 
 
-def put_away_damaged(root: Path, only_look: bool) -> None:
-    """Delete damaged results with what was made with them, so that their steps run again.
+def put_away_damaged(root: Path, only_look: bool) -> list[str]:
+    """Delete damaged results with what was made with them; give the names of all.
 
-    Ends the program over a damaged table that is kept in git.
+    Snakemake makes a deleted file again only where something that is asked for lacks it: the
+    steps must be told to run. Ends the program over a damaged table that is kept in git.
     """
+    again: list[str] = []
     for path in damaged_files(root):
         name = path.relative_to(root)
         if name.parts[0] == "reports":
@@ -63,8 +65,11 @@ def put_away_damaged(root: Path, only_look: bool) -> None:
                 "or delete it, and the report goes without it"
             )
         print(f"study: {name} is damaged, and is made again where it is needed", file=sys.stderr)
-        for file in [] if only_look else made_with(path):
-            file.unlink()
+        for file in made_with(path):
+            again.append(str(file.relative_to(root)))
+            if not only_look:
+                file.unlink()
+    return list(dict.fromkeys(again))
 
 
 def main(arguments: list[str]) -> None:
@@ -76,8 +81,8 @@ def main(arguments: list[str]) -> None:
             "study: another run is active in this folder; wait for it, or stop it and run again"
         )
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    if lock:  # while another run writes, a file may be half there
-        put_away_damaged(ROOT, looks_only)
+    # while another run writes, a file may be half there
+    again = put_away_damaged(ROOT, looks_only) if lock else []
     if lock and looks_only:
         lock.close()
 
@@ -85,7 +90,8 @@ def main(arguments: list[str]) -> None:
 
     # An option that takes any number of values, as --quiet does, must not stand before
     # a target.
-    settings = ["--quiet", "host", "reason", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    settings = ["--forcerun", *again] if again else []
+    settings += ["--quiet", "host", "reason", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
     settings += ["--directory", str(ROOT), "--nolock", "--rerun-incomplete", "--show-failed-logs"]
     if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
         settings += ["--cores", "all"]
