@@ -10,11 +10,10 @@ import pandas as pd
 
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.intervals import aggregate, contrast
+from icm_study.experiments.names import KINDS
 
 #: Conditions that are shifts, the mildest first.
 SHIFTS = ("unseen", "reversed", "new_classes")
-#: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
-KINDS = ("image", "text", "image+text")
 #: What a row is told by, beside seed and target.
 IDENTITY = ("world", "predictor", "method", "choice", "condition")
 

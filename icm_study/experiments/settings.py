@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from icm_study.experiments.names import unknown_name
+from icm_study.experiments.names import KINDS, unknown_name
 
 Value = TypeVar("Value", bound=Sequence[Hashable])
 
@@ -230,6 +230,7 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
     except ValidationError as error:
         faults = [_explain(kind, fault) for fault in error.errors()]
         raise ValueError("\n".join(f"{where}: {fault}" for fault in faults)) from None
+    _check_judged(kind, settings.get("methods"), where)
     on_animals = "dataset" in get_type_hints(kind) and settings.get("dataset", ANIMALS) == ANIMALS
     ignored = [name for name, none in OF_A_FOLDER.items() if settings.get(name) not in (none, None)]
     if on_animals and ignored:
@@ -238,6 +239,20 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
             "name a folder as 'dataset', or leave it out."
         )
     return settings
+
+
+def _check_judged(page: type, methods: Any, where: str) -> None:
+    """Refuse methods that leave a page of 02 or 04 nothing to judge CLIP-ICM by."""
+    if methods in (None, [], "all") or not {"protocol", "variants"} & set(get_type_hints(page)):
+        return
+    whole = {kind for kind in KINDS if {f"ICM {kind}", f"ICM auto {kind}"} <= set(methods)}
+    if not whole or "plain" not in methods:
+        raise ValueError(
+            f"{where}: 'methods': got {list(methods)}, but CLIP-ICM is judged by both ways to have "
+            "its K and λ, against the plain predictors; name 'plain', and for example 'ICM image' "
+            "and 'ICM auto image', beside what else you want. Other choices of methods are "
+            "compared by 06_methods."
+        )
 
 
 def _explain(kind: type, fault: ErrorDetails) -> str:

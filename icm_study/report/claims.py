@@ -58,12 +58,7 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict.
-
-    Raises
-    ------
-    ValueError
-        If a side was not run, see :func:`~icm_study.experiments.intervals.contrast`.
+        Columns claim, statement, measured, threshold, verdict. What was not run is left out.
     """
     judged = results.judged()
     kinds, shifts = judged.kinds, [name for name in SHIFTS if name in judged.conditions]
@@ -96,6 +91,8 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
         method, choice = ways(judged.choice)[how]
         predictor = "zero-shot" if topic == "Zero-shot" else "linear probe"
         ours = side(f"{method} {kind}", predictor, choice)
+        if not (judged.has(ours) and judged.has(rival)):
+            continue
         statement = (
             f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
         )

@@ -117,6 +117,17 @@ class TestSettings:
         checked = check_settings(Methods, {"cache": "~/scratch", "dataset": "~/PACS"})
         assert checked == {"cache": "/home/someone/scratch", "dataset": "/home/someone/PACS"}
 
+    @pytest.mark.parametrize("notebook", ["02_domain_generalization", "04_imagenet_variants"])
+    def test_a_page_has_what_it_judges_clip_icm_by(self, notebook: str) -> None:
+        kind, whole = NOTEBOOKS[notebook], ["plain", "ICM text", "ICM auto text"]
+        for missing in whole:
+            given = {"methods": [name for name in [*whole, "LDA"] if name != missing]}
+            with pytest.raises(ValueError, match="judged by both ways to have its K and λ"):
+                check_settings(kind, given)
+        check_settings(kind, {"methods": whole})
+        check_settings(kind, {"methods": []})
+        check_settings(Methods, {"methods": ["LDA"]})
+
     @pytest.mark.parametrize(
         ("name", "value", "notebook"),
         [
