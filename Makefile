@@ -58,7 +58,12 @@ test: .venv/photos ## Lint, type-check and test
 	mypy
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
-lab: .venv/installed ## Open the notebooks in JupyterLab
+# What JupyterLab adds when it saves a notebook is left out of what git sees.
+saved := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+strip := nbstripout --keep-id --extra-keys '$(addprefix metadata.language_info.,$(saved))'
+
+lab: .venv/installed ## Open the notebooks in JupyterLab; git sees no outputs that they save
+	@git config filter.notebooks.clean "'$(CURDIR)/.venv/bin/python' -m $(strip)" || true
 	@exec jupyter lab notebooks
 
 encoder: .venv/installed ## Train the two animal-world encoders again and report how close they come

@@ -147,6 +147,8 @@ class Embedder:
         self,
         images: pd.DataFrame,
         texts: tuple[Sequence[str], Sequence[str]] | None = None,
+        *,
+        interventions: Sequence[str] = IMAGE_INTERVENTIONS,
         seed: int = 0,
     ) -> xr.Dataset:
         """Embed image files, each after an image intervention too, and texts if they are given.
@@ -158,6 +160,8 @@ class Embedder:
         texts : (captions, edits), optional
             For each image its caption, and the caption after an intervention on its variant
             words, for example from :func:`~icm_study.text.pairs.text_pairs`.
+        interventions : sequence of str
+            Image interventions to draw from.
         seed : int
             Seed of the image interventions.
 
@@ -189,7 +193,10 @@ class Embedder:
             name: (("row", "feature"), self._stored_texts(part))
             for name, part in zip(("caption", "edit"), texts or (), strict=False)
         }
-        return embed_files(self.encoder, images, self.store, seed=seed).assign(embedded)
+        table = embed_files(
+            self.encoder, images, self.store, interventions=interventions, seed=seed
+        )
+        return table.assign(embedded)
 
     def _stored_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, or open what is stored, shard by shard."""

@@ -39,6 +39,7 @@ class AnimalTokenizer:
         self.vocab_size = len(self.vocabulary) + 3  # padding, start, words, end
         self._full = SimpleTokenizer()
         self._compact = {full: i + 2 for i, full in enumerate(self.vocabulary)}
+        self._of_word: dict[str, list[int]] = {}
 
     @classmethod
     def from_lexicon(cls, context_length: int) -> AnimalTokenizer:
@@ -60,7 +61,7 @@ class AnimalTokenizer:
         context_length = context_length or self.context_length
         out = torch.zeros((len(texts), context_length), dtype=torch.long)
         for row, text in enumerate(texts):
-            ids = [self._compact.get(i, -1) for i in self._full.encode(text)]
+            ids = self._ids(text)
             if -1 in ids:
                 known = sorted({self._full.decode([i]).strip() for i in self.vocabulary})
                 raise ValueError(
@@ -73,6 +74,17 @@ class AnimalTokenizer:
             ids = [1, *ids, self.vocab_size - 1]
             out[row, : len(ids)] = torch.tensor(ids)
         return out
+
+    def _ids(self, text: str) -> list[int]:
+        """Compact ids of a text's words, each encoded once; -1 is no word of the vocabulary."""
+        if not (text.isascii() and text.isprintable()):  # its words may not stand alone
+            return [self._compact.get(i, -1) for i in self._full.encode(text)]
+        words = text.split()
+        for word in words:
+            if word not in self._of_word:
+                full = self._full.encode(word)
+                self._of_word[word] = [self._compact.get(i, -1) for i in full]
+        return [i for word in words for i in self._of_word[word]]
 
 
 def build_clip(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:

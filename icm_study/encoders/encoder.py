@@ -146,10 +146,14 @@ class Encoder:
         if length is None:
             return cut
         for i in range(0, len(texts), _BATCH):
-            batch = ["", *texts[i : i + _BATCH]]  # what differs from no text is the text's own
-            read, whole = self.tokenizer(batch), self.tokenizer(batch, context_length=2 * length)
-            own, all_own = ((ids != ids[0]).sum(dim=1)[1:] for ids in (read, whole))
-            cut[i : i + _BATCH] = (own < all_own).cpu().numpy()
+            batch = list(texts[i : i + _BATCH])
+            read = self.tokenizer(["", *batch])  # what differs from no text is the text's own
+            full = (read[1:, -4:] != read[0, -4:]).any(dim=1).nonzero()[:, 0]  # up to the end
+            if len(full):
+                rest = ["", *(batch[row] for row in full)]
+                whole = self.tokenizer(rest, context_length=2 * length)
+                own = (read[1:][full] != read[0]).sum(dim=1)
+                cut[i + full.numpy()] = (own < (whole[1:] != whole[0]).sum(dim=1)).numpy()
         return cut
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:

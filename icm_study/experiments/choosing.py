@@ -111,12 +111,18 @@ class UnseenIntervention(Choice):
     needs_draws = True
 
     def check(self, task: Task) -> None:
-        """Refuse a projection that is estimated from pairs of other images."""
+        """Refuse pairs of other images, and interventions of which none can be left out."""
         if task.sources.others is not None:
             raise ValueError(
                 "The projection is estimated from pairs of other images, and the choice 'unseen "
                 "intervention' leaves interventions out of its fit. Choose in another way, such as "
                 "'intervened'."
+            )
+        if len(np.unique(task.held_out.drawn)) < 2:
+            raise ValueError(
+                f"The images were intervened on by '{task.held_out.drawn[0]}' only, and the choice "
+                "'unseen intervention' leaves each intervention out in turn. Name two or more as "
+                "'interventions', or choose in another way, such as 'intervened'."
             )
 
     def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:

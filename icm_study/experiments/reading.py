@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -26,15 +26,20 @@ class Results:
     Attributes
     ----------
     table : DataFrame
-        Rows of :func:`~icm_study.experiments.run.run`; its attributes are the record.
+        Rows of :func:`~icm_study.experiments.run.run`.
+    record : dict
+        What it takes to repeat the run; taken from the attributes of the table. They are left
+        there no longer: pandas copies all of them whenever rows or columns are selected.
     """
 
     table: pd.DataFrame
+    record: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What it takes to repeat the run."""
-        return dict(self.table.attrs)  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        """Take the record from the table."""
+        if self.table.attrs:
+            object.__setattr__(self, "record", dict(self.table.attrs))
+            object.__setattr__(self, "table", pd.DataFrame(dict(self.table)))
 
     @property
     def over(self) -> str:
@@ -86,7 +91,7 @@ class Results:
         for column, value in values.items():
             kept = [value] if isinstance(value, str) else list(value)
             table = table[table[column].isin(kept)]
-        return Results(table)
+        return Results(table, self.record)
 
     def judged(self) -> Results:
         """Keep the rows of the world that is judged."""

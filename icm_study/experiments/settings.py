@@ -44,6 +44,11 @@ Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
 Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
+Precision = Literal["float32", "bfloat16", "float16"]
+#: Names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`, as a type.
+Intervention = Literal[
+    "color_jitter", "grayscale", "gaussian_blur", "invert", "posterize", "solarize", "equalize"
+]
 Protocol = Literal["leave-one-domain-out", "open class", "domain shift with open classes"]
 Shortcut = Literal["coat", "scene", "coat+scene"]
 Strength = Annotated[float, Field(ge=0, le=1)]
@@ -75,8 +80,9 @@ class Subject(TypedDict, total=False):
 
 
 class Images(TypedDict, total=False):
-    """How images are taken."""
+    """How images are taken and embedded."""
 
+    precision: Precision | None
     n_images: Count | None
     accept_problems: bool
     cache: Location
@@ -90,8 +96,9 @@ class Captions(TypedDict, total=False):
 
 
 class Reading(TypedDict, total=False):
-    """How a folder of domains is read."""
+    """How a folder of domains is read, and how its images are intervened on."""
 
+    interventions: Annotated[list[Intervention], AfterValidator(each_once)]
     nested: bool
     classes: Literal["all", "common"]
     value_range: Literal["file", "used"] | Annotated[tuple[float, float], Field(strict=False)]
@@ -159,6 +166,7 @@ class YourData(Reading, Captions, Plan, total=False):
 
     folder: Location | None
     encoder: Text | None
+    precision: Precision | None
     worth: Weight
     accept_problems: bool
     seeds: Seeds
@@ -184,6 +192,7 @@ ANIMALS = "animal-world"
 #: What a folder of images can be given and the animal world cannot.
 OF_A_FOLDER = (
     "variants", "projection_images", "captioner", "accept_problems", "nested", "domain_words",
+    "interventions",
 )  # fmt: skip
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -63,7 +63,8 @@ class Study:
         from icm_study.embedding.tables import Embedder
         from icm_study.encoders.loading import load_encoder
 
-        return Embedder(load_encoder(self.given["encoder"]), EmbeddingStore(self.given["cache"]))
+        encoder = load_encoder(self.given["encoder"], precision=self.given.get("precision"))
+        return Embedder(encoder, EmbeddingStore(self.given["cache"]))
 
     def results(self) -> Results:
         """Read the tables that are given, or run what the parameters say; write the table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ def make_task(
     def intervene(rows: NDArray[np.intp]) -> torch.Tensor:
         from icm_core.interventions import intervene_images
 
-        return intervene_images(load(rows), seed=data.provenance["seed"])
+        return intervene_images(load(rows), _drawn_from(data), data.provenance["seed"])
 
     def load_oracle(rows: NDArray[np.intp]) -> torch.Tensor:
         raise ValueError("The oracle's copies of images are known as embeddings only.")
@@ -161,6 +161,13 @@ def _images(table: xr.Dataset, variable: str, load: Loader) -> Images:
     )
 
 
+def _drawn_from(data: EmbeddedData) -> Sequence[str]:
+    """Name the image interventions that were drawn from."""
+    from icm_core.interventions import IMAGE_INTERVENTIONS
+
+    return data.source.attrs.get("interventions", IMAGE_INTERVENTIONS)
+
+
 def _drawn(
     data: EmbeddedData, load: Callable[[NDArray[np.intp]], Any], embedder: Embedder
 ) -> NDArray[np.str_]:
@@ -174,7 +181,7 @@ def _drawn(
             name
             for start in range(0, len(rows), _BATCH)
             for name in draw_interventions(
-                load(rows[start : start + _BATCH]), seed=data.provenance["seed"]
+                load(rows[start : start + _BATCH]), _drawn_from(data), data.provenance["seed"]
             )
         ]
         return xr.Dataset({"drawn": ("row", np.array(names))})

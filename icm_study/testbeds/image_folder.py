@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from icm_core.interventions import intervene_images
+from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.encoders.animal_clip import SHIPPED
 from icm_study.fingerprint import fingerprint
@@ -49,6 +49,9 @@ class ImageFolder(TestBed):
     protocol : str
     templates : sequence of str
         Prompts for the classes.
+    interventions : sequence of str
+        Image interventions to draw from: those that leave the class alone. Where the colour
+        is the class, none that changes it.
     has_texts : bool
         Whether there are text interventions at all.
 
@@ -64,6 +67,7 @@ class ImageFolder(TestBed):
     texts: Texts = field(default_factory=Texts)
     protocol: str = PROTOCOLS[0]
     templates: Sequence[str] = TEMPLATES
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS
     has_texts: bool = True
 
     def __post_init__(self) -> None:
@@ -124,7 +128,7 @@ class ImageFolder(TestBed):
         texts = None
         if self.has_texts and encoder.name not in SHIPPED:
             texts = self.texts.write(self.images, self.name, embedder.store.root)
-        source = embedder.pairs(self.images, texts)
+        source = embedder.pairs(self.images, texts, interventions=self.interventions)
         numbers = {"label": self.classes, "domain": self.domains}
         source = source.assign_coords(
             {k: ("row", [of.index(value) for value in self.images[k]]) for k, of in numbers.items()}
@@ -175,7 +179,7 @@ class ImageFolder(TestBed):
         original = torch.from_numpy(squares(paths.tolist()))
         return {
             "source": original.numpy(),
-            "image intervention": intervene_images(original).numpy(),
+            "image intervention": intervene_images(original, self.interventions).numpy(),
         }
 
 

@@ -35,7 +35,8 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         *world*, one of them, *n_images*, and for variants *reference*; for a folder
         *accept_problems*, *nested*, *classes* and *value_range* (see
         :func:`~icm_study.photographs.check.load_folder`), *captioner*, *editor* and
-        *domain_words* (see :class:`~icm_study.text.pairs.Texts`). Where *variants* is
+        *domain_words* (see :class:`~icm_study.text.pairs.Texts`), and *interventions*, image
+        interventions to draw from (all where none is named). Where *variants* is
         given, the test beds are variants: of animals, or the named folders, with
         *n_images* training images of each class, and *projection_images*.
 
@@ -60,7 +61,9 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         return [_imagenet(given, texts)]
     folder = Path(given["dataset"])
     images = load_folder(folder, **_reading(given))
-    return [ImageFolder(folder.name, images, texts, given.get("protocol", PROTOCOLS[0]))]
+    protocol = given.get("protocol", PROTOCOLS[0])
+    drawn = {"interventions": given["interventions"]} if given.get("interventions") else {}
+    return [ImageFolder(folder.name, images, texts, protocol, **drawn)]
 
 
 def example_or_folder(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -35,6 +38,36 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
     """Give each notebook in turn."""
     return nbformat.read(request.param, as_version=4)
+
+
+def test_git_does_not_see_what_jupyterlab_saves(tmp_path: Path) -> None:
+    for part in (".gitattributes", "Makefile", "notebooks", "pyproject.toml"):
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / part)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    run("git", "init", "-q")
+    run("git", "add", ".")
+    # the command that `make lab` sets up, with this Python instead of the one it installs
+    said = next(line for line in run("make", "-n", "lab").splitlines() if "git config" in line)
+    run("sh", "-c", said.replace(f"{tmp_path}/.venv/bin/python", sys.executable))
+    for path in sorted((tmp_path / "notebooks").glob("*.ipynb")):
+        saved = nbformat.read(path, as_version=4)
+        saved.metadata.language_info = dict.fromkeys(
+            ("codemirror_mode", "file_extension", "mimetype", "nbconvert_exporter"), "x"
+        ) | {"name": "python", "pygments_lexer": "ipython3", "version": "3.11.7"}
+        for cell in saved.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = 1
+                cell.metadata.execution = {"iopub.status.idle": "2026-01-01T00:00:00Z"}
+                cell.outputs = [nbformat.v4.new_output("stream", text="1\n")]
+        nbformat.write(saved, path)
+    assert run("git", "diff", "--name-only") == ""
+    path.write_text(path.read_text().replace('"# ', '"# Other ', 1))
+    assert run("git", "diff", "--name-only") == f"notebooks/{path.name}\n"  # a real change is seen
 
 
 def test_every_notebook_has_tiny_parameters() -> None:

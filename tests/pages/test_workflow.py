@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import shlex
@@ -127,6 +129,22 @@ def test_only_one_run_holds_the_lock(tmp_path: Path) -> None:
     again = take_lock(tmp_path / "state" / "lock", wait=0)
     assert again is not None
     again.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_without_locks_the_study_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    lock = take_lock(tmp_path / "state" / "lock")
+    assert lock is not None
+    lock.close()
+    said = capsys.readouterr().err
+    assert f"cannot be locked: {os.strerror(number)}" in said
+    assert "start one at a time" in said
 
 
 def alive(pid: int) -> bool:

@@ -23,7 +23,11 @@ WAIT_SECONDS = 5.0
 
 
 def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
-    """Lock `path` until this process ends; None if another one keeps it for `wait` seconds."""
+    """Lock `path` until this process ends; None if another one keeps it for `wait` seconds.
+
+    Where the file system has no locks (some network file systems have none), this says so, and
+    the study goes on: that no second one runs beside it is then for the user to see to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     deadline = time.monotonic() + wait
@@ -36,6 +40,14 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
                 file.close()
                 return None
             time.sleep(0.2)
+        except OSError as error:
+            print(
+                f"study: {path} cannot be locked: {error.strerror}. The file system seems to have "
+                "no locks, so a second study in this folder would not be noticed: start one at "
+                "a time, or work in a folder on a local disk.",
+                file=sys.stderr,
+            )
+            return file
 
 
 def put_away_damaged(root: Path, only_look: bool) -> None:

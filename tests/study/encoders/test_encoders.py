@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
@@ -541,6 +542,17 @@ def test_tokens(encoder):
     np.testing.assert_array_equal((ids == end).sum(1), [1, 1])
     assert ids[0, 2] == ids[1, 5]
     assert (ids[0, 4:] == 0).all()
+
+
+def test_texts_are_read_as_open_clip_reads_them(encoder):
+    """Its words are read one by one; no pair of words may be read otherwise side by side."""
+    tokenizer, full = encoder.tokenizer, SimpleTokenizer()
+    words = sorted({full.decode([i]).strip() for i in tokenizer.vocabulary})
+    rng = np.random.default_rng(0)
+    odd = ["&amp;", "& amp;", "a\u00a0cat", "  A  Cat\n", "\u00c3\u00a9", "cat\u2019s"]
+    for text in [*odd, *(" ".join(rng.choice(words, 5)) for _ in range(300))]:
+        expected = [tokenizer._compact.get(i, -1) for i in full.encode(text)]
+        assert tokenizer._ids(text) == expected, text
 
 
 # Fingerprints
