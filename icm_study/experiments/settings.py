@@ -45,7 +45,7 @@ Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
 Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
 Precision = Literal["float32", "bfloat16", "float16"]
-#: Names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`, as a type.
+#: The names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
 Intervention = Literal[
     "color_jitter", "grayscale", "gaussian_blur", "invert", "posterize", "solarize", "equalize"
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.embedding.tables import PAIRS, EmbeddedData, Embedder, pairs_in
 from icm_study.methods.sources import PREDICTORS, Images, Pairs, Sources
 from icm_study.testbeds.base import Loader, TestBed
@@ -163,8 +164,6 @@ def _images(table: xr.Dataset, variable: str, load: Loader) -> Images:
 
 def _drawn_from(data: EmbeddedData) -> Sequence[str]:
     """Name the image interventions that were drawn from."""
-    from icm_core.interventions import IMAGE_INTERVENTIONS
-
     return data.source.attrs.get("interventions", IMAGE_INTERVENTIONS)
 
 

@@ -27,7 +27,7 @@ WHOLE = {
 
 
 def write(path):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         zipfile.ZipFile(path, "w").close()
     else:
@@ -37,9 +37,10 @@ def write(path):
 kind, *given = Path(sys.argv[0]).stem, *sys.argv[1:]
 if kind == "render_report":
     write(Path("_site/index.html"))
-elif kind == "execute":
-    write(Path(given[1]))
-    files = yaml.safe_load(given[5])
+elif kind in ("execute", "run_study"):
+    if kind == "execute":
+        write(Path(given[1]))
+    files = yaml.safe_load(given[given.index("-y") + 3])  # after the settings
     for name in {"results", "claims", "projection"} & set(files):
         if isinstance(files[name], str):
             write(Path("notebooks", files[name]))
@@ -90,7 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with the real workflow in which nothing is computed, finished."""
     study = tmp_path_factory.mktemp("study")
     copy_workflow(study)
-    for name in ("execute", "embed", "world", "render_report"):
+    for name in ("execute", "run_study", "embed", "world", "render_report"):
         (study / "workflow" / "scripts" / f"{name}.py").write_text(WRITER)
     for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
         (study / folder).mkdir(parents=True)
