@@ -106,3 +106,13 @@ def test_the_heading_of_a_notebook_of_many_pages_takes_a_title(name: str) -> Non
     assert len(changed) == 1
     old, new = changed[0]
     assert new == old.replace("\n", " (one: run)\n", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "slow"), [("execute", ["lark"]), ("run_study", ["papermill", "nbformat", "torch"])]
+)
+def test_a_script_starts_without_what_it_does_not_use(script: str, slow: list[str]) -> None:
+    code = f"import sys; sys.path.insert(0, 'workflow/scripts'); import {script}"
+    done = run("-c", f"{code}; print({{*{slow}}} & {{*sys.modules}})")
+    assert done.stdout == "set()\n", done.stderr

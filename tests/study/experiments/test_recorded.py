@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIG, RECORDED, ROOT, RUNS
+from conftest import CONFIG, RECORDED, ROOT, RUNS, run
 from conftest import METHODS as COMPARISONS
 
 from icm_study.animals.latents import STYLES
@@ -158,3 +158,17 @@ def test_the_comparison_has_every_method(comparison):
     assert set(runs) == {len(STYLES) * len(CONFIG["seeds"])}
     assert set(comparison["seed"]) == set(CONFIG["seeds"])
     assert set(comparison["method"]) == set(METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_recorded_table_is_shown_without_torch(path):
+    given = {"dataset": "data/PACS", "tables": [str(path)]}
+    code = (
+        "import sys; from icm_study.experiments.study import Study; "
+        "from icm_study.methods.registry import overview; "
+        f"study = Study('02_domain_generalization', {given}); table = study.results().table; "
+        "overview(table['method'].unique()); print(study.examples(), 'torch' in sys.modules)"
+    )
+    done = run("-c", code)
+    assert done.stdout == "{} False\n", done.stderr
