@@ -200,12 +200,13 @@ def test_domain_generalization_runs_on_a_folder(
         "dataset": str(animals), "encoder": "animal-world", "protocol": protocol, "seeds": [0],
         "cache": str(tmp_path),
     }  # fmt: skip
-    table = Study("02_domain_generalization", given).results().table
+    results = Study("02_domain_generalization", given).results()
+    table = results.table
     assert set(table["protocol"]) == {protocol}
     assert table["target"].nunique() == (1 if protocol == "open class" else 4)
     # the shipped encoders know no words of a folder
     assert not table["method"].str.contains("text|oracle").any()
-    assert str(animals) in table.attrs["command"]  # it repeats the run on this folder
+    assert str(animals) in results.record["command"]  # it repeats the run on this folder
     assert ("linear probe" in set(table["predictor"])) == (protocol == "leave-one-domain-out")
 
 

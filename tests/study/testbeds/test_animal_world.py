@@ -10,6 +10,7 @@ from stand_ins import D, StandInEncoder
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
+from icm_study.animals import rendering
 from icm_study.animals.latents import LEXICON, STYLES, captions, redraw_variant, sample_latents
 from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, load_silhouettes
@@ -217,13 +218,14 @@ def test_whatever_changes_the_embeddings_changes_the_key(embedded, bed, change, 
 
 @pytest.mark.parametrize("what", ["render", "captions", "intervene_images", "intervene_captions"])
 def test_a_change_of_the_world_itself_changes_the_key(embedded, silhouettes, monkeypatch, what):
-    made = getattr(animal_world, what)
+    place = rendering if what == "render" else animal_world  # where it is looked up
+    made = getattr(place, what)
     others = {
         "render": lambda *a, **k: made(*a, **k) // 2,
         "intervene_images": lambda *a, **k: made(*a, **k) // 2,
     }
     words = lambda *a, **k: [f"{text} at last" for text in made(*a, **k)]  # noqa: E731
-    monkeypatch.setattr(animal_world, what, others.get(what, words))
+    monkeypatch.setattr(place, what, others.get(what, words))
     assert pixel_fingerprint(silhouettes) != embedded.data.provenance["pixels"]
 
 
