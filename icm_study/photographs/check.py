@@ -456,7 +456,7 @@ def _by_range(
         return images
     place = Path(root).absolute()
     name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
-    return eight_bit_copies(images, value_range, Path(cache) / "eight_bits" / name)
+    return eight_bit_copies(images, value_range, Path(cache).expanduser() / "eight_bits" / name)
 
 
 def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:

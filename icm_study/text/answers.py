@@ -36,7 +36,7 @@ class JsonlCache:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if self.path.is_dir():
             raise ValueError(f"the cache {str(path)!r} is a folder; give the path of a JSONL file.")
         self._entries: dict[str, str] = {}

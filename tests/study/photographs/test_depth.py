@@ -13,6 +13,7 @@ from PIL import Image
 
 from icm_study.photographs.check import check_folder, load_folder, load_images, main
 from icm_study.photographs.folders import read_image
+from icm_study.text.answers import JsonlCache
 
 
 def gradient(top, dtype, seed=0, bottom=0):
@@ -66,6 +67,18 @@ def test_12_bits_are_read_by_their_range(tmp_path, value_range):
         assert np.abs(got - expected[..., None]).max() <= 0.5 + 1e-9
         np.testing.assert_array_equal(got, np.asarray(read_image(before, (0, 4095))))
     assert min(map(levels, images["path"])) > 200
+
+
+def test_a_tilde_in_the_place_of_the_copies_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    root = write(tmp_path / "xray", lambda _, seed: gradient(4095, np.uint16, seed), n=2)
+    images = load_folder(root, value_range="used", cache="~/cache", accept_problems=True)
+    assert all(path.startswith(str(tmp_path / "home" / "cache")) for path in images["path"])
+    cache = JsonlCache("~/answers.jsonl")
+    cache.put({"key": 1}, "text")
+    assert (tmp_path / "home" / "answers.jsonl").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 def test_copies_are_made_once_and_another_range_is_another_file(tmp_path):
