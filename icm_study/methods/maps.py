@@ -36,6 +36,16 @@ class _LinearMap(EmbeddingMap):
         return embedded @ self.components_.T
 
 
+def _checked(name: str, value: int, n_features: int, least: int = 1) -> int:
+    """Give a number of directions; raise a ValueError where there are not as many."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= n_features:
+        raise ValueError(
+            f"{name} is {value!r}; expected a whole number from {least} to {n_features}, the "
+            "dimension of the embeddings."
+        )
+    return value
+
+
 class Plain(EmbeddingMap):
     """The embedding as it is: CLIP's own two predictors.
 
@@ -84,9 +94,8 @@ class PCA(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         X = sources.images.embedded.astype(np.float64)
-        return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][
-            : self.n_components
-        ]
+        kept = _checked("n_components", self.n_components, X.shape[1])
+        return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][:kept]
 
 
 class RandomProjection(_LinearMap):
@@ -110,9 +119,9 @@ class RandomProjection(_LinearMap):
         return 0
 
     def _matrix(self, sources: Sources) -> np.ndarray:
-        drawn = np.random.default_rng(self.random_state).normal(
-            size=(sources.prompts.shape[1], self.n_components)
-        )
+        n_features = sources.prompts.shape[1]
+        kept = _checked("n_components", self.n_components, n_features)
+        drawn = np.random.default_rng(self.random_state).normal(size=(n_features, kept))
         return np.linalg.qr(drawn)[0].T
 
 
@@ -199,7 +208,8 @@ class FukunagaKoontz(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
-        rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][: self.n_components]
+        kept = _checked("n_components", self.n_components, len(moments.C))
+        rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][:kept]
         total = moments.C + moments.S
         total += 3 * self.shrinkage * np.trace(moments.C) / len(total) * np.eye(len(total))
         return rows / np.sqrt(((rows @ total) * rows).sum(axis=1, keepdims=True))
@@ -209,7 +219,9 @@ class LEACE(EmbeddingMap):
     """Erase the domain: the least change after which no linear classifier finds it.
 
     Source: Belrose et al. 2023, *LEACE: perfect linear concept erasure in closed form*,
-    arXiv 2306.03819, by the authors' package with its own defaults.
+    arXiv 2306.03819, by the authors' package. Its tolerance for directions that tell of the
+    domain is absolute, and would pass over a domain of few images; so here each domain's
+    indicator has unit variance, and the tolerance is that of rounding.
     """
 
     def fit_map(self, sources: Sources) -> int:
@@ -221,9 +233,10 @@ class LEACE(EmbeddingMap):
             from concept_erasure import LeaceFitter
 
         domain = np.unique(sources.images.domain, return_inverse=True)[1]
-        one_hot = torch.from_numpy(np.eye(domain.max() + 1)[domain])
+        indicator = np.eye(domain.max() + 1)[domain]
+        one_hot = torch.from_numpy(indicator / np.maximum(indicator.std(axis=0), 1e-12))
         X = torch.from_numpy(sources.images.embedded.astype(np.float64))
-        self.eraser_ = LeaceFitter.fit(X, one_hot).eraser
+        self.eraser_ = LeaceFitter.fit(X, one_hot, svd_tol=1e-6).eraser
         return self.eraser_.P.numel()
 
     def map_text(self, embedded: np.ndarray) -> np.ndarray:
@@ -267,7 +280,8 @@ class BiasedPrompts(_LinearMap):
             return sources.encoder.encode_text(sources.spurious)
 
         prompts = sources.shared.once("spurious prompts", embed).astype(np.float64)
-        spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][: self.n_directions]
+        erased = _checked("n_directions", self.n_directions, prompts.shape[1], least=0)
+        spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][:erased]
         identity = np.eye(prompts.shape[1])
         removed = identity - spurious.T @ spurious
         if not self.calibration:

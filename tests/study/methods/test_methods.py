@@ -249,6 +249,32 @@ def test_leace_leaves_no_linear_information_on_the_domain():
     )
 
 
+@pytest.mark.parametrize("n", [2, 5])
+def test_leace_erases_a_domain_of_few_images_too(n):
+    rng = np.random.default_rng(0)
+    domain = np.repeat([0, 1, 2], [3000, 2000, n])
+    X = rng.normal(size=(len(domain), D)) + 0.3 * np.eye(3, D)[domain]
+    labels = np.arange(len(domain)) % CLASSES
+    images = Images(X, labels, domain, np.arange(len(domain)), None)
+    erased = LEACE()
+    erased.fit_map(SimpleNamespace(images=images))
+    moved = erased.map_text(X)
+    means = np.array([moved[domain == one].mean(axis=0) for one in range(3)])
+    np.testing.assert_allclose(means, np.tile(moved.mean(axis=0), (3, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [PCA, RandomProjection, FukunagaKoontz])
+@pytest.mark.parametrize("value", [0, -3, D + 1, 1.5, True])
+def test_a_number_of_components_that_there_is_not_is_refused(method, value):
+    with pytest.raises(ValueError, match=f"n_components is {value!r}; expected .* 1 to {D}"):
+        method(n_components=value).fit_map(toy_sources())
+
+
+def test_a_number_of_directions_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="n_directions is -1; expected a whole number from 0"):
+        BiasedPrompts(n_directions=-1).fit_map(toy_sources())
+
+
 @pytest.mark.parametrize("calibration", [0.0, 7.0])
 def test_biased_prompts_minimise_the_paper_s_calibrated_objective(calibration):
     sources = toy_sources()
