@@ -34,6 +34,7 @@ from icm_core.prediction import LinearProbe, class_prompts
 from icm_study.animals.latents import sample_latents
 from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
 from icm_study.embedding.tables import EmbeddedData, Embedder
+from icm_study.encoders.animal_clip import SHIPPED
 from icm_study.testbeds.animal_world import (
     NAME,
     TEMPLATES,
@@ -168,10 +169,11 @@ class AnimalVariants(TestBed):
         """
         encoder, reference = embedder.encoder, self.reference
         if reference.fingerprint == encoder.fingerprint:
+            other = next(name for name in SHIPPED if name not in (reference.name, encoder.name))
             raise ValueError(
                 f"The reference {reference.name!r} is the encoder {encoder.name!r} itself, which "
                 "would have 0 % on the variant A by construction. Pass another encoder as "
-                "`reference`, such as 'animal-world'."
+                f"`reference`, such as {other!r}."
             )
         strengths = shortcut_strengths(self.shortcut, self.strength)
         common = {
