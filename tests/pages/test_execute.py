@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import ROOT, run
-from execute import add_to_heading, execute, main
+from execute import add_to_heading, execute
 from plain_yaml import read_parameters, write_yaml
 from test_config import EXTREME
 
@@ -70,20 +69,12 @@ def test_a_failing_cell_is_told_and_leaves_no_page(tmp_path: Path) -> None:
         (["-f", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
     ],
 )
-def test_what_cannot_be_given_is_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    given: list[str],
-    said: str,
-) -> None:
+def test_what_cannot_be_given_is_refused(tmp_path: Path, given: list[str], said: str) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "raise AssertionError('was executed')")
-    page = tmp_path / "page.ipynb"
-    monkeypatch.setattr(sys, "argv", [SCRIPT, str(notebook), str(page), *given])
-    assert main() == 1
-    refused = capsys.readouterr().err
-    assert said in refused
-    assert "was executed" not in refused
+    refused = run(SCRIPT, notebook, tmp_path / "page.ipynb", *given)
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "was executed" not in refused.stderr
 
 
 def test_a_title_needs_a_heading(tmp_path: Path) -> None:

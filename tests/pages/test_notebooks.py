@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -16,7 +15,7 @@ import open_clip
 import pandas as pd
 import papermill
 import pytest
-from conftest import PAGES, ROOT
+from conftest import PAGES, ROOT, execute
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -32,7 +31,6 @@ from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
 from icm_study.photographs.imagenet import imagenet_classes
 
-Execute = Callable[..., None]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -161,7 +159,7 @@ def test_lines_have_at_most_100_columns(notebook: nbformat.NotebookNode) -> None
 
 
 @pytest.mark.slow
-def test_the_comparison_runs_anew_on_the_animal_world(tmp_path: Path, execute: Execute) -> None:
+def test_the_comparison_runs_anew_on_the_animal_world(tmp_path: Path) -> None:
     names = ["plain", "tuned penalty", "ICM text", "ICM auto text", "CoOp", "LoRA + ICM"]
     given = {"methods": names, "targets": ["photo", "sketch"], "n_images": 400, "seeds": [0, 1]}
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
@@ -213,9 +211,7 @@ def test_domain_generalization_runs_on_a_folder(
 
 
 @pytest.mark.slow
-def test_your_data_saves_the_projection_that_it_tells(
-    tmp_path: Path, animals: Path, execute: Execute
-) -> None:
+def test_your_data_saves_the_projection_that_it_tells(tmp_path: Path, animals: Path) -> None:
     saved = tmp_path / "projection.safetensors"
     given = {
         "folder": str(animals),
@@ -236,7 +232,7 @@ def test_your_data_saves_the_projection_that_it_tells(
 
 
 @pytest.mark.slow
-def test_imagenet_variants_run_on_folders(tmp_path: Path, execute: Execute) -> None:
+def test_imagenet_variants_run_on_folders(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for folder, n in (("train", 12), ("renditions", 4)):
         for name in imagenet_classes("imagenet-r")["wnid"][:4]:
@@ -295,7 +291,7 @@ def random_checkpoint(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_comparison_runs_on_a_folder_as_documented(tmp_path: Path, execute: Execute) -> None:
+def test_the_comparison_runs_on_a_folder_as_documented(tmp_path: Path) -> None:
     documented = ["plain", "LDA", "ICM auto image"]
     assert (
         f'"methods": {str(documented).replace(chr(39), chr(34))}'

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import copy_workflow
+from conftest import copy_workflow, run
 from damage import damaged_files
 
 #: In place of all that computes: writes every file that a step is to leave, whole.
@@ -70,24 +69,17 @@ CONFIG: dict[str, Any] = {
     },
 }  # fmt: skip
 EVERYTHING = ("all", "photographs", "methods")
-Run = Callable[..., subprocess.CompletedProcess[str]]
-Plan = Callable[..., dict[str, int]]
 
 
-@pytest.fixture
-def plan(study: Path, run_study: Run) -> Callable[..., dict[str, int]]:
+def plan(study: Path, *targets: str) -> dict[str, int]:
     """Say how often each rule would run, but `all` and the ones that only gather names."""
-
-    def plan(*targets: str) -> dict[str, int]:
-        planned = run_study(*targets, "--dry-run", cwd=study)
-        assert planned.returncode == 0, planned.stderr
-        lines = (planned.stdout + planned.stderr).splitlines()
-        counts = dict(line.split() for line in lines if len(line.split()) == 2)
-        gathers = (*EVERYTHING, "total", "job")
-        steps = {rule for rule in counts if rule.isidentifier() and rule not in gathers}
-        return {rule: int(counts[rule]) for rule in steps if counts[rule].isdigit()}
-
-    return plan
+    planned = run("workflow/scripts/study.py", *targets, "--dry-run", cwd=study)
+    assert planned.returncode == 0, planned.stderr
+    lines = (planned.stdout + planned.stderr).splitlines()
+    counts = dict(line.split() for line in lines if len(line.split()) == 2)
+    gathers = (*EVERYTHING, "total", "job")
+    steps = {rule for rule in counts if rule.isidentifier() and rule not in gathers}
+    return {rule: int(counts[rule]) for rule in steps if counts[rule].isdigit()}
 
 
 def write_config(study: Path, config: dict[str, Any]) -> None:
@@ -95,7 +87,7 @@ def write_config(study: Path, config: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, run_study: Run) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with the real workflow in which nothing is computed, finished."""
     study = tmp_path_factory.mktemp("study")
     copy_workflow(study)
@@ -112,7 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, run_study: Run) -> Path:
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()
     write_config(study, CONFIG)
-    done = run_study(*EVERYTHING, "--cores", "2", cwd=study)
+    done = run("workflow/scripts/study.py", *EVERYTHING, "--cores", "2", cwd=study)
     assert done.returncode == 0, done.stderr
     return study
 
@@ -173,9 +165,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_setting_runs_again_what_depends_on_it(
-    study: Path, plan: Plan, change: str
-) -> None:
+def test_a_changed_setting_runs_again_what_depends_on_it(study: Path, change: str) -> None:
     path, value, expected = CHANGES[change]
     config = yaml.safe_load(yaml.safe_dump(CONFIG))
     inner = config
@@ -183,25 +173,25 @@ def test_a_changed_setting_runs_again_what_depends_on_it(
         inner = inner[name]
     inner[path[-1]] = value
     write_config(study, config)
-    assert plan(*EVERYTHING) == expected
+    assert plan(study, *EVERYTHING) == expected
 
 
 @pytest.mark.slow
-def test_settings_of_the_command_line_count_as_those_of_the_file(plan: Plan) -> None:
+def test_settings_of_the_command_line_count_as_those_of_the_file(study: Path) -> None:
     given = ["--config", "seeds=[0, 1]", "notebooks={01_theory: {n_seeds: 3}}"]
-    assert plan("all", *given) == {"theory": 1, **FRONT}
+    assert plan(study, "all", *given) == {"theory": 1, **FRONT}
 
 
 @pytest.mark.slow
-def test_runs_are_renamed_removed_and_reordered(study: Path, plan: Plan) -> None:
+def test_runs_are_renamed_removed_and_reordered(study: Path) -> None:
     main, other = CONFIG["domain_generalization"].values()
     write_config(study, CONFIG | {"domain_generalization": {"new": main, "other": other}})
     renamed = {"domain_generalization": 2, "gather_domain_generalization": 1, **FRONT}
-    assert plan("all") == renamed
+    assert plan(study, "all") == renamed
     write_config(study, CONFIG | {"domain_generalization": {"main": main}})
-    assert plan("all") == FRONT
+    assert plan(study, "all") == FRONT
     write_config(study, CONFIG | {"domain_generalization": {"other": other, "main": main}})
-    assert plan("all") == FRONT  # another headline
+    assert plan(study, "all") == FRONT  # another headline
 
 
 @pytest.mark.slow
@@ -217,16 +207,16 @@ def test_runs_are_renamed_removed_and_reordered(study: Path, plan: Plan) -> None
     ],
 )
 def test_what_cannot_be_run_is_refused_in_a_sentence(
-    study: Path, run_study: Run, arguments: list[str], said: str
+    study: Path, arguments: list[str], said: str
 ) -> None:
-    refused = run_study(*arguments, cwd=study)
+    refused = run("workflow/scripts/study.py", *arguments, cwd=study)
     assert refused.returncode != 0
     assert said in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_target_before_an_option_is_not_taken_for_a_word_of_another(plan: Plan) -> None:
-    assert plan("photographs", "--executor", "local", "--jobs", "1") == {}
+def test_a_target_before_an_option_is_not_taken_for_a_word_of_another(study: Path) -> None:
+    assert plan(study, "photographs", "--executor", "local", "--jobs", "1") == {}
 
 
 def cut(path: Path) -> None:
@@ -251,12 +241,12 @@ def empty(path: Path) -> None:
     ],
 )
 def test_a_damaged_result_is_told_and_made_again(
-    study: Path, run_study: Run, name: str, target: str, damage: Callable[[Path], None]
+    study: Path, name: str, target: str, damage: Callable[[Path], None]
 ) -> None:
     whole = (study / name).read_bytes()
     damage(study / name)
     assert damaged_files(study) == [study / name]
-    again = run_study(target, "--cores", "1", cwd=study)
+    again = run("workflow/scripts/study.py", target, "--cores", "1", cwd=study)
     assert again.returncode == 0, again.stderr
     assert f"{name} is damaged" in again.stderr
     assert (study / name).read_bytes() == whole
@@ -264,13 +254,11 @@ def test_a_damaged_result_is_told_and_made_again(
 
 
 @pytest.mark.slow
-def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(
-    study: Path, run_study: Run
-) -> None:
+def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(study: Path) -> None:
     table = study / "reports" / "recorded" / "photos.parquet"
     whole = table.read_bytes()
     empty(table)
-    refused = run_study(cwd=study)
+    refused = run("workflow/scripts/study.py", cwd=study)
     assert refused.returncode != 0
     assert "git checkout reports/recorded/photos.parquet" in refused.stderr
     assert table.exists()

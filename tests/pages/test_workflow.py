@@ -27,8 +27,6 @@ from study import take_lock
 
 from icm_study.experiments.names import check_names
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
@@ -320,7 +318,7 @@ def in_the_middle(study: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path, run_study: Run) -> None:
+def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     command = [sys.executable, "workflow/scripts/study.py", "--cores", "2"]
     with (study / "first.log").open("w") as log:
         first = subprocess.Popen(command, cwd=study, stdout=log, stderr=log)
@@ -337,7 +335,7 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path, run_stud
     # their last cell had run, their page was being written
     unrecorded = len(finished) - recorded(study)
 
-    again = run_study("--cores", "2", cwd=study)
+    again = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
     assert again.returncode == 0, again.stderr
     ended = events(study, "end")
     assert sorted(set(ended)) == RUNS
@@ -350,28 +348,28 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path, run_stud
     assert "02_domain_generalization_main.html" in front  # the menus follow the settings
     assert "02_domain_generalization_animal-world" not in front
 
-    third = run_study("--cores", "2", cwd=study)
+    third = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
     assert "Nothing to be done" in third.stderr
     assert events(study, "end") == ended
 
     (study / "icm_core" / "theory.py").write_text("changed = True\n")
     (study / "notebooks" / "03_ablations.ipynb").touch()
-    assert run_study("--cores", "2", cwd=study).returncode == 0
+    assert run("workflow/scripts/study.py", "--cores", "2", cwd=study).returncode == 0
     assert events(study, "end") == sorted([*ended, "01_theory", "00_summary"])
 
 
 @pytest.mark.slow
-def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path, run_study: Run) -> None:
+def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("raise RuntimeError('the theory is broken')\n")
-    failed = run_study("--cores", "2", "results/01_theory.ipynb", cwd=study)
+    failed = run("workflow/scripts/study.py", "--cores", "2", "results/01_theory.ipynb", cwd=study)
     assert failed.returncode != 0
     assert "the theory is broken" in failed.stderr
     assert not (study / "results" / "01_theory.ipynb").exists()
 
 
 @pytest.mark.slow
-def test_the_graph_of_the_real_study_names_every_step(run_study: Run) -> None:
-    planned = run_study("--dry-run", "--forceall")
+def test_the_graph_of_the_real_study_names_every_step() -> None:
+    planned = run("workflow/scripts/study.py", "--dry-run", "--forceall")
     config = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
     seeds, runs = len(config["seeds"]), config["domain_generalization"].values()
     split = sum(len(run.get("seeds", config["seeds"])) for run in runs if len(run["worlds"]) > 1)
@@ -399,8 +397,9 @@ def test_the_graph_of_the_real_study_names_every_step(run_study: Run) -> None:
 
 
 @pytest.mark.slow
-def test_every_notebook_knows_the_names_that_it_is_given(run_study: Run) -> None:
-    planned = run_study("all", "methods", "--dry-run", "--forceall", "--printshellcmds")
+def test_every_notebook_knows_the_names_that_it_is_given() -> None:
+    command = ["workflow/scripts/study.py", "all", "methods", "--dry-run", "--forceall"]
+    planned = run(*command, "--printshellcmds")
     lines = (planned.stdout + planned.stderr).splitlines()
     given: dict[str, set[str]] = {}
     for words in (shlex.split(line) for line in lines if "/execute.py " in line):

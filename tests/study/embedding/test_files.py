@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -464,8 +465,8 @@ SCRIPT = """
 
 
 @pytest.fixture
-def start(warm, tmp_path, folder, store):
-    """Start a process that embeds the folder, in a session of its own."""
+def start(tmp_path, folder, store):
+    """Start a process that embeds the folder."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     started = []
@@ -473,8 +474,10 @@ def start(warm, tmp_path, folder, store):
     def start(method="fork", pause=0.0):
         folders = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
         path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
-        command = [script, folder, store.root, method, pause]
-        started.append(warm.start(*command, env=os.environ | {"PYTHONPATH": path}))
+        command = [sys.executable, str(script), str(folder), str(store.root), method, str(pause)]
+        started.append(
+            subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+        )
         return started[-1]
 
     yield start

@@ -296,8 +296,7 @@ def write_in_a_process(root, barrier):
 
 @pytest.mark.slow
 def test_concurrent_writers_of_the_same_keys(tmp_path):
-    context = multiprocessing.get_context("forkserver")  # which imports once for all writers
-    context.set_forkserver_preload(["icm_study.embedding.store", "hypothesis", "pytest", "torch"])
+    context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     writers = [
         context.Process(target=write_in_a_process, args=(tmp_path, barrier)) for _ in range(3)
