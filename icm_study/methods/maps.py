@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from numbers import Integral
 
 import numpy as np
 
@@ -36,9 +37,10 @@ class _LinearMap(EmbeddingMap):
         return embedded @ self.components_.T
 
 
-def _checked(name: str, value: int, n_features: int, least: int = 1) -> int:
-    """Give a number of directions; raise a ValueError where there are not as many."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= n_features:
+def _directions(name: str, value: int, n_features: int, least: int = 1) -> int:
+    """Give a number of directions as it is; raise a ValueError where there are not as many."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and least <= value <= n_features):
         raise ValueError(
             f"{name} is {value!r}; expected a whole number from {least} to {n_features}, the "
             "dimension of the embeddings."
@@ -94,7 +96,7 @@ class PCA(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         X = sources.images.embedded.astype(np.float64)
-        kept = _checked("n_components", self.n_components, X.shape[1])
+        kept = _directions("n_components", self.n_components, X.shape[1])
         return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][:kept]
 
 
@@ -120,7 +122,7 @@ class RandomProjection(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         n_features = sources.prompts.shape[1]
-        kept = _checked("n_components", self.n_components, n_features)
+        kept = _directions("n_components", self.n_components, n_features)
         drawn = np.random.default_rng(self.random_state).normal(size=(n_features, kept))
         return np.linalg.qr(drawn)[0].T
 
@@ -208,7 +210,7 @@ class FukunagaKoontz(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
-        kept = _checked("n_components", self.n_components, len(moments.C))
+        kept = _directions("n_components", self.n_components, len(moments.C))
         rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][:kept]
         total = moments.C + moments.S
         total += 3 * self.shrinkage * np.trace(moments.C) / len(total) * np.eye(len(total))
@@ -234,7 +236,8 @@ class LEACE(EmbeddingMap):
 
         domain = np.unique(sources.images.domain, return_inverse=True)[1]
         indicator = np.eye(domain.max() + 1)[domain]
-        one_hot = torch.from_numpy(indicator / np.maximum(indicator.std(axis=0), 1e-12))
+        spread = indicator.std(axis=0)  # 0 where all images are of one domain: nothing to erase
+        one_hot = torch.from_numpy(indicator / np.where(spread > 0, spread, 1.0))
         X = torch.from_numpy(sources.images.embedded.astype(np.float64))
         self.eraser_ = LeaceFitter.fit(X, one_hot, svd_tol=1e-6).eraser
         return self.eraser_.P.numel()
@@ -280,7 +283,7 @@ class BiasedPrompts(_LinearMap):
             return sources.encoder.encode_text(sources.spurious)
 
         prompts = sources.shared.once("spurious prompts", embed).astype(np.float64)
-        erased = _checked("n_directions", self.n_directions, prompts.shape[1], least=0)
+        erased = _directions("n_directions", self.n_directions, prompts.shape[1], least=0)
         spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][:erased]
         identity = np.eye(prompts.shape[1])
         removed = identity - spurious.T @ spurious

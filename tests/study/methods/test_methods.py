@@ -263,6 +263,14 @@ def test_leace_erases_a_domain_of_few_images_too(n):
     np.testing.assert_allclose(means, np.tile(moved.mean(axis=0), (3, 1)), atol=1e-6)
 
 
+def test_leace_erases_nothing_where_there_is_one_domain():
+    X = np.random.default_rng(0).normal(size=(300, D))
+    images = Images(X, np.arange(300) % CLASSES, np.full(300, 3), np.arange(300), None)
+    erased = LEACE()
+    erased.fit_map(SimpleNamespace(images=images))
+    np.testing.assert_allclose(erased.map_text(X), X, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", [PCA, RandomProjection, FukunagaKoontz])
 @pytest.mark.parametrize("value", [0, -3, D + 1, 1.5, True])
 def test_a_number_of_components_that_there_is_not_is_refused(method, value):
