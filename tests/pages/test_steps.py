@@ -254,6 +254,18 @@ def test_a_damaged_result_is_told_and_made_again(
 
 
 @pytest.mark.slow
+def test_a_damaged_result_that_no_step_makes_any_more_is_told_and_stops_nothing(
+    study: Path,
+) -> None:
+    left = study / "results" / "of_a_run_that_was_removed.parquet"
+    empty(left)
+    done = run("workflow/scripts/study.py", "--cores", "1", cwd=study)
+    assert done.returncode == 0, done.stderr
+    assert f"{left.relative_to(study)} is damaged, and no step makes it" in done.stderr
+    left.unlink()
+
+
+@pytest.mark.slow
 def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(study: Path) -> None:
     table = study / "reports" / "recorded" / "photos.parquet"
     whole = table.read_bytes()

@@ -50,10 +50,3 @@ def damaged_files(root: Path) -> list[Path]:
     """List the results of the study in `root` that are not whole."""
     paths = sorted(path for place in PLACES for path in root.glob(place) if path.is_file())
     return [path for path in paths if path.suffix in WHOLE and not WHOLE[path.suffix](path)]
-
-
-def made_with(path: Path) -> list[Path]:
-    """List the files at hand that the step leaves which made `path`: they share a name."""
-    name = path.stem.removesuffix("_claims")
-    names = [*(f"{name}{suffix}" for suffix in WHOLE), f"{name}_claims.parquet"]
-    return [file for file in map(path.with_name, names) if file.is_file()]

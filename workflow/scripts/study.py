@@ -10,16 +10,24 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import IO
 
-from damage import damaged_files, made_with
+from damage import damaged_files
 from job import watch_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 5.0
+SNAKEMAKE = [
+    "--snakefile",
+    str(ROOT / "workflow" / "Snakefile"),
+    "--directory",
+    str(ROOT),
+    "--nolock",
+]
 
 
 def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
@@ -50,11 +58,12 @@ def take_lock(path: Path, wait: float = WAIT_SECONDS) -> IO[str] | None:
             return file
 
 
-def put_away_damaged(root: Path, only_look: bool) -> list[str]:
-    """Delete damaged results with what was made with them; give the names of all.
+def find_damaged(root: Path) -> list[str]:
+    """Name the damaged results, and say so; ends the program over one that is kept in git.
 
-    Snakemake makes a deleted file again only where something that is asked for lacks it: the
-    steps must be told to run. Ends the program over a damaged table that is kept in git.
+    They stay until their steps, which must be told to run, replace them: of a file that is gone
+    Snakemake asks only whether something still lacks it, and a study that is stopped before
+    would not know any more.
     """
     again: list[str] = []
     for path in damaged_files(root):
@@ -64,12 +73,18 @@ def put_away_damaged(root: Path, only_look: bool) -> list[str]:
                 f"study: {name} is damaged: get it back with `git checkout {name}`, "
                 "or delete it, and the report goes without it"
             )
-        print(f"study: {name} is damaged, and is made again where it is needed", file=sys.stderr)
-        for file in made_with(path):
-            again.append(str(file.relative_to(root)))
-            if not only_look:
-                file.unlink()
-    return list(dict.fromkeys(again))
+        if is_made(str(name)):
+            again.append(str(name))
+            print(f"study: {name} is damaged, and is made again", file=sys.stderr)
+        else:
+            print(f"study: {name} is damaged, and no step makes it: delete it", file=sys.stderr)
+    return again
+
+
+def is_made(name: str) -> bool:
+    """Say whether a step of the study makes the file; of another, Snakemake would end the run."""
+    command = [sys.executable, "-m", "snakemake", *SNAKEMAKE, "--dry-run", "--forcerun", name]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def main(arguments: list[str]) -> None:
@@ -82,7 +97,7 @@ def main(arguments: list[str]) -> None:
         )
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
     # while another run writes, a file may be half there
-    again = put_away_damaged(ROOT, looks_only) if lock else []
+    again = find_damaged(ROOT) if lock else []
     if lock and looks_only:
         lock.close()
 
@@ -91,8 +106,8 @@ def main(arguments: list[str]) -> None:
     # An option that takes any number of values, as --quiet does, must not stand before
     # a target.
     settings = ["--forcerun", *again] if again else []
-    settings += ["--quiet", "host", "reason", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
-    settings += ["--directory", str(ROOT), "--nolock", "--rerun-incomplete", "--show-failed-logs"]
+    settings += ["--quiet", "host", "reason", *SNAKEMAKE, "--rerun-incomplete"]
+    settings += ["--show-failed-logs"]
     if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
         settings += ["--cores", "all"]
     snakemake([*settings, *arguments])
