@@ -1,12 +1,9 @@
-"""Names: a name that nobody knows is an error, told with the nearest known one."""
+"""A name that nobody knows is an error, told with the nearest known one."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-
-#: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
-KINDS = ("image", "text", "image+text")
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.intervals import aggregate, contrast
-from icm_study.experiments.names import KINDS
+from icm_study.experiments.settings import KINDS
 
 #: Conditions that are shifts, the mildest first.
 SHIFTS = ("unseen", "reversed", "new_classes")

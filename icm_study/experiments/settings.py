@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from icm_study.experiments.names import KINDS, unknown_name
+from icm_study.experiments.names import unknown_name
 
 Value = TypeVar("Value", bound=Sequence[Hashable])
 
@@ -189,8 +189,10 @@ NOTEBOOKS: dict[str, type] = {
     "06_methods": Methods,
 }
 ANIMALS = "animal-world"
-#: What a folder of images can be given and the animal world cannot; where nothing is said by a
-#: value that is not empty, that value.
+#: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
+KINDS = ("image", "text", "image+text")
+#: What a folder of images can be given and the animal world cannot, with the value that asks for
+#: nothing.
 OF_A_FOLDER: dict[str, Any] = {
     "variants": {}, "projection_images": "", "captioner": None, "accept_problems": False,
     "nested": False, "domain_words": {}, "interventions": [], "editor": "rules",
@@ -242,16 +244,16 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
 
 
 def _check_judged(page: type, methods: Any, where: str) -> None:
-    """Refuse methods that leave a page of 02 or 04 nothing to judge CLIP-ICM by."""
+    """Refuse methods by which a page of 02 or 04 cannot judge CLIP-ICM."""
     if methods in (None, [], "all") or not {"protocol", "variants"} & set(get_type_hints(page)):
         return
-    whole = {kind for kind in KINDS if {f"ICM {kind}", f"ICM auto {kind}"} <= set(methods)}
-    if not whole or "plain" not in methods:
+    ways = [{kind for kind in KINDS if f"{way} {kind}" in methods} for way in ("ICM", "ICM auto")]
+    if "plain" not in methods or not ways[0] or ways[0] != ways[1]:
         raise ValueError(
             f"{where}: 'methods': got {list(methods)}, but CLIP-ICM is judged by both ways to have "
-            "its K and λ, against the plain predictors; name 'plain', and for example 'ICM image' "
-            "and 'ICM auto image', beside what else you want. Other choices of methods are "
-            "compared by 06_methods."
+            "its K and λ, against the plain predictors; name 'plain', and of each kind of "
+            "interventions both, such as 'ICM image' and 'ICM auto image', beside what else you "
+            "want. Other choices of methods are compared by 06_methods."
         )
 
 

@@ -23,12 +23,10 @@ def domain_generalization_answer(results: Results) -> Markdown:
     """Say what CLIP-ICM gains, and what the rivals have, in the world that is judged."""
     judged = results.judged()
     has_probe = "linear probe" in set(judged.table["predictor"])
-    plain = _of(judged, "zero-shot")
     lines = [
-        f"Plain zero-shot, which learns nothing from the sources, has {plain}: where prompts name "
-        "the classes well, it is the rival to beat."
+        f"Plain zero-shot, which learns nothing from the sources, has {_of(judged, 'zero-shot')}: "
+        "where prompts name the classes well, it is the rival to beat."
     ]
-    lines = lines if plain else []
     for predictor in ["linear probe", "zero-shot"] if has_probe else ["zero-shot"]:
         lines += _icm_lines(judged, predictor)
     return Markdown(ANSWER + " ".join(lines))
@@ -51,22 +49,18 @@ def variants_answer(results: Results) -> Markdown:
 
 def _icm_lines(results: Results, predictor: str) -> list[str]:
     """Put the plain predictor and CLIP-ICM, by both ways to have K and λ, into words."""
-    plain = _of(results, predictor)
-    lines = [f"The plain {predictor} has {plain}."] if plain else []
-    kind = results.kinds[-1] if results.kinds else ""  # without CLIP-ICM there is nothing to say
+    kind = results.kinds[-1]
+    lines = [f"The plain {predictor} has {_of(results, predictor)}."]
     for how, (method, choice) in ways(results.choice).items():
         accuracy = _of(results, predictor, f"{method} {kind}", choice)
         pairs = kind.replace("+", " and ")
-        if accuracy:
-            lines.append(f"With ICM ({pairs} interventions; {how}) it has {accuracy}.")
+        lines.append(f"With ICM ({pairs} interventions; {how}) it has {accuracy}.")
     return lines
 
 
 def _of(results: Results, predictor: str, method: str = "plain", choice: str = NOT_CHOSEN) -> str:
-    """Put the accuracies of one method into words, condition by condition; none if not run."""
+    """Put the accuracies of one method into words, condition by condition."""
     rows = results.of(method=method, predictor=predictor, choice=choice)
-    if rows.table.empty:
-        return ""
     value = rows.means().set_index("condition")["value"]
     return ", ".join(f"{value[name]:.0f} % ({said(name)})" for name in results.conditions)
 

@@ -58,12 +58,18 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict. What was not run is left out.
+        Columns claim, statement, measured, threshold, verdict. Augmentation is left out if
+        it was not run.
+
+    Raises
+    ------
+    ValueError
+        If a side was not run, see :func:`~icm_study.experiments.intervals.contrast`.
     """
     judged = results.judged()
     kinds, shifts = judged.kinds, [name for name in SHIFTS if name in judged.conditions]
     plain, zero = side("plain", "linear probe"), side("plain", "zero-shot")
-    augmented = side("augmentation", "linear probe", judged.choice_of("augmentation"))
+    augmented = judged.side_of("augmentation", "linear probe")  # may have been left out
     both = {"linear probe", "zero-shot"} <= set(judged.table["predictor"])
     questions: list[tuple[str, str, str, Side, str, str]] = []
     for how in ways(judged.choice):
@@ -80,6 +86,7 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
                     (augmented, "the probe trained on augmented images"),
                     (zero, "plain zero-shot"),
                 )
+                if rival
             ]
         questions += [
             ("Zero-shot", how, kind, zero, "plain zero-shot", shift)
@@ -91,8 +98,6 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
         method, choice = ways(judged.choice)[how]
         predictor = "zero-shot" if topic == "Zero-shot" else "linear probe"
         ours = side(f"{method} {kind}", predictor, choice)
-        if not (judged.has(ours) and judged.has(rival)):
-            continue
         statement = (
             f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
         )

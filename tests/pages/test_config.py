@@ -124,7 +124,9 @@ class TestSettings:
             given = {"methods": [name for name in [*whole, "LDA"] if name != missing]}
             with pytest.raises(ValueError, match="judged by both ways to have its K and λ"):
                 check_settings(kind, given)
-        check_settings(kind, {"methods": whole})
+        with pytest.raises(ValueError, match="of each kind of interventions both"):
+            check_settings(kind, {"methods": [*whole, "ICM image"]})
+        check_settings(kind, {"methods": [*whole, "ICM oracle"]})
         check_settings(kind, {"methods": []})
         check_settings(Methods, {"methods": ["LDA"]})
 
