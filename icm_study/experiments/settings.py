@@ -145,6 +145,7 @@ class Ablations(TypedDict, total=False):
     """Settings of 03_ablations."""
 
     encoder: Text
+    precision: Precision | None
     world: World
     seeds: Seeds
     n_images: Count | None
