@@ -79,7 +79,7 @@ class EmbeddingMap(Method):
         if "linear probe" in sources.predictors:
             probe = LinearProbe(C=self.probe_C()).fit(*self._labelled(sources))
             self.heads_["linear probe"] = probe
-            self.n_parameters_["linear probe"] = learnt + n_weights(probe.model_)
+            self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
 
     def probe_C(self) -> float:
