@@ -504,7 +504,8 @@ def recovers(n_features, draw):
 
 @pytest.mark.slow
 def test_auto_recovers_the_number_of_invariant_factors():
-    found = {d: [recovers(d, draw) for draw in range(25)] for d in (16, 64, 256, 512)}
+    draws = {16: 25, 64: 25, 256: 25, 512: 10}  # of the largest, all are to be right
+    found = {d: [recovers(d, draw) for draw in range(n)] for d, n in draws.items()}
     assert {d: np.mean(hits) >= 0.95 for d, hits in found.items()} == dict.fromkeys(found, True)
 
 
@@ -857,7 +858,7 @@ def test_descent_stays_on_the_manifold_and_reports_a_floor_it_cannot_pass():
     def objective(A):
         return -(A @ A.new_tensor(M) @ A.T).trace()
 
-    result = minimize_on_stiefel(objective, start, gradient_tolerance=0.0, max_steps=10_000)
+    result = minimize_on_stiefel(objective, start, gradient_tolerance=0.0, max_steps=1_000)
     assert not result.converged  # a tolerance of zero is below rounding
     np.testing.assert_allclose(result.point @ result.point.T, np.eye(2), atol=1e-12)
     assert result.objective_path[-1] == pytest.approx(-5.0)
