@@ -129,6 +129,26 @@ def class_prototypes(sources: Sources) -> np.ndarray:
     return fitted.prototypes_.astype(np.float32)
 
 
+def spurious_prompts(sources: Sources) -> np.ndarray:
+    """Embed the prompts that name a variant value and no class, once: (n, D), float64, unit rows.
+
+    Raises
+    ------
+    ValueError
+        If the data have none.
+    """
+    if not sources.spurious:
+        raise ValueError(
+            "These data have no prompts that name a variant value and no class, and the method "
+            "learns from such prompts. Leave it out here."
+        )
+
+    def embed() -> np.ndarray:
+        return sources.encoder.encode_text(sources.spurious).astype(np.float64)
+
+    return sources.shared.once("spurious prompts", embed, of_pairs=False)
+
+
 def logit_scale(encoder: Encoder) -> float:
     """Give the model's own factor on cosines; 100, CLIP's, where it has none."""
     learnt = getattr(encoder.model, "logit_scale", None)

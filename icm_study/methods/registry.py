@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 
 from icm_core.selection import CONSISTENCY_WEIGHTS, default_n_components
-from icm_study.methods.adapters import CLIPAdapter, TipAdapter
+from icm_study.methods.adapters import CLIPAdapter, ICAAdapter, TipAdapter
 from icm_study.methods.base import Method
+from icm_study.methods.debiasing import SHED, SPD, TIE, Centring
 from icm_study.methods.finetuning import FineTuning, WiSEFT
 from icm_study.methods.lora import LoRA, LoRAThenICM
 from icm_study.methods.maps import (
@@ -128,6 +129,10 @@ METHODS: dict[str, Entry] = {
         FukunagaKoontz, "map", {"intervention": ["image+text", "image"], "n_components": "K"},
         ("linear probe",),
     ),
+    "centring": Entry(Centring, "map"),
+    "SPD": Entry(SPD, "map", {"n_rounds": [0, 1, 2, 4, 8]}),
+    "SHED": Entry(SHED, "map"),
+    "TIE": Entry(TIE, "map", {"strength": [0.0, 0.5, 1.0]}),
     **{f"ICM {kind}": _chosen(kind, pairs) for kind, pairs in KINDS.items()},
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
     **{
@@ -155,6 +160,10 @@ METHODS: dict[str, Entry] = {
     "CLIP-Adapter": Entry(CLIPAdapter, "adapter", {"ratio": [0.2, 0.5, 0.8]}),
     "Tip-Adapter": Entry(
         TipAdapter, "adapter", {"alpha": [0.01, 0.03, 0.1, 0.3, 1.0], "beta": [20.0, 5.5, 1.0]}
+    ),
+    "ICA": Entry(
+        ICAAdapter, "adapter",
+        {"text_weight": [1.0, 0.1, 0.0], "C": PENALTIES[:2], "n_components": "K"},
     ),
     "CoOp": Entry(CoOp, "prompts", {"learning_rate": [2e-3, 8e-3]}),
     "CoCoOp": Entry(CoCoOp, "prompts"),
