@@ -84,7 +84,7 @@ class EmbeddingMap(Method):
         return self
 
     def probe_C(self) -> float:
-        """Inverse penalty of the probe; the paper's."""
+        """Inverse penalty of the probe; the default of LinearProbe, which says what it is."""
         return 0.316
 
     def _probe(

@@ -57,7 +57,7 @@ class Plain(EmbeddingMap):
     Parameters
     ----------
     C : float
-        Inverse penalty of the probe; the default is CLIP-ICM's.
+        Inverse penalty of the probe.
     prompts : {"ensemble", "single"}
         Whether all prompts of a class tell what it is, or the first one alone.
     """
@@ -141,6 +141,8 @@ class ICM(_LinearMap):
     consistency_weight : float, "auto" or "held-out"
         λ; "auto" looks for the gap in what the interventions re-draw, "held-out" takes what
         does best on pairs that were not fitted on.
+    C : float
+        Inverse penalty of the probe.
     """
 
     def __init__(
@@ -148,10 +150,16 @@ class ICM(_LinearMap):
         intervention: str = "image+text",
         n_components: int | str = "auto",
         consistency_weight: float | str = 1.0,
+        C: float = 0.316,
     ):
         self.intervention = intervention
         self.n_components = n_components
         self.consistency_weight = consistency_weight
+        self.C = C
+
+    def probe_C(self) -> float:
+        """Inverse penalty of the probe."""
+        return self.C
 
     @property
     def sees_interventions(self) -> frozenset[str]:

@@ -94,6 +94,7 @@ class Entry:
 
 
 PENALTIES = (0.316, 0.0316, 0.00316)
+TUNED = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}
 KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
@@ -115,7 +116,7 @@ METHODS: dict[str, Entry] = {
         note="here with the first prompt of a class alone",
     ),
     "tuned penalty": Entry(
-        Plain, "CLIP", {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}, ("linear probe",),
+        Plain, "CLIP", TUNED, ("linear probe",),
         on_target=True, note="here with the penalty of the probe chosen",
     ),
     "random projection": Entry(RandomProjection, "map", {"n_components": "K"}, or_all=True),
@@ -135,6 +136,13 @@ METHODS: dict[str, Entry] = {
     "TIE": Entry(TIE, "map", {"strength": [0.0, 0.5, 1.0]}),
     **{f"ICM {kind}": _chosen(kind, pairs) for kind, pairs in KINDS.items()},
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
+    **{
+        f"tuned penalty, ICM {kind}": Entry(
+            ICM, "CLIP-ICM", {"intervention": [kind], **TUNED}, ("linear probe",),
+            note=f"{pairs}; λ = 1, K = positive eigenvalues, the penalty of the probe chosen",
+        )
+        for kind, pairs in KINDS.items()
+    },
     **{
         f"ICM gap {kind}": _ruled(
             kind, "λ and K from the widest gap of the shares", consistency_weight="auto"

@@ -252,6 +252,10 @@ RIVALS = (
     ("tuned penalty", "linear probe", "the plain probe with a chosen penalty"),
     ("augmentation", "linear probe", "the probe trained on augmented images with a chosen penalty"),
     ("LDA", "linear probe", "linear discriminant analysis"),
+    ("ICA", "linear probe", "independent components and text together"),
+    ("SPD", "linear probe", "the probe without the directions that tell the domain"),
+    ("SHED", "linear probe", "the probe without the centroids of styles"),
+    ("TIE", "linear probe", "the probe on images moved against the values that they show"),
 )
 
 
@@ -323,6 +327,13 @@ def comparison_claims(results: Results) -> pd.DataFrame:
                 subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}"
                 statement = f"{subject}: beats {said} {SAID[shift]}"
                 rows.append(gain_claim(f"Rivals ({where})", statement, part.gain(first, second)))
+    tuned = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
+    tuned_plain = part.side_of("tuned penalty", "linear probe")
+    if tuned and tuned_plain:
+        said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
+        gain = part.gain(tuned, tuned_plain)
+        statement = f"{said}: beats the plain probe {SAID[shift]}"
+        rows.append(gain_claim(f"Rivals ({where})", statement, gain))
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")

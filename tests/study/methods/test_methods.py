@@ -123,6 +123,14 @@ def test_icm_takes_the_leading_eigenvectors_of_every_kind_of_pairs(intervention)
         assert (one.n_components_, one.consistency_weight_) == (k, 2.0)  # what tables report
 
 
+def test_the_penalty_reaches_the_probe_behind_the_projection():
+    sources, images = toy_sources(), new_images()
+    A = ICM("image", 3).fit(sources).components_
+    probe = LinearProbe(C=0.01).fit(sources.images.embedded @ A.T, sources.images.label)
+    scores = ICM("image", 3, C=0.01).fit(sources).scores(images)["linear probe"]
+    np.testing.assert_allclose(scores, probe.decision_function(images.embedded @ A.T), atol=1e-6)
+
+
 def test_pairs_of_other_images_take_the_place_of_the_sources_own():
     """Which images the classes are learnt from does not change, and which interventions does."""
     sources, others = toy_sources(), toy_sources(seed=5)
