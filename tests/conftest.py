@@ -89,6 +89,7 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
             "n_pairs": [30],
             "fine_components": [4, 16, 64],
             "fine_weights": [0.0, 1.0, 10.0],
+            "penalties": [0.01, 0.316],
             **SMALL,
         },
     ),

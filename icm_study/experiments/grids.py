@@ -176,6 +176,47 @@ def grids_by_pairs(
     return pd.concat(grids, ignore_index=True)
 
 
+def probes_by_penalty(
+    bed: TestBed,
+    data: Mapping[int, EmbeddedData],
+    kinds: Sequence[str],
+    penalties: Sequence[float],
+) -> pd.DataFrame:
+    """Accuracy of the linear probe at several penalties, behind the projection and without it.
+
+    For the projection λ is 1 and K the number of positive eigenvalues.
+
+    Parameters
+    ----------
+    bed, data, kinds
+        As for :func:`grids_over`.
+    penalties : sequence of float
+        Values of C, the inverse penalty.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`to_conditions`, with columns C; side (``"ICM"`` or ``"plain"``); and
+        penalty, C in words, or ``"chosen"``: of each side that which is best on intervened
+        source images, of equals the strongest.
+    """
+    whole = next(iter(data.values())).source.sizes["feature"]  # so many directions change nothing
+    options = GridOptions(["auto", whole], [1.0])
+    every = pd.concat(
+        [
+            grids_over(bed, data, kinds, replace(options, probe_C=C)).assign(C=C)
+            for C in sorted(penalties)
+        ]
+    )
+    every = every[every["predictor"] == "linear probe"]
+    rows = []
+    for side, mask in {"ICM": every["auto"], "plain": every["K"] == whole}.items():
+        part = every[mask].assign(side=side)
+        rows.append(part.assign(penalty=part["C"].map("{:g}".format)))
+        rows.append(choose(part, "intervened").drop(columns="choice").assign(penalty="chosen"))
+    return to_conditions(pd.concat(rows, ignore_index=True))
+
+
 def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:
     """Give the predictors of a grid on a split, by the names that its rows have.
 

@@ -44,6 +44,9 @@ Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
 Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
+Penalties = Annotated[
+    list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(each_once)
+]
 Precision = Literal["float32", "bfloat16", "float16"]
 #: The names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
 Intervention = Literal[
@@ -155,6 +158,7 @@ class Ablations(TypedDict, total=False):
     fine_weights: Weights
     single_seeds: Count
     n_pairs: Counts
+    penalties: Penalties
     cache: Location
 
 

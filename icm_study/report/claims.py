@@ -201,7 +201,11 @@ def variant_claims(results: Results) -> pd.DataFrame:
 
 
 def ablation_claims(
-    choices: pd.DataFrame, objectives: pd.DataFrame, where: str, kind: str = "image+text"
+    choices: pd.DataFrame,
+    objectives: pd.DataFrame,
+    penalties: pd.DataFrame,
+    where: str,
+    kind: str = "image+text",
 ) -> pd.DataFrame:
     """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
 
@@ -212,6 +216,8 @@ def ablation_claims(
         ("intervened", "held-out", "auto").
     objectives : DataFrame
         Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column objective.
+    penalties : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.probes_by_penalty`.
     where : str
         The world and the encoder, as the verdicts name them.
     kind : str
@@ -232,14 +238,17 @@ def ablation_claims(
          "keeping the largest eigenvalues beats the released order"),
         (objectives, "objective", "trace", "generalized",
          "the trace objective beats the generalised one, which has no λ"),
+        (penalties[penalties["penalty"] == "chosen"], "side", "ICM", "plain",
+         f"the projection ({AUTO}) beats the plain probe, the penalty of both chosen on "
+         "intervened source images"),
     ]  # fmt: skip
     rows = []
     for table, column, first, second, statement in questions:
         part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
         part = part[part["condition"] == "reversed"]
         gain = contrast(part, {column: first}, {column: second}, ["condition"])
-        topic = "Choosing" if column == "choice" else "Objective"
-        name = f"{topic} ({where}, {table['seed'].nunique()} seeds)"
+        topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
+        name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
         rows.append(gain_claim(name, said, gain))
     return pd.DataFrame(rows)
