@@ -97,7 +97,7 @@ def _decodable(sources: Sources, n_rounds: int) -> np.ndarray:
         left = embedded - embedded @ before.T @ before
         if not np.any(np.abs(left) > 1e-9):
             return before
-        weights = LinearProbe().fit(left, domain).model_.coef_
+        weights = LinearProbe().fit(left, domain).coef_
         return np.vstack([before, orth((weights - weights @ before.T @ before).T, rcond=1e-6).T])
 
     return sources.shared.once(("decodable", n_rounds), find, of_pairs=False)

@@ -63,7 +63,7 @@ def test_rounds_remove_nested_directions_of_the_domain_alone():
     assert len(first) == DOMAINS - 1  # the weights of a softmax add up to zero
     np.testing.assert_allclose(second[: len(first)], first)
     np.testing.assert_allclose(second @ second.T, np.eye(len(second)), atol=1e-10)
-    own = LinearProbe().fit(sources.images.embedded, sources.images.domain).model_.coef_
+    own = LinearProbe().fit(sources.images.embedded, sources.images.domain).coef_
     assert subspace_angles(first.T, own.T[:, :2]).max() < 1e-5
     assert np.abs(first[:, 8:16]).max() > 3 * np.abs(first[:, :8]).max()
 
