@@ -73,6 +73,9 @@ class PairMoments:
     ----------
     n_pairs : int
         Number of pairs seen.
+    n_folds : int
+        Number of :meth:`folds` that hold pairs: five, or fewer where there are few
+        different originals.
     C : ndarray of shape (n_features, n_features)
         ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
     S : ndarray of shape (n_features, n_features)
@@ -231,6 +234,11 @@ class PairMoments:
         """Variance of the rounding error of an entry of an embedding."""
         return float(self._average(self._sum_rounding))
 
+    @property
+    def n_folds(self) -> int:
+        """Number of folds that hold pairs."""
+        return int(np.count_nonzero(self._sum_pairs))
+
     def folds(self) -> list[Fold]:
         """Hold out a fifth of the pairs at a time.
 
@@ -248,15 +256,14 @@ class PairMoments:
         ValueError
             If all pairs are in the same fold.
         """
-        used = np.flatnonzero(self._sum_pairs)
-        if len(used) < 2:
+        if self.n_folds < 2:
             raise ValueError(
                 f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
                 "different originals, to hold some out. Pass more pairs, or numbers as "
                 "n_components and consistency_weight."
             )
         C, S, folds = self.C, self.S, []
-        for fold in used:
+        for fold in np.flatnonzero(self._sum_pairs):
             C_out, S_out = (
                 self._average(total[fold])
                 for total in (self._sum_outer, self._sum_difference_outer)
