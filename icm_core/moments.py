@@ -176,8 +176,9 @@ class PairMoments:
                 self._sum_pairs[fold] += len(rows)
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
-            for rows, error in zip((block, block_do), errors, strict=True):
-                self._sum_rounding += error * (rows**2).sum() / rows.shape[1] / 2
+            for rows, (relative, absolute) in zip((block, block_do), errors, strict=True):
+                squares = (rows**2).sum() / self.n_features
+                self._sum_rounding += (relative * squares + absolute * len(rows)) / 2
         self.n_pairs += len(original)
         return self
 
@@ -458,12 +459,15 @@ def _is_bfloat16(X: Any) -> bool:
     return str(getattr(X, "dtype", "")).endswith("bfloat16")
 
 
-def _rounding_error(given: Any, dtype: np.dtype) -> float:
-    """Variance of the rounding error of a number, relative to its square: as of ±eps/2, uniform."""
+def _rounding_error(given: Any, dtype: np.dtype) -> tuple[float, float]:
+    """Variance of the rounding error of a number, relative to its square, and at least.
+
+    It is as of ±eps/2, uniform; numbers near zero have the spacing of the smallest one.
+    """
     if dtype.kind != "f":
-        return 0.0
+        return 0.0, 0.0
     eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
-    return eps**2 / 12
+    return eps**2 / 12, float(np.finfo(dtype).smallest_subnormal) ** 2 / 12
 
 
 def check_same_columns(X: Any, X_do: Any) -> None:
