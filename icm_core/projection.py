@@ -39,6 +39,7 @@ from icm_core.spectrum import (
     auto_consistency_weight,
     auto_n_components,
     generalized_spectrum,
+    held_out_n_components,
     intervention_share,
     quadratic,
     rounding_tolerance,
@@ -520,13 +521,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if moments.n_pairs >= _ENOUGH_PAIRS * moments.n_features or moments.n_folds < 2:
             return False
         objective = self._held_out_objective(moments, self.consistency_weight_)
-        return k > 2 * _smallest_unbeaten(objective, _rounding(moments))
+        return k > 2 * held_out_n_components(objective, _rounding(moments))
 
     def _choose_held_out(self, moments: PairMoments, k: int | str) -> int:
         """Choose K by the held-out objective, if it is not given, and say where that fails."""
         objective = self._held_out_objective(moments, self.consistency_weight_)
         if k == "held-out":
-            k = _smallest_unbeaten(objective, _rounding(moments))
+            k = held_out_n_components(objective, _rounding(moments))
         worse = np.count_nonzero(objective[:, int(k) - 1] <= 0)
         if worse:
             _warn(
@@ -643,25 +644,6 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"consistency_weight is {self.consistency_weight!r}; expected 'auto', 'held-out' "
                 "or a finite number, at least 0."
             )
-
-
-def _smallest_unbeaten(objective: NDArray[np.float64], rounding: float) -> int:
-    """Smallest K that no larger one beats by more than a standard error over the folds.
-
-    Parameters
-    ----------
-    objective : ndarray of shape (n_folds, D)
-        Of the first 1, 2, ..., D components.
-    rounding : float
-        What a gain must exceed in any case.
-    """
-    n_folds, d = objective.shape
-    for k in range(1, d):
-        gains = objective[:, k:] - objective[:, [k - 1]]
-        error = np.sqrt(n_folds) * gains.std(axis=0, ddof=1)
-        if not (gains.sum(axis=0) > error + rounding).any():
-            return k
-    return d
 
 
 def _rounding(moments: PairMoments) -> float:

@@ -151,7 +151,7 @@ METHODS: dict[str, Entry] = {
     },
     **{
         f"ICM held-out {kind}": _ruled(
-            kind, "λ and K that do best on pairs held out",
+            kind, "λ and K by pairs held out",
             consistency_weight="held-out", n_components="held-out",
         )
         for kind in KINDS
