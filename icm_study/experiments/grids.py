@@ -55,9 +55,6 @@ class GridOptions:
     n_pairs: int | None = None
 
 
-@threadpool_limits.wrap(
-    limits=1, user_api="blas"
-)  # the matrices are too small to gain from threads
 def grid_on_targets(
     bed: TestBed, data: EmbeddedData, intervention: str, options: GridOptions, seed: int
 ) -> pd.DataFrame:
@@ -86,34 +83,45 @@ def grid_on_targets(
     ValueError
         If the probe is unknown, there is nothing to try, or there are not that many pairs.
     """
-    rows = []
-    for target in bed.targets():
-        split = bed.split(data, target, seed)
-        held_out, label = split.held_out, split.held_out["label"].to_numpy()
-        kinds = {
-            name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
-            for name, variable in JUDGED_ON.items()
-        }
-        sets = {
-            name: (held_out[variable].to_numpy(), label)
-            for name, variable in kinds.items()
-            if variable in held_out
-        }
-        sets |= {
-            name: (test["original"].to_numpy(), test["label"].to_numpy())
-            for name, test in split.tests.items()
-        }
-        grid = grid_accuracy(
-            pair_moments(_some(split, options.n_pairs, seed), intervention),
-            paths(split, options.probe, options.probe_C),
-            sets,
-            n_components=options.n_components,
-            consistency_weights=options.consistency_weights,
-            projection=options.projection,
-        )
-        grid[list(sets)] *= 100
-        rows.append(grid.assign(target=target or "none", intervention=intervention, seed=seed))
-    return pd.concat(rows, ignore_index=True)
+    splits = _splits(bed, data, seed)
+    grids = [_grid_on(*one, intervention, options, seed) for one in splits.items()]
+    return pd.concat(grids, ignore_index=True)
+
+
+def _splits(bed: TestBed, data: EmbeddedData, seed: int) -> dict[str, Split]:
+    return {target or "none": bed.split(data, target, seed) for target in bed.targets()}
+
+
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # the matrices are too small to gain from threads
+def _grid_on(
+    target: str, split: Split, intervention: str, options: GridOptions, seed: int
+) -> pd.DataFrame:
+    held_out, label = split.held_out, split.held_out["label"].to_numpy()
+    kinds = {
+        name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
+        for name, variable in JUDGED_ON.items()
+    }
+    sets = {
+        name: (held_out[variable].to_numpy(), label)
+        for name, variable in kinds.items()
+        if variable in held_out
+    }
+    sets |= {
+        name: (test["original"].to_numpy(), test["label"].to_numpy())
+        for name, test in split.tests.items()
+    }
+    grid = grid_accuracy(
+        pair_moments(_some(split, options.n_pairs, seed), intervention),
+        paths(split, options.probe, options.probe_C),
+        sets,
+        n_components=options.n_components,
+        consistency_weights=options.consistency_weights,
+        projection=options.projection,
+    )
+    grid[list(sets)] *= 100
+    return grid.assign(target=target, intervention=intervention, seed=seed)
 
 
 def grids_over(
@@ -135,10 +143,12 @@ def grids_over(
     DataFrame
         The rows of :func:`grid_on_targets`.
     """
+    splits = {seed: _splits(bed, embedded, seed) for seed, embedded in data.items()}
     grids = [
-        grid_on_targets(bed, embedded, kind, options, seed)
+        _grid_on(*one, kind, options, seed)
         for kind in kinds
-        for seed, embedded in data.items()
+        for seed in data
+        for one in splits[seed].items()
     ]
     return pd.concat(grids, ignore_index=True)
 

@@ -234,9 +234,12 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
     # of a folder, the check before embedding has told, and the user has decided
     if not every_domain:
         return
-    present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
-    for domain, counts in present.iterrows():
-        absent = counts.index[counts == 0].tolist()
+    domains, domain = np.unique(table["domain"], return_inverse=True)
+    labels, label = np.unique(table["label"], return_inverse=True)
+    present = np.zeros((len(domains), len(labels)), dtype=bool)
+    present[domain, label] = True
+    for domain, row in zip(domains, present, strict=True):
+        absent = labels[~row].tolist()
         if absent:
             raise ValueError(
                 f"The {name} table has no image of class {absent} in domain {domain}; every class "
