@@ -95,6 +95,7 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "04_imagenet_variants": ("04_imagenet_variants", SMALL),
     "05_your_data": ("05_your_data", {"seeds": [0]}),
+    "07_explore": ("07_explore", {"worlds": [["coat+scene", 0.9]], "n_images": 240}),
 }
 
 

@@ -183,6 +183,13 @@ class Methods(AcrossMethods, Subject, total=False):
     """Settings of 06_methods."""
 
 
+class Explore(Subject, Images, total=False):
+    """Settings of 07_explore."""
+
+    protocol: Protocol
+    worlds: Worlds
+
+
 #: The settings of each notebook that has some; the files that it reads and writes are
 #: no settings.
 NOTEBOOKS: dict[str, type] = {
@@ -192,6 +199,7 @@ NOTEBOOKS: dict[str, type] = {
     "04_imagenet_variants": ImageNetVariants,
     "05_your_data": YourData,
     "06_methods": Methods,
+    "07_explore": Explore,
 }
 ANIMALS = "animal-world"
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.

@@ -4,7 +4,8 @@ PAGES = pages_of(STUDY)
 SHOWN = shown_runs(STUDY)
 SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] != "06_methods"]
 COMPARISONS = [run for run in SHOWN if RECORDED[run]["notebook"] == "06_methods"]
-CLAIMING = [page.name for page in PAGES if page.name != "05_your_data"]
+UNJUDGED = ("05_your_data", "07_explore")
+CLAIMING = [page.name for page in PAGES if page.name not in UNJUDGED]
 HEADLINE, *OTHERS = RUNS
 
 
