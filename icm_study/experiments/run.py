@@ -25,12 +25,14 @@ from tqdm import tqdm
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, REFERENCE, Choice, Fold
+from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.task import Task, make_task
 from icm_study.methods.base import Method
 from icm_study.methods.registry import METHODS, Entry, Grid, check_methods, check_names
 from icm_study.methods.sources import Images, Sources
 from icm_study.testbeds.base import TestBed
+from icm_study.testbeds.splits import group_folds
 
 #: CLIP-ICM and the simplest rivals; what the data have no pairs of is left out.
 ICM_AND_PLAIN = (
@@ -162,8 +164,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
         predictor, choice (``"none"`` for a method with one setting), setting (JSON), K and
         consistency_weight (of a projection), fit_seconds, n_parameters, condition, n, value
         (accuracy in percent) and correct (bits, see
-        :func:`~icm_study.experiments.intervals.unpack`). The seconds alone differ from run
-        to run.
+        :func:`~icm_study.experiments.intervals.unpack`); where images come in groups also
+        group (see :func:`~icm_study.experiments.clusters.pack_groups`). The seconds alone
+        differ from run to run.
 
     Warns
     -----
@@ -193,7 +196,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
             except ValueError as error:  # such as a class with one image, not to be halved
                 errors[f"What {name!r} reaches when trained on half of the target"] = error
             rows += [
-                {"method": name, "family": METHODS[name].family} | row | _measured(hits, condition)
+                {"method": name, "family": METHODS[name].family}
+                | row
+                | _measured(hits, condition, task.tests[condition])
                 for row, tests in measured
                 for condition, hits in tests.items()
             ]
@@ -276,9 +281,12 @@ class Trial:
         if not self.entry.on_target or task.target not in task.tests:
             return
         target = task.tests[task.target]
-        halves = train_test_split(
-            np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=self.seed
-        )
+        if target.group is None:
+            halves = train_test_split(
+                np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=self.seed
+            )
+        else:
+            halves = group_folds(target.label, target.group, 2, self.seed)
 
         def attempt(setting: dict[str, Any]) -> tuple[Fitted, Hits]:
             start = time.perf_counter()
@@ -399,8 +407,9 @@ def _can_be_fitted(entry: Entry, sources: Sources) -> bool:
     return method.sees_interventions <= has
 
 
-def _measured(correct: NDArray[np.bool_], condition: str) -> dict[str, Any]:
-    return {
+def _measured(correct: NDArray[np.bool_], condition: str, images: Images) -> dict[str, Any]:
+    measured = {
         "condition": condition, "n": len(correct), "value": 100 * float(correct.mean()),
         "correct": pack(correct),
     }  # fmt: skip
+    return measured if images.group is None else measured | {"group": pack_groups(images.group)}

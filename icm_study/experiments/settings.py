@@ -100,6 +100,7 @@ class Reading(TypedDict, total=False):
 
     interventions: Annotated[list[Intervention], AfterValidator(each_once)]
     nested: bool
+    groups: Location | None
     classes: Literal["all", "common"]
     value_range: Literal["file", "used"] | Annotated[tuple[float, float], Field(strict=False)]
     domain_words: dict[str, Text | None]
@@ -197,7 +198,7 @@ KINDS = ("image", "text", "image+text")
 OF_A_FOLDER: dict[str, Any] = {
     "variants": {}, "projection_images": "", "captioner": None, "accept_problems": False,
     "nested": False, "domain_words": {}, "interventions": [], "editor": "rules",
-    "classes": "all", "value_range": "file",
+    "classes": "all", "value_range": "file", "groups": None,
 }  # fmt: skip
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
@@ -46,12 +46,59 @@ from icm_study.photographs.folders import (
     open_image,
     subfolders,
 )
+from icm_study.photographs.groups import BY_FOLDER, check_groups, group_images
 from icm_study.photographs.known import guess_dataset, known_dataset
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
 
 BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data folder is read.
+
+    Attributes
+    ----------
+    nested : bool
+        Take the images in folders below a class folder too (bursts, patients), as
+        images of that class.
+    classes : {"all", "common"}
+        Take all classes, or those only that are in every domain, with images enough to
+        leave each domain out (see `icm_study.photographs.counts.common_classes`).
+    value_range : {"file", "used"} or (low, high)
+        The values that become black and white in gray images of more than 8 bits:
+        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
+        domain; or two numbers, for all.
+    groups : str, optional
+        Which images belong together: "folder", "folder name" (both take the images below
+        class folders) or a CSV file (see `icm_study.photographs.groups.group_images`).
+
+    Raises
+    ------
+    ValueError
+        If `classes` or `value_range` is none of these.
+    FileNotFoundError
+        If there is no such table of groups.
+    """
+
+    nested: bool = False
+    classes: str = "all"
+    value_range: ValueRange = "file"
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes not in ("all", "common"):
+            raise ValueError(f"classes is {self.classes!r}; expected 'all' or 'common'.")
+        check_value_range(self.value_range)
+        if self.groups is not None:
+            check_groups(self.groups)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the images below a class folder are taken."""
+        return self.nested or self.groups in BY_FOLDER
 
 
 @dataclass(frozen=True)
@@ -65,7 +112,8 @@ class FolderReport:
     dataset : str or None
         The known data set that it was compared with.
     images : pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*.
+        The readable images, with the columns *path*, *label*, *domain*, and *group*
+        where they come in groups.
     counts : pandas.DataFrame of shape (n_classes, n_domains)
         The number of readable images.
     unreadable : tuple of (str, str)
@@ -132,13 +180,17 @@ class FolderReport:
             or self.splits
         )
 
+    @property
+    def _grouped(self) -> str:
+        return f", {self.images['group'].nunique():,} groups" if "group" in self.images else ""
+
     def __str__(self) -> str:
         compared = (
             f"compared with {self.dataset}" if self.dataset else "no known data set to compare with"
         )
         lines = [
             f"{self.root}: {len(self.images):,} readable images, {self.counts.shape[1]} domain(s), "
-            f"{self.counts.shape[0]} classes; {compared}",
+            f"{self.counts.shape[0]} classes{self._grouped}; {compared}",
             "",
             _table(self.counts),
         ]
@@ -184,12 +236,7 @@ class FolderReport:
 
 
 def check_folder(
-    root: str | os.PathLike[str],
-    dataset: str | None = None,
-    *,
-    nested: bool = False,
-    classes: str = "all",
-    value_range: ValueRange = "file",
+    root: str | os.PathLike[str], dataset: str | None = None, **reading: Any
 ) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
@@ -201,16 +248,8 @@ def check_folder(
     dataset : str, optional
         A name in `icm_study.photographs.known.CATALOG`. If it is not given and the
         folder's name is one, it is that.
-    nested : bool
-        Take the images in folders below a class folder too (bursts, patients), as
-        images of that class.
-    classes : {"all", "common"}
-        Take all classes, or those only that are in every domain, with images enough to
-        leave each domain out (see `icm_study.photographs.counts.common_classes`).
-    value_range : {"file", "used"} or (low, high)
-        The values that become black and white in gray images of more than 8 bits:
-        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
-        domain; or two numbers, for all.
+    **reading
+        The attributes of `Reading`.
 
     Returns
     -------
@@ -219,33 +258,32 @@ def check_folder(
     Raises
     ------
     FileNotFoundError
-        If `root` does not exist.
+        If `root` does not exist, or as `Reading`.
     ValueError
-        If the data set is unknown, `classes` or `value_range` is none of these, or the
-        folder has not the layout; see `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, the folder has not the layout (see
+        `icm_study.photographs.folders.index_folder`), or as `Reading` and
+        `icm_study.photographs.groups.group_images`.
     """
-    report, _ = _check_folder(root, dataset, nested, classes, value_range)
+    report, _ = _check_folder(root, dataset, Reading(**reading))
     return report
 
 
 def _check_folder(
-    root: str | os.PathLike[str],
-    dataset: str | None,
-    nested: bool,
-    classes: str,
-    value_range: ValueRange,
+    root: str | os.PathLike[str], dataset: str | None, reading: Reading
 ) -> tuple[FolderReport, pd.DataFrame]:
     """Give the report, and the readable images with all that was seen of them."""
-    if classes not in ("all", "common"):
-        raise ValueError(f"classes is {classes!r}; expected 'all' or 'common'.")
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
-    table = (index_classes if flat else index_folder)(root, True, nested)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    table = (index_classes if flat else index_folder)(root, True, reading.is_deep)
+    if reading.groups is not None:
+        depth = 1 if flat else 2
+        table["group"] = group_images(table, root, reading.groups, depth=depth)
+    seen = table.join(_look_at_all(table["path"].tolist(), reading.value_range))
     bad = seen["reason"] != ""
     images = seen[~bad]
-    names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
+    all_classes = reading.classes == "all"
+    names = _class_names(Path(root), flat) if all_classes else common_classes(images)
     is_taken = images["label"].isin(names)
     dropped = images["label"][~is_taken].value_counts().sort_index()
     images = images[is_taken].reset_index(drop=True)
@@ -253,7 +291,7 @@ def _check_folder(
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
         index=names, columns=domains, fill_value=0
     )
-    groups = _same_bytes(images)
+    alike = _same_bytes(images)
     report = FolderReport(
         root=str(root),
         dataset=name,
@@ -265,9 +303,9 @@ def _check_folder(
             for domain in domains
             if (lacks := counts.index[counts[domain] == 0].tolist())
         },
-        duplicates=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() > 1),
-        repeats=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() == 1),
-        few_levels=flaws(summarize(images), value_range),
+        duplicates=tuple(tuple(files["path"]) for files in alike if files["domain"].nunique() > 1),
+        repeats=tuple(tuple(files["path"]) for files in alike if files["domain"].nunique() == 1),
+        few_levels=flaws(summarize(images), reading.value_range),
         differences=known.differences(table) if known else (),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
@@ -282,10 +320,8 @@ def load_folder(
     dataset: str | None = None,
     *,
     accept_problems: bool = False,
-    nested: bool = False,
-    classes: str = "all",
-    value_range: ValueRange = "file",
     cache: str | os.PathLike[str] = "cache",
+    **reading: Any,
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
 
@@ -299,32 +335,34 @@ def load_folder(
     accept_problems : bool
         Go on without the unreadable images, and with a warning, where the check found
         problems.
-    nested, classes, value_range
-        As in `check_folder`.
     cache : path-like
         Where 8-bit copies are kept of images that are read by another range than
         "file" (see `icm_study.photographs.depth.eight_bit_copies`).
+    **reading
+        The attributes of `Reading`.
 
     Returns
     -------
     pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*. The path is
-        that of the copy where there is one, so all that reads the image reads the copy.
+        The readable images, with the columns *path*, *label*, *domain*, and *group*
+        where they come in groups. The path is that of the copy where there is one, so
+        all that reads the image reads the copy.
 
     Raises
     ------
     ValueError
         If there are problems that are not accepted, or not one readable image; the
-        message is the report.
+        message is the report. And as `check_folder`.
     FileNotFoundError
-        If `root` does not exist.
+        As `check_folder`.
 
     Warns
     -----
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report, images = _check_folder(root, dataset, nested, classes, value_range)
+    how = Reading(**reading)
+    report, images = _check_folder(root, dataset, how)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to "
@@ -332,7 +370,7 @@ def load_folder(
         )
     if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
-    return _by_range(images, value_range, root, cache)[list(report.images)]
+    return _by_range(images, how.value_range, root, cache)[list(report.images)]
 
 
 def load_images(
@@ -371,6 +409,7 @@ def load_images(
     UserWarning
         If there are such problems and they are accepted.
     """
+    check_value_range(value_range)
     table = index_images(root)
     seen = table.join(_look_at_all(table["path"].tolist(), value_range))
     unreadable = seen["reason"][seen["reason"] != ""].tolist()
@@ -424,6 +463,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--value-range", nargs="+", default=["file"], metavar="RANGE",
         help="of gray images of more than 8 bits: file, used, or two numbers",
     )  # fmt: skip
+    parser.add_argument(
+        "--groups", metavar="GROUPS",
+        help="images that belong together: folder, 'folder name', or a CSV file",
+    )  # fmt: skip
     options = vars(parser.parse_args(arguments))
     try:
         words = options.pop("value_range")
@@ -460,7 +503,6 @@ def _by_range(
 
 
 def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
-    check_value_range(value_range)
     look = partial(_look, any_range=value_range != "file")
     found: list[_Look] = []
     with (

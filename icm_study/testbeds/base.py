@@ -72,17 +72,22 @@ class TestBed(ABC):
     ----------
     name : str
         The data set's, as tables and pages call it.
-    over : {"seeds", "images"}
-        What an interval speaks for: other draws of the simulator, whose runs are
-        independent, or other images of the same domains, where seeds only split anew.
     protocol : str
         One of :data:`PROTOCOLS`.
     """
 
     __test__: ClassVar[bool] = False  # the name is no test to pytest
     name: str
-    over: ClassVar[str]
     protocol: str = PROTOCOLS[0]
+
+    @property
+    @abstractmethod
+    def over(self) -> str:
+        """What an interval speaks for, one of :data:`~icm_study.experiments.intervals.OVER`.
+
+        Other draws of the simulator (``"seeds"``), whose runs are independent, or, where
+        seeds only split anew, other ``"images"`` of the same domains, or ``"groups"`` of them.
+        """
 
     @property
     def world(self) -> str:

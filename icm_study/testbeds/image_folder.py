@@ -1,10 +1,13 @@
-"""A folder of images as a test bed: any domain can be the target, and images are what varies."""
+"""A folder of images as a test bed: any domain can be the target, and images are what varies.
+
+Where images come in groups (bursts, patients, sessions), it is groups that vary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,8 +44,8 @@ class ImageFolder(TestBed):
         The data set's, for its words in prompts and captions (see
         :mod:`icm_study.photographs.known`) and for the record.
     images : DataFrame
-        Columns path, label and domain, as :func:`~icm_study.photographs.check.load_folder`
-        returns it.
+        Columns path, label and domain, and where images come in groups, group, as
+        :func:`~icm_study.photographs.check.load_folder` returns it.
     texts : Texts
         What writes captions and edits them. An encoder that ships with the project knows
         the words of the animal world only, and has no text interventions here.
@@ -61,7 +64,6 @@ class ImageFolder(TestBed):
         If the protocol is unknown, or cannot divide the images.
     """
 
-    over: ClassVar[str] = "images"
     name: str
     images: pd.DataFrame
     texts: Texts = field(default_factory=Texts)
@@ -75,12 +77,24 @@ class ImageFolder(TestBed):
         check_counts(self.images, self.protocol)
 
     @property
+    def over(self) -> str:
+        """Groups, where images come in some."""
+        return "groups" if "group" in self.images else "images"
+
+    @property
     def note(self) -> str:
         """What a page says of the data."""
+        grouped = ""
+        if "group" in self.images:
+            grouped = (
+                f" The {len(self.images):,} images come in {self.images['group'].nunique():,} "
+                "groups: no group is on two sides of a split, and in an interval each counts as "
+                "one image."
+            )
         return (
             "The data are photographs and pictures as they were collected. No caption comes with "
             f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing "
-            "can be rendered again."
+            f"can be rendered again.{grouped}"
         )
 
     @property
@@ -133,6 +147,11 @@ class ImageFolder(TestBed):
         source = source.assign_coords(
             {k: ("row", [of.index(value) for value in self.images[k]]) for k, of in numbers.items()}
         )
+        grouped: dict[str, Any] = {}
+        if "group" in self.images:
+            _, group = np.unique(self.images["group"].to_numpy(str), return_inverse=True)
+            source = source.assign_coords(group=("row", group))
+            grouped["groups"] = fingerprint(group)
         written = (text for part in texts or () for text in part)
         return EmbeddedData(
             source=source,
@@ -146,6 +165,7 @@ class ImageFolder(TestBed):
                 "texts": fingerprint(*self.templates, *written),
                 "seed": 0,
                 "n": len(self.images),
+                **grouped,
             },
             domains=self.domains,
             classes=self.classes,

@@ -72,6 +72,86 @@ def test_a_folder_leaves_the_target_out_and_halves_what_is_held_out():
     assert data.tests["in_distribution"].sizes["row"] == pytest.approx(0.1 * sources, abs=1)
 
 
+# A folder whose images come in groups
+
+
+def grouped(n_groups=60, across=False, classes_in_group=1):
+    """Each group is in one domain, or some images elsewhere; it shows one class, or two."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(n_groups, size=1200)
+    domain, label = group % DOMAINS, group // DOMAINS + rng.integers(classes_in_group, size=1200)
+    if across:
+        elsewhere = rng.random(1200) < 0.05
+        domain = np.where(elsewhere, rng.integers(DOMAINS, size=1200), domain)
+    where = {"group": group, "domain": domain, "label": label % CLASSES}
+    data = folder(1200)
+    return replace(
+        data, source=data.source.assign_coords({k: ("row", v) for k, v in where.items()})
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"across": True, "n_groups": 300},
+        {"classes_in_group": 2},
+        {"classes_in_group": 2, "across": True, "n_groups": 300},
+    ],
+    ids=str,
+)
+def test_no_group_is_on_two_sides(protocol, options):
+    data = split(grouped(**options), None if protocol == OPEN else 1, protocol=protocol, seed=3)
+    of_target = {LEAVE_OUT: ["unseen"], OPEN: ["new_classes"]}
+    of_target = of_target.get(protocol, ["seen_classes", "new_classes"])
+    sides = [data.train, data.held_out]
+    sides += [test for name, test in data.tests.items() if name not in of_target]
+    groups = [set(side["group"].to_numpy().tolist()) for side in sides]
+    groups.append({g for name in of_target for g in data.tests[name]["group"].to_numpy().tolist()})
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    seen = set(range(CLASSES)) if protocol == LEAVE_OUT else SEEN
+    for part in sides[:2]:
+        assert set(part["label"].to_numpy().tolist()) == seen
+
+
+def test_a_tenth_of_the_groups_chooses_and_a_tenth_measures():
+    data = split(grouped(n_groups=300), 1, seed=3)
+    sides = data.train, data.held_out, data.tests["in_distribution"]
+    n = [len(np.unique(side["group"])) for side in sides]
+    assert n[1] + n[2] == pytest.approx(0.2 * sum(n), abs=6)
+    assert n[1] == pytest.approx(n[2], abs=6)
+
+
+def test_groups_are_split_anew_by_each_seed():
+    first, again, other = (numbers(split(grouped(), 1, seed=s).held_out) for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_of_few_groups_more_are_held_out():
+    """Of the six groups of a class in two source domains, four train."""
+    data = grouped()
+    where = data.source["label"] + CLASSES * data.source["domain"] + 15 * (np.arange(1200) % 3)
+    few = data.source.assign_coords(group=("row", where.to_numpy()))
+    parts = split(replace(data, source=few), 1, seed=0)
+    sides = parts.train, parts.held_out, parts.tests["in_distribution"]
+    assert [len(np.unique(side["group"])) for side in sides] == [20, 5, 5]
+    assert all(len(np.unique(side["label"])) == CLASSES for side in sides)
+
+
+def test_too_few_groups_are_told():
+    with pytest.raises(ValueError, match=r"in 2 group\(s\), which cannot be divided into 3"):
+        split(grouped(n_groups=15), 1)  # one of each class in each domain
+
+
+def test_a_group_that_is_in_every_domain_leaves_no_source():
+    data = grouped()
+    alike = data.source.assign_coords(group=("row", np.zeros(1200, int)))
+    with pytest.raises(ValueError, match="No source domain is left"):
+        split(replace(data, source=alike), 1)
+
+
 # The animal world, and data like it
 
 
