@@ -8,8 +8,9 @@ whole numbers where a fraction is wanted become fractions, and a path that begin
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -38,8 +39,32 @@ Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
 Names = Annotated[list[Text], AfterValidator(each_once)]
 Choice = Literal["held-out", "left-out domain", "intervened", "unseen intervention", "target"]
 Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(each_once)]
+
+
+def tried(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return values to try; raise a ValueError if one is no K, no λ, or no positive number."""
+    for name, values in grid.items():
+        wanted, is_good = KINDS_OF_VALUES.get(name, ("", lambda _: True))
+        for value in values:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_rule = name in RULED and value in ("auto", "held-out")
+            if not is_rule and wanted and not (is_number and is_good(value)):
+                rules = ", 'auto' or 'held-out'" * (name in RULED)
+                raise ValueError(f"{name}: got {value!r}, but it should be {wanted}{rules}")
+    return grid
+
+
+#: For settings of methods what a value should be, and whether a number is that.
+KINDS_OF_VALUES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "n_components": ("a whole number from 1 on", lambda k: isinstance(k, int) and k >= 1),
+    "consistency_weight": ("a number, at least 0", lambda weight: 0 <= weight < math.inf),
+    "C": ("a number above 0", lambda C: 0 < C < math.inf),
+    "learning_rate": ("a number above 0", lambda rate: 0 < rate < math.inf),
+}
+RULED = ("n_components", "consistency_weight")  # a rule may set these
 #: Values to try of each setting of each method.
-Grids = dict[Text, dict[Text, Annotated[list[Any], Field(min_length=1)]]]
+Grid = Annotated[dict[Text, Annotated[list[Any], Field(min_length=1)]], AfterValidator(tried)]
+Grids = dict[Text, Grid]
 Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
