@@ -47,7 +47,7 @@ from icm_study.photographs.folders import (
     subfolders,
 )
 from icm_study.photographs.groups import BY_FOLDER, check_groups, group_images
-from icm_study.photographs.known import guess_dataset, known_dataset
+from icm_study.photographs.known import guess_dataset, known_dataset, name_flaws
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
@@ -130,6 +130,9 @@ class FolderReport:
         values are cut (see `icm_study.photographs.depth.flaws`).
     differences : tuple of str
         How the folder differs from what is known of the data set.
+    names : tuple of str
+        Folders whose names give no word, or cannot be told apart (see
+        `icm_study.photographs.known.name_flaws`).
     left_out : mapping of str to int
         Folders with images that were not taken, and how many: they lie in no class
         folder, or deeper.
@@ -151,6 +154,7 @@ class FolderReport:
     repeats: tuple[tuple[str, ...], ...]
     few_levels: tuple[str, ...]
     differences: tuple[str, ...]
+    names: tuple[str, ...]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
     hindrances: tuple[str, ...]
@@ -176,6 +180,7 @@ class FolderReport:
             or (self.repeats and not self.is_known)
             or self.few_levels
             or self.differences
+            or self.names
             or self.left_out
             or self.splits
         )
@@ -213,6 +218,7 @@ class FolderReport:
             self.few_levels,
         )
         lines += _section("differences from what is known", self.differences)
+        lines += _section("names of folders; rename them, or put them together", self.names)
         if self.left_out:
             lines += _section(
                 f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
@@ -307,6 +313,7 @@ def _check_folder(
         repeats=tuple(tuple(files["path"]) for files in alike if files["domain"].nunique() == 1),
         few_levels=flaws(summarize(images), reading.value_range),
         differences=known.differences(table) if known else (),
+        names=tuple(name_flaws(name, domains, names)),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
         hindrances=() if flat else hindrances(images),
@@ -431,23 +438,9 @@ def load_images(
     return _by_range(images, value_range, root, cache)[list(table)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m icm_study.photographs.check ROOT``.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The command line's words.
-
-    Returns
-    -------
-    int
-        0 if the folder is in order, 1 otherwise.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m icm_study.photographs.check",
-        description="Open every image of a folder; compare with what is known.",
-    )
+def command_line(prog: str, description: str) -> argparse.ArgumentParser:
+    """Give a command line that takes a folder and how it is read."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("root", help="the folder: root/domain/class/image")
     parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
@@ -467,11 +460,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--groups", metavar="GROUPS",
         help="images that belong together: folder, 'folder name', or a CSV file",
     )  # fmt: skip
-    options = vars(parser.parse_args(arguments))
+    return parser
+
+
+def check_as_told(options: Mapping[str, Any]) -> FolderReport:
+    """Check a folder by the words of `command_line`; see `check_folder`."""
+    words = options["value_range"]
+    value_range = words[0] if len(words) == 1 else tuple(map(float, words))
+    return check_folder(**{**options, "value_range": value_range})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m icm_study.photographs.check ROOT``.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line's words.
+
+    Returns
+    -------
+    int
+        0 if the folder is in order, 1 otherwise.
+    """
+    parser = command_line(
+        "python -m icm_study.photographs.check",
+        "Open every image of a folder; compare with what is known.",
+    )
     try:
-        words = options.pop("value_range")
-        options["value_range"] = words[0] if len(words) == 1 else tuple(map(float, words))
-        report = check_folder(options.pop("root"), **options)
+        report = check_as_told(vars(parser.parse_args(arguments)))
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

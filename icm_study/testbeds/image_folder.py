@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import ImageOps
 
@@ -61,7 +62,8 @@ class ImageFolder(TestBed):
     Raises
     ------
     ValueError
-        If the protocol is unknown, or cannot divide the images.
+        If the protocol is unknown or cannot divide the images, or a prompt cannot name a
+        class, or tell it from another.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ImageFolder(TestBed):
     def __post_init__(self) -> None:
         self.check_protocol()
         check_counts(self.images, self.protocol)
+        class_words(self._known, self.classes)
 
     @property
     def over(self) -> str:
@@ -108,14 +111,28 @@ class ImageFolder(TestBed):
         return tuple(sorted(self.images["label"].unique()))
 
     @property
+    def _known(self) -> str | None:
+        return self.name if self.name in CATALOG else None
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The class names as they stand in prompts."""
-        return tuple(class_words(self.name if self.name in CATALOG else None, self.classes))
+        return tuple(class_words(self._known, self.classes))
 
     @property
     def spurious(self) -> tuple[str, ...]:
         """Prompts for kinds of pictures."""
         return tuple(f"a {value} of an object" for value in PHOTO_LEXICON["medium"])
+
+    def prompts(self, embedder: Embedder) -> xr.Dataset:
+        """Embed the prompts of the classes, see :meth:`Embedder.prompts`.
+
+        Raises
+        ------
+        ValueError
+            If the encoder does not know a word, or cuts two classes to the same words.
+        """
+        return embedder.prompts(self.words, self.templates)
 
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed each image, also after an image intervention, and its texts; whatever the seed.
@@ -133,12 +150,13 @@ class ImageFolder(TestBed):
         Raises
         ------
         ValueError
-            If an image cannot be read, or an embedding is not finite; or as the captioner
-            and the editor.
+            As :meth:`prompts`, before any image is embedded; if an image cannot be read, or an
+            embedding is not finite; or as the captioner and the editor.
         OSError
             If the store's directory cannot be written.
         """
         encoder = embedder.encoder
+        prompts = self.prompts(embedder)  # first, since it refuses what it cannot read
         texts = None
         if self.has_texts and encoder.name not in SHIPPED:
             texts = self.texts.write(self.images, self.name, embedder.store.root)
@@ -156,7 +174,7 @@ class ImageFolder(TestBed):
         return EmbeddedData(
             source=source,
             test=None,
-            prompts=embedder.prompts(self.words, self.templates),
+            prompts=prompts,
             provenance={
                 "encoder": encoder.name,
                 "weights": encoder.fingerprint,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from stand_ins import StandInEncoder
 
@@ -275,6 +276,64 @@ def test_an_image_that_cannot_be_read(tmp_path, embedder):
     (root / "photo" / "dog").joinpath(next((root / "photo" / "dog").iterdir())).write_text("no")
     with pytest.raises(ValueError, match="dog"):
         bed.embed(embedder, 0)
+
+
+# Names of folders, and encoders that cannot read them
+
+
+class Late:
+    """Fails the test if an image is embedded."""
+
+    def __init__(self, embedder):
+        self.__dict__ |= {"prompts": embedder.prompts, "encoder": embedder.encoder}
+
+
+def renamed(images, **names):
+    return images.assign(label=images["label"].replace(names))
+
+
+def test_an_encoder_that_does_not_know_a_word_says_so_before_an_image_is_embedded(
+    images, encoder, tmp_path
+):
+    embedder = Embedder(encoder, EmbeddingStore(tmp_path))
+    for folder, word in (("lynx", "lynx"), ("red_fox", "red fox")):
+        bed = ImageFolder("animals", renamed(images, dog=folder))
+        with pytest.raises(ValueError, match=f"'a photo of a {word}' has a word this encoder nev"):
+            bed.embed(Late(embedder), 0)
+
+
+def test_an_encoder_that_cuts_classes_alike_says_so_before_an_image_is_embedded(images, embedder):
+    class Short(StandInEncoder):
+        class tokenizer:
+            context_length = 6
+
+            def __call__(self, texts, context_length=None):
+                ids = [[sum(map(ord, word)) for word in text.split()] for text in texts]
+                return torch.tensor([(one + 6 * [0])[:6] for one in ids])
+
+        def is_cut(self, texts):
+            return np.array([len(text.split()) > 6 for text in texts])
+
+    Short.tokenizer = Short.tokenizer()
+    late = Late(Embedder(Short(), embedder.store))
+    names = {"dog": "dog of the north", "cat": "dog of the south"}
+    with pytest.raises(ValueError, match="two classes are the same to it: 'a photo of a dog of"):
+        ImageFolder("animals", renamed(images, **names)).embed(late, 0)
+    with pytest.raises(AttributeError, match="pairs"):  # otherwise it goes on to the images
+        ImageFolder("animals", images, has_texts=False).embed(late, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"dog": "Cat"}, "'Cat' and 'cat' are both 'cat' in a prompt"),
+        ({"dog": "sea_lion", "cow": "sea lion"}, "are both 'sea lion' in a prompt"),
+        ({"dog": "_"}, "the class '_' gives no word for a prompt"),
+    ],
+)
+def test_classes_that_no_prompt_tells_apart(images, names, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFolder("animals", renamed(images, **names))
 
 
 # Groups of images
