@@ -152,7 +152,8 @@ class LLMEditor:
             address, or several requests in a row get no answer in time; if the server
             refuses (status 400, 401, 403, 404 and the like), with its message; if a few
             captions in a row have no good answer, with what the model said; or, after all
-            others are done, if some have none, with a list of them. What was answered is in the cache.
+            others are done, if some have none, with a list of them. What was answered is
+            in the cache.
         """
         check_pairs(captions, class_words)
         seed = operator.index(seed)
