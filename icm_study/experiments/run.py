@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,8 @@ def run(
     Raises
     ------
     ValueError
-        If there is nothing to run, a seed or world is given twice, or a target is unknown;
-        before anything is embedded.
+        If there is nothing to run, a seed or world is given twice, a target is unknown, or
+        the data cannot be divided; before anything is embedded.
     """
     plan = plan or Plan()
     check_seeds(seeds)
@@ -121,6 +122,8 @@ def run(
     runs = [
         (bed, seed, target) for bed in beds for seed in seeds for target in bed.targets(targets)
     ]
+    for bed, seed in product(beds, seeds):
+        bed.check_splits(bed.targets(targets), seed)
     tables = []
     data: EmbeddedData | None = None
     embedded: tuple[Any, ...] = ()

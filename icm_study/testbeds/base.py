@@ -169,6 +169,22 @@ class TestBed(ABC):
             )
         return list(chosen)
 
+    def outline(self, seed: int) -> EmbeddedData | None:
+        """Give the data without any embedding, as far as a split needs them; None if unknown."""
+        return None
+
+    def check_splits(self, targets: Sequence[str | None], seed: int) -> None:
+        """Find out whether the data can be divided, before anything is embedded.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`split`.
+        """
+        if (data := self.outline(seed)) is not None:
+            for target in targets:
+                self.split(data, target, seed)
+
     @abstractmethod
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed the data, or open what is stored.

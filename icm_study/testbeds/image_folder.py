@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -134,6 +134,12 @@ class ImageFolder(TestBed):
         """
         return embedder.prompts(self.words, self.templates)
 
+    def outline(self, seed: int) -> EmbeddedData:
+        """Give the data without any embedding."""
+        labels = xr.Dataset(coords={"label": ("row", np.arange(len(self.classes)))})
+        source = xr.Dataset(coords=self._coordinates())
+        return EmbeddedData(source, None, labels, {}, self.domains, self.classes)
+
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed each image, also after an image intervention, and its texts; whatever the seed.
 
@@ -161,15 +167,7 @@ class ImageFolder(TestBed):
         if self.has_texts and encoder.name not in SHIPPED:
             texts = self.texts.write(self.images, self.name, embedder.store.root)
         source = embedder.pairs(self.images, texts, interventions=self.interventions)
-        numbers = {"label": self.classes, "domain": self.domains}
-        source = source.assign_coords(
-            {k: ("row", [of.index(value) for value in self.images[k]]) for k, of in numbers.items()}
-        )
-        grouped: dict[str, Any] = {}
-        if "group" in self.images:
-            _, group = np.unique(self.images["group"].to_numpy(str), return_inverse=True)
-            source = source.assign_coords(group=("row", group))
-            grouped["groups"] = fingerprint(group)
+        source = source.assign_coords(self._coordinates())
         written = (text for part in texts or () for text in part)
         return EmbeddedData(
             source=source,
@@ -183,11 +181,19 @@ class ImageFolder(TestBed):
                 "texts": fingerprint(*self.templates, *written),
                 "seed": 0,
                 "n": len(self.images),
-                **grouped,
-            },
+            }
+            | ({"groups": fingerprint(source["group"].to_numpy())} if "group" in source else {}),
             domains=self.domains,
             classes=self.classes,
         )
+
+    def _coordinates(self) -> dict[str, tuple[str, NDArray[np.integer]]]:
+        """Give classes, domains and groups of the images as numbers."""
+        names = [name for name in ("label", "domain", "group") if name in self.images]
+        return {
+            name: ("row", np.unique(self.images[name].to_numpy(str), return_inverse=True)[1])
+            for name in names
+        }
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the images, see :func:`~icm_study.testbeds.splits.split`."""

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not report.sound:
             return 1
         bed = ImageFolder(Path(report.root).name, report.images, protocol=protocol)
+        bed.check_splits(bed.targets(), seed=0)
         with TemporaryDirectory() as place:
             bed.prompts(Embedder(load_encoder(encoder), EmbeddingStore(place)))
     except (ValueError, FileNotFoundError, RuntimeError) as error:

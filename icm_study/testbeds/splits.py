@@ -103,9 +103,11 @@ def split(
     for condition, table in tests.items():
         if not table.sizes["row"]:
             raise ValueError(
-                f"The test table has no image for the condition {condition!r} of target {target}; "
-                "expected images of every domain (in the animal world with each shortcut: "
-                "'aligned', 'none' and 'reversed')."
+                f"There is no image for the condition {condition!r} of the target "
+                f"{'none' if target is None else data.domains[target]!r}; expected some in every "
+                "domain, of the classes that are trained on and of those that are not (in the "
+                "animal world with each shortcut: 'aligned', 'none' and 'reversed'). Add images, "
+                "or name other targets."
             )
     return Split(
         train=source.isel(row=train),

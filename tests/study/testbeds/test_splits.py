@@ -10,7 +10,10 @@ from linear_world import table
 from stand_ins import change, linear_data
 
 from icm_study.embedding.tables import EmbeddedData
+from icm_study.experiments.run import run
+from icm_study.testbeds.animal_world import AnimalWorld
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
+from icm_study.testbeds.image_folder import ImageFolder
 from icm_study.testbeds.splits import check_counts, hold_out, split
 
 LEAVE_OUT, OPEN, SHIFT_OPEN = PROTOCOLS
@@ -296,7 +299,7 @@ def test_a_class_of_the_test_that_the_sources_or_prompts_lack(linear):
 def test_a_condition_without_images(linear):
     kept = (linear.test["shortcut"] != "reversed").to_numpy()
     absent = replace(linear, test=linear.test.isel(row=kept))
-    with pytest.raises(ValueError, match="no image for the condition 'reversed' of target 2"):
+    with pytest.raises(ValueError, match="no image for the condition 'reversed' of the target '"):
         split(absent, TARGET)
 
 
@@ -333,6 +336,41 @@ def test_too_few_images_are_named_before_anything_is_embedded():
     check_counts(listing(dog=1), SHIFT_OPEN)  # it is new, and not trained on
     with pytest.raises(ValueError, match="'dog' has 2"):
         check_counts(listing(dog=1))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "absent", "condition"),
+    [
+        (SHIFT_OPEN, ["dog"], "new_classes"),
+        (SHIFT_OPEN, ["cat", "cow"], "seen_classes"),
+    ],
+)
+def test_a_domain_without_the_classes_to_test_is_told_before_anything_is_embedded(
+    protocol, absent, condition
+):
+    images = listing(30)
+    lacks = (images["domain"] == "sketch") & images["label"].isin(absent)
+    bed = ImageFolder("listed", images[~lacks], protocol=protocol)
+    with pytest.raises(ValueError, match=f"no image for the condition '{condition}' of the target"):
+        run([bed], None, [0])
+    bed.check_splits(["art", "photo"], 0)  # these can be told
+
+
+@pytest.mark.parametrize("n", [1, 20, 60])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_too_few_animals_are_told_before_anything_is_embedded(n, protocol):
+    with pytest.raises(ValueError, match=f"n_images={n}: with seed 0 .* None for every animal"):
+        run([AnimalWorld(n=n, protocol=protocol)], None, [0])
+
+
+def test_what_is_checked_is_what_is_split():
+    """The outline has all that a split of the embedded data goes by."""
+    for bed in (AnimalWorld(n=240), ImageFolder("listed", listing(30).assign(group=range(270)))):
+        outline = bed.outline(0)
+        parts = bed.split(outline, "sketch", 0)
+        assert set(parts.tests) >= {"in_distribution", "unseen"}
+        assert not set(parts.train.data_vars)
+        assert parts.train.sizes["row"] > parts.held_out.sizes["row"] > 0
 
 
 def test_a_single_domain_can_only_be_divided_by_classes():
