@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -225,6 +225,8 @@ OF_A_FOLDER: dict[str, Any] = {
     "nested": False, "domain_words": {}, "interventions": [], "editor": "rules",
     "classes": "all", "value_range": "file", "groups": None,
 }  # fmt: skip
+#: What the animal world can be given and a folder of images cannot.
+OF_ANIMALS = ("worlds", "world", "reference")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -270,9 +272,33 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
     return settings
 
 
+def check_no_animals(given: Collection[str], where: str) -> None:
+    """Refuse, for a folder of images, settings that only the animal world has.
+
+    Raises
+    ------
+    ValueError
+    """
+    if ignored := [name for name in OF_ANIMALS if name in given]:
+        raise ValueError(
+            f"{where}: got {', '.join(ignored)}, which a folder of images does not have; leave it "
+            f"out, or take {ANIMALS!r} as 'dataset'."
+        )
+
+
 def _check_judged(page: type, methods: Any, where: str) -> None:
-    """Refuse methods by which a page of 02 or 04 cannot judge CLIP-ICM."""
-    if methods in (None, [], "all") or not {"protocol", "variants"} & set(get_type_hints(page)):
+    """Refuse methods by which a page of 02, 04 or 05 cannot judge CLIP-ICM."""
+    if methods in (None, [], "all"):
+        return
+    if page is YourData:
+        any_way = {f"{way} {kind}" for way in ("ICM", "ICM auto") for kind in KINDS}
+        if "plain" not in methods or not any_way & set(methods):
+            raise ValueError(
+                f"{where}: 'methods': got {list(methods)}, but CLIP-ICM is compared with the plain "
+                "probe; name 'plain', and at least one of "
+                f"{', '.join(map(repr, sorted(any_way)))}, beside what else you want."
+            )
+    if not {"protocol", "variants"} & set(get_type_hints(page)):
         return
     ways = [{kind for kind in KINDS if f"{way} {kind}" in methods} for way in ("ICM", "ICM auto")]
     if "plain" not in methods or not ways[0] or ways[0] != ways[1]:

@@ -40,6 +40,7 @@ from icm_study.photographs.folders import (
     decode_image,
     folder_name,
     images_left_out,
+    images_not_read,
     index_classes,
     index_folder,
     index_images,
@@ -133,6 +134,9 @@ class FolderReport:
     names : tuple of str
         Folders whose names give no word, or cannot be told apart (see
         `icm_study.photographs.known.name_flaws`).
+    not_read : mapping of str to int
+        Files of images of kinds that are not read (.heic of phones, .dcm of clinics), and how
+        many of each.
     left_out : mapping of str to int
         Folders with images that were not taken, and how many: they lie in no class
         folder, or deeper.
@@ -155,6 +159,7 @@ class FolderReport:
     few_levels: tuple[str, ...]
     differences: tuple[str, ...]
     names: tuple[str, ...]
+    not_read: Mapping[str, int]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
     hindrances: tuple[str, ...]
@@ -181,6 +186,7 @@ class FolderReport:
             or self.few_levels
             or self.differences
             or self.names
+            or self.not_read
             or self.left_out
             or self.splits
         )
@@ -219,6 +225,10 @@ class FolderReport:
         )
         lines += _section("differences from what is known", self.differences)
         lines += _section("names of folders; rename them, or put them together", self.names)
+        lines += _section(
+            "kinds of images that are not read, and are left out; convert them to PNG or JPEG",
+            [f"{suffix}: {n:,} files" for suffix, n in self.not_read.items()],
+        )
         if self.left_out:
             lines += _section(
                 f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
@@ -314,6 +324,7 @@ def _check_folder(
         few_levels=flaws(summarize(images), reading.value_range),
         differences=known.differences(table) if known else (),
         names=tuple(name_flaws(name, domains, names)),
+        not_read=images_not_read(root),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
         hindrances=() if flat else hindrances(images),

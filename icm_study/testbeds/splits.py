@@ -130,10 +130,13 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
     Raises
     ------
     ValueError
-        If fewer than two classes are trained on, a domain must be left out and there is
-        one only, or a class that is trained on has too few images in the sources (see
-        :func:`~icm_study.photographs.counts.too_few`). The message names them.
+        If the protocol is unknown, fewer than two classes are trained on, a domain must be
+        left out and there is one only, or a class that is trained on has too few images in
+        the sources (see :func:`~icm_study.photographs.counts.too_few`). The message names
+        them.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; choose one of {PROTOCOLS}.")
     domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
     if protocol != "open class" and len(domains) < 2:
         raise ValueError(

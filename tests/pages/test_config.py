@@ -189,6 +189,32 @@ class TestSettings:
         usual = {"editor": "rules", "classes": "all", "value_range": "file", "interventions": []}
         check_settings(kind, {name: usual.get(name)} if name in usual else {})
 
+    def test_a_page_that_compares_with_the_plain_probe_needs_both(self) -> None:
+        kind = NOTEBOOKS["05_your_data"]
+        for methods in (["plain"], ["ICM image"], ["plain", "LDA"], ["plain", "ICM oracle"]):
+            with pytest.raises(ValueError, match="compared with the plain probe; name 'plain', "):
+                check_settings(kind, {"methods": methods})
+        for methods in ([], "all", ["plain", "ICM auto image"], ["ICM text", "LDA", "plain"]):
+            assert check_settings(kind, {"methods": methods}) == {"methods": methods}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "notebook"),
+    [
+        ("worlds", [["coat", 0.5]], "02_domain_generalization"),
+        ("world", ["coat", 0.5], "06_methods"),
+        ("reference", "animal-world", "04_imagenet_variants"),
+    ],
+)
+def test_what_only_animals_can_be_given_is_refused_with_a_folder(
+    name: str, value: Any, notebook: str, tmp_path: Path
+) -> None:
+    run = {"notebook": notebook, "dataset": "PACS", "encoder": "e", "seeds": [0], name: value}
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / CONFIG).write_text(yaml.safe_dump(change({"mine": run}, "recorded")))
+    with pytest.raises(ValueError, match=f"recorded.mine: got {name}, which a folder of images"):
+        read_config(tmp_path)
+
 
 def change(value: Any, *path: str) -> dict[str, Any]:
     """Change one value in the settings of the study, or add it."""

@@ -373,6 +373,12 @@ def test_what_is_checked_is_what_is_split():
         assert parts.train.sizes["row"] > parts.held_out.sizes["row"] > 0
 
 
+def test_a_misspelt_protocol_is_told():
+    for protocol in ("open classes", "leave one domain out", ""):
+        with pytest.raises(ValueError, match=f"protocol='{protocol}' is unknown; choose one of"):
+            check_counts(listing(), protocol)
+
+
 def test_a_single_domain_can_only_be_divided_by_classes():
     alone = listing().query("domain == 'sketch'")
     for protocol in (LEAVE_OUT, SHIFT_OPEN):
