@@ -476,27 +476,37 @@ def check_same_columns(X: Any, X_do: Any) -> None:
     Parameters
     ----------
     X, X_do : array-like
-        Embeddings of pairs. What has no columns with names is not looked at.
+        Embeddings of pairs: frames, or xarray's arrays, whose second dimension may have a
+        coordinate. What has no columns with names is not looked at.
 
     Raises
     ------
     ValueError
-        If both have string column names, and not the same ones in the same order.
+        If both have column names of one kind (strings, or numbers), and not the same ones in
+        the same order.
     """
-    names, names_do = ([*getattr(part, "columns", [])] for part in (X, X_do))
-    if names == names_do or not all(isinstance(name, str) for name in names + names_do):
-        return
-    if names and names_do:
-        what = "in another order" if sorted(names) == sorted(names_do) else "with other names"
+    names, names_do = (_column_names(part) for part in (X, X_do))
+    if names and names_do and names != names_do:
+        if {type(name) for name in names} != {type(name) for name in names_do}:
+            return  # one of them has the numbers that pandas gives where there are no names
+        what = "in another order" if set(names) == set(names_do) else "with other names"
         raise ValueError(
             f"X_do has the columns of X {what}: X has {_some(names)}, X_do has {_some(names_do)}. "
-            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same, "
-            "or X.to_numpy() and X_do.to_numpy()."
+            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same "
+            "(of xarray's arrays X_do.reindex_like(X)), or X.to_numpy() and X_do.to_numpy()."
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:4])
+def _column_names(X: Any) -> list[Any]:
+    """Give the names of the columns of a frame or an xarray array, if it has some."""
+    if hasattr(X, "columns"):
+        return [*X.columns]
+    _, *rest = getattr(X, "dims", None) or [None]
+    return [*X.indexes.get(rest[0], [])] if rest else []
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:4]))
     return f"{shown}, … ({len(names)} in all)" if len(names) > 4 else shown
 
 

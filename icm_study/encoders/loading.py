@@ -218,6 +218,14 @@ def _text_config(model_name: str) -> tuple[dict[str, Any], Path | None]:
 def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
     """Advise by what went wrong while a model was built and its weights were read."""
     text, folder = _text_config(model_name)
+    for file in sorted(folder.iterdir()) if folder else []:
+        if file.suffix in OPEN_CLIP_SUFFIXES | OTHER_SUFFIXES and (words := _begins_as_text(file)):
+            what = "a web page (HTML)" if words.startswith("<") else "a text"
+            return (
+                f"{str(file)!r} holds no weights: it is {what}, which a server sends in the place "
+                f"of a file, and begins with {words!r}. Download the file itself, and compare its "
+                "size with the one that is told there."
+            )
     if "TorchScript" in str(error):
         return (
             "the file is a TorchScript archive, a program, and is not run. If you trust where "
@@ -250,6 +258,13 @@ def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
         "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is "
         "their architecture."
     )
+
+
+def _begins_as_text(path: Path) -> str:
+    """Give the first words of a file that is a text; nothing of one that holds weights."""
+    with open(path, "rb") as file:
+        head = " ".join(file.read(100).decode("utf-8", "replace").split())
+    return head[:60] if head.isprintable() and "\ufffd" not in head else ""
 
 
 def _ways_to_a_tokenizer(model_name: str) -> str:

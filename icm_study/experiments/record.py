@@ -23,7 +23,7 @@ import yaml
 from IPython import get_ipython
 
 from icm_study.experiments.names import check_names
-from icm_study.experiments.settings import NOTEBOOKS, check_settings
+from icm_study.experiments.settings import ANIMALS, NOTEBOOKS, check_no_animals, check_settings
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -66,6 +66,9 @@ def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
         if cell.startswith("# Parameters\n"):  # papermill's own cell
             check_names(assigned(cell), known, notebook)
     given = checked(notebook, {name: namespace[name] for name in known})
+    if given.get("dataset", ANIMALS) != ANIMALS:
+        changed = [name for name, usual in known.items() if namespace[name] != usual]
+        check_no_animals(changed, notebook)
     namespace.update(given)
     return given
 
@@ -154,7 +157,7 @@ def write_table(table: pd.DataFrame, path: str | Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        table.to_parquet(aside, index=False)
+        table.to_parquet(aside, index=False, write_page_checksum=True)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -194,7 +197,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         If there is no such file.
     """
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from tqdm import tqdm
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.experiments.choosing import CHOICES
+from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.task import Task, make_task
 from icm_study.experiments.trial import Judge, Trial
 from icm_study.methods.registry import METHODS, Entry, Grid, check_methods, check_names
-from icm_study.methods.sources import Sources
+from icm_study.methods.sources import Images, Sources
 from icm_study.testbeds.base import TestBed
 
 #: CLIP-ICM and the simplest rivals; what the data have no pairs of is left out.
@@ -102,8 +104,8 @@ def run(
     Raises
     ------
     ValueError
-        If there is nothing to run, a seed or world is given twice, or a target is unknown;
-        before anything is embedded.
+        If there is nothing to run, a seed or world is given twice, a target is unknown, or
+        the data cannot be divided; before anything is embedded.
     """
     plan = plan or Plan()
     check_seeds(seeds)
@@ -113,6 +115,8 @@ def run(
     runs = [
         (bed, seed, target) for bed in beds for seed in seeds for target in bed.targets(targets)
     ]
+    for bed, seed in product(beds, seeds):
+        bed.check_splits(bed.targets(targets), seed)
     tables = []
     data: EmbeddedData | None = None
     embedded: tuple[Any, ...] = ()
@@ -158,8 +162,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
         above :data:`~icm_study.experiments.trial.LARGE`), setting (JSON), K and
         consistency_weight (of a projection), fit_seconds, n_parameters, condition, n, value
         (accuracy in percent) and correct (bits, see
-        :func:`~icm_study.experiments.intervals.unpack`). The seconds alone differ from run
-        to run.
+        :func:`~icm_study.experiments.intervals.unpack`); where images come in groups also
+        group (see :func:`~icm_study.experiments.clusters.pack_groups`). The seconds alone
+        differ from run to run.
 
     Warns
     -----
@@ -189,7 +194,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
             except ValueError as error:  # such as a class with one image, not to be halved
                 errors[f"What {name!r} reaches when trained on half of the target"] = error
             rows += [
-                {"method": name, "family": METHODS[name].family} | row | _measured(hits, condition)
+                {"method": name, "family": METHODS[name].family}
+                | row
+                | _measured(hits, condition, task.tests[condition])
                 for row, tests in measured
                 for condition, hits in tests.items()
             ]
@@ -212,8 +219,9 @@ def _can_be_fitted(entry: Entry, sources: Sources) -> bool:
     return method.sees_interventions <= has
 
 
-def _measured(correct: NDArray[np.bool_], condition: str) -> dict[str, Any]:
-    return {
+def _measured(correct: NDArray[np.bool_], condition: str, images: Images) -> dict[str, Any]:
+    measured = {
         "condition": condition, "n": len(correct), "value": 100 * float(correct.mean()),
         "correct": pack(correct),
     }  # fmt: skip
+    return measured if images.group is None else measured | {"group": pack_groups(images.group)}

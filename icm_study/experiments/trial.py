@@ -18,6 +18,7 @@ from icm_study.experiments.task import Task
 from icm_study.methods.base import EmbeddingMap, Method
 from icm_study.methods.registry import Entry, Grid
 from icm_study.methods.sources import Images, Sources
+from icm_study.testbeds.splits import group_folds
 
 #: Images × features × classes of the sources above which settings of a map are chosen with a
 #: probe of least squares in the place of the logistic one, whose fits would take days.
@@ -105,9 +106,12 @@ class Trial:
         if not self.entry.on_target or task.target not in task.tests:
             return
         target = task.tests[task.target]
-        halves = train_test_split(
-            np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=self.seed
-        )
+        if target.group is None:
+            halves = train_test_split(
+                np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=self.seed
+            )
+        else:
+            halves = group_folds(target.label, target.group, 2, self.seed)
 
         def attempt(setting: dict[str, Any]) -> tuple[Fitted, Hits]:
             start = time.perf_counter()

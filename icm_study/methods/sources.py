@@ -37,6 +37,8 @@ class Images:
     load : callable
         From an array of rows to their pixels, uint8 (n, 3, H, W), before the encoder's
         resizing or after it.
+    group : ndarray of shape (n,), optional
+        Which images belong together, as frames of a burst do.
     """
 
     embedded: NDArray[np.floating]
@@ -44,16 +46,15 @@ class Images:
     domain: NDArray[np.integer]
     rows: NDArray[np.intp]
     load: Loader
+    group: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def take(self, index: NDArray | slice) -> Images:
         """Keep the images at these places, or under this mask."""
-        kept = {
-            name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")
-        }
-        return replace(self, **kept)
+        names = ["embedded", "label", "domain", "rows", *["group"] * (self.group is not None)]
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def pixels(self) -> torch.Tensor:
         """Load all of these images, uint8 (n, 3, H, W)."""

@@ -41,6 +41,11 @@ SPREAD = {
         "Intervals: 95 %, over the images that are tested, as if others had been collected in the "
         "same way; seeds only split the images to train on anew. The encoder and the domains stay."
     ),
+    "groups": (
+        "Intervals: 95 %, over the groups of images that are tested, as if others had been "
+        "collected in the same way: a group counts as one image. Seeds only split the groups to "
+        "train on anew. The encoder and the domains stay."
+    ),
 }
 
 

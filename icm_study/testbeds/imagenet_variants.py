@@ -151,6 +151,7 @@ class ImageNetVariants(TestBed):
         from icm_study.embedding.files import embed_files  # imports torch, which is slow
 
         pairs, folder = None, self._folder
+        folder.prompts(embedder)  # first, since it refuses what it cannot read
         if self.others is not None:
             name, others = self.others
             has_classes = (others["label"] != "").all()

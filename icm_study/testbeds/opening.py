@@ -33,8 +33,8 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         Parameters of a notebook, of which these count: *dataset*, ``"animal-world"`` or a
         folder; *protocol*; for animals *worlds*, pairs of a shortcut and its strength, or
         *world*, one of them, *n_images*, and for variants *reference*; for a folder
-        *accept_problems*, *nested*, *classes* and *value_range* (see
-        :func:`~icm_study.photographs.check.load_folder`), *captioner*, *editor* and
+        *accept_problems*, *nested*, *groups*, *classes* and *value_range* (see
+        :class:`~icm_study.photographs.check.Reading`), *captioner*, *editor* and
         *domain_words* (see :class:`~icm_study.text.pairs.Texts`), and *interventions*, image
         interventions to draw from (all where none is named). Where *variants* is
         given, the test beds are variants: of animals, or the named folders, with
@@ -161,7 +161,7 @@ def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
 
 def _reading(given: Mapping[str, Any]) -> dict[str, Any]:
     """Give the parameters that say how a folder is read."""
-    names = ("accept_problems", "nested", "classes", "value_range", "cache")
+    names = ("accept_problems", "nested", "groups", "classes", "value_range", "cache")
     return {name: given[name] for name in names if name in given}
 
 

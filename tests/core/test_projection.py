@@ -12,6 +12,7 @@ import scipy.linalg
 import scipy.stats
 import sklearn
 import torch
+import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -1160,6 +1161,27 @@ def test_pairs_whose_columns_differ_are_refused(order, message):
         np.testing.assert_array_equal(
             projection().fit(frame, unnamed).components_, alike.components_
         )
+
+
+@pytest.mark.parametrize("kind", ["numbers", "numbers from 6", "xarray", "xarray of texts"])
+def test_pairs_whose_columns_have_other_numbers_or_coordinates_are_refused(kind):
+    X, X_do = random_pairs(0)
+    names = list("abcdef") if kind == "xarray of texts" else list(range(6))
+    other = [n + 6 for n in names] if kind == "numbers from 6" else names[::-1]
+
+    def labelled(values, columns):
+        if kind.startswith("xarray"):
+            return xr.DataArray(values, dims=("row", "feature"), coords={"feature": columns})
+        return pd.DataFrame(values, columns=columns)
+
+    what = "with other names" if kind == "numbers from 6" else "in another order"
+    for fit in (projection().fit, projection().partial_fit, PairMoments(6).update):
+        with pytest.raises(ValueError, match=f"X_do has the columns of X {what}: X has "):
+            fit(labelled(X, names), labelled(X_do, other))
+    alike = projection().fit(labelled(X, names), labelled(X_do, names))
+    np.testing.assert_array_equal(alike.components_, projection().fit(X, X_do).components_)
+    unnamed = projection().fit(labelled(X, names), X_do)
+    np.testing.assert_array_equal(unnamed.components_, alike.components_)
 
 
 def test_transform_keeps_single_precision():

@@ -26,6 +26,7 @@ from icm_study.experiments.settings import (
     Text,
     World,
     Worlds,
+    check_no_animals,
     check_settings,
     each_once,
 )
@@ -163,6 +164,7 @@ def _recorded_run(run: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings = {name: value for name, value in run.items() if name != "notebook"}
     notebook = str(run.get("notebook"))
     check_names([notebook], RECORDED, f"{where}: notebook")
+    check_no_animals(settings, where)
     return {"notebook": notebook, **check_settings(RECORDED[notebook], settings, where)}
 
 
