@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
@@ -95,7 +94,7 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
         for factor in FACTORS:
             if factor not in read.coords or not np.ptp(read[factor].to_numpy()):
                 continue
-            weights, r2 = _read_factor(read, before, factor, half)
+            weights, r2 = read_factor(read[before].to_numpy(), read[factor].to_numpy(), half)
             change = np.square((f - f_do) @ weights).sum(axis=1).mean()
             spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()
             share = change / (2 * spread) if r2 >= READABLE else np.nan
@@ -170,11 +169,10 @@ def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
     return table.astype({"value": float})
 
 
-def _read_factor(
-    table: xr.Dataset, variable: str, factor: str, half: NDArray[np.bool_]
+def read_factor(
+    X: NDArray[np.floating], values: NDArray[np.integer], half: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], float]:
     """Weights (D, n_values) that read a factor, fitted on one half, and R² on the other."""
-    X, values = table[variable].to_numpy(), table[factor].to_numpy()
     onehot = np.eye(values.max() + 1)[values]
     scale = np.square(X).sum() / X.shape[1]
     ridge = RidgeCV(alphas=scale * PENALTIES).fit(X[half], onehot[half])

@@ -179,6 +179,20 @@ class Methods(AcrossMethods, Subject, total=False):
     """Settings of 06_methods."""
 
 
+class RealClip(TypedDict, total=False):
+    """Settings of 07_real_clip."""
+
+    dataset: Location
+    n_names: Counts
+    ranks: Counts
+    n_draws: Count
+    seeds: Seeds
+    widths: Counts
+    lengths: Counts
+    n_images: Count
+    cache: Location
+
+
 #: The settings of each notebook that has some; the files that it reads and writes are
 #: no settings.
 NOTEBOOKS: dict[str, type] = {
@@ -188,6 +202,7 @@ NOTEBOOKS: dict[str, type] = {
     "04_imagenet_variants": ImageNetVariants,
     "05_your_data": YourData,
     "06_methods": Methods,
+    "07_real_clip": RealClip,
 }
 ANIMALS = "animal-world"
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
