@@ -106,19 +106,7 @@ def compare(encoders: Mapping[str, Encoder], n_images: int) -> dict[str, pd.Data
         values = {factor: latents[factor].to_numpy() for factor in FACTORS}
         r2 = {factor: read_factor(images[name], values[factor], half)[1] for factor in FACTORS}
         read += [{"encoder": name, "factor": key, "r2": value} for key, value in r2.items()]
-        inside = text_span(encoder.encode_text(texts))
-        centred = images[name] - images[name].mean(axis=0)
-        outside = centred - centred @ inside.T @ inside
-        spans.append(
-            {
-                "encoder": name,
-                "dimension": outside.shape[1],
-                "text_rank": len(inside),
-                "outside": float(np.square(outside).sum() / np.square(centred).sum()),
-                "class_outside": read_factor(outside, values["label"], half)[1],
-                "scene_outside": read_factor(outside, values["scene"], half)[1],
-            }
-        )
+        spans.append({"encoder": name, **_outside(encoder, images[name], texts, values, half)})
     known = pd.DataFrame(read)
     mean = known.groupby("encoder")["r2"].mean()
     pairs = [
@@ -134,6 +122,26 @@ def compare(encoders: Mapping[str, Encoder], n_images: int) -> dict[str, pd.Data
         for control in (OWN, SHUFFLED)
     ]  # fmt: skip
     return {"read": known, "spans": pd.DataFrame(spans), "pairs": pd.DataFrame(pairs)}
+
+
+def _outside(
+    encoder: Encoder,
+    images: NDArray[np.floating],
+    texts: Sequence[str],
+    values: Mapping[str, NDArray[np.integer]],
+    half: NDArray[np.bool_],
+) -> dict[str, float]:
+    """Measure the part of the images' embeddings that lies in no direction of the texts."""
+    inside = text_span(encoder.encode_text(texts))
+    told = {"dimension": images.shape[1], "text_rank": len(inside), "outside": 0.0}
+    read = {"class_outside": "label", "scene_outside": "scene"}
+    if len(inside) == images.shape[1]:
+        return told | dict.fromkeys(read, np.nan)
+    centred = images.astype(np.float64) - images.mean(axis=0, dtype=np.float64)
+    outside = centred - centred @ inside.T @ inside
+    share = float(np.square(outside).sum() / np.square(centred).sum())
+    r2 = {name: read_factor(outside, values[factor], half)[1] for name, factor in read.items()}
+    return told | {"outside": share} | r2
 
 
 def _embed(encoder: Encoder, latents: pd.DataFrame, silhouettes: Any) -> NDArray[np.floating]:

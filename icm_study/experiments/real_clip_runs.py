@@ -74,19 +74,23 @@ def run_real_clip(
     Returns
     -------
     dict of str to DataFrame
-        The runs of each experiment, in the order of the page.
+        The runs of each experiment.
     """
-    variants = Variants(given["seeds"], given["widths"], given["lengths"])
-    trained = train_variants(variants, given["cache"])
-    animals = compare({one.name: one for one in shipped} | trained, given["n_images"])
-    return {
+    runs = {
         "names": _names(clip, given),
-        **{f"animal_{name}": table for name, table in animals.items()},
         "diversity": _diversity(clip, given["n_draws"]),
         "narrow": narrow_towers(),
         "classes": count_classes(clip),
-        **{f"modality_{name}": table for name, table in run_modality(clip, released).items()},
     }
+    modality = run_modality(clip, released)
+    variants = Variants(given["seeds"], given["widths"], given["lengths"])
+    trained = train_variants(variants, given["cache"])
+    animals = compare({one.name: one for one in shipped} | trained, given["n_images"])
+    return (
+        runs
+        | {f"modality_{name}": table for name, table in modality.items()}
+        | {f"animal_{name}": table for name, table in animals.items()}
+    )
 
 
 def experiments_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

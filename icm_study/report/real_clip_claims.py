@@ -334,7 +334,8 @@ def _rank_correlation(pairs: pd.DataFrame) -> pd.Series:
         values = matrices[:, i[apart], j[apart]]
         if values.shape[1] > 2 and (np.ptp(values, axis=1) > 0).all():
             drawn.append(spearmanr(*values).statistic)
-    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
+    is_spread = len(set(drawn)) > 1
+    low, high = np.quantile(drawn, [0.025, 0.975]) if is_spread else (np.nan, np.nan)
     mean = spearmanr(pairs["agreement"], pairs["read"]).statistic
     return pd.Series({"mean": mean, "low": low, "high": high})
 
