@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared/data/PACS"))  # where it is at hand
+REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))
 # no test depends on the machine's speed
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")

@@ -140,25 +140,25 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
     summary = mean_interval(long, [*keys, "quantity"], "value")
     whole = runs.loc[runs.groupby("tower", sort=False)["n_texts"].idxmax()]
     told, claims = [], []
-    for row in whole.itertuples():
-        own = runs[runs["tower"] == row.tower]
-        enough = own.groupby("n_texts")["rank"].min()
-        first = int(enough[enough == row.rank].index[0])
-        needed = f", from {first:,} texts on" if first < row.n_texts else ""
+    for row in whole.to_dict("records"):
+        enough = runs[runs["tower"] == row["tower"]].groupby("n_texts")["rank"].min()
+        first = int(enough[enough == row["rank"]].index[0])
+        n, dimension = row["n_texts"], row["dimension"]
+        needed = f", from {first:,} texts on" if first < n else ""
         told.append(
-            f"{row.tower}: {row.n_texts:,} texts span {row.rank} of {row.dimension} directions"
-            f"{needed}; the effective rank is {row.effective_rank:.0f}, the condition number "
-            f"{row.condition_number:.3g}, and one coordinate holds {row.largest_coordinate:.0%} of "
-            "the squared length"
+            f"{row['tower']}: {n:,} texts span {row['rank']} of {dimension} directions{needed}; "
+            f"the effective rank is {row['effective_rank']:.0f}, the condition number "
+            f"{row['condition_number']:.3g}, and one coordinate holds "
+            f"{row['largest_coordinate']:.0%} of the squared length"
         )
-        if row.n_texts > row.dimension:
+        if n > dimension:
             claims.append(
                 claim(
-                    "C5.2",
-                    f"the differences of {row.n_texts:,} texts span all directions ({row.tower})",
-                    f"{row.rank} of {row.dimension}, exact",
-                    f"{row.dimension}",
-                    "supported" if row.rank == row.dimension else "refuted",
+                    "C5.2 (real CLIP)",
+                    f"the differences of {n:,} texts span all directions ({row['tower']})",
+                    f"{row['rank']} of {dimension}, exact",
+                    f"all {dimension}",
+                    "supported" if row["rank"] == dimension else "refuted",
                 )
             )
     models = ", ".join(
@@ -207,7 +207,7 @@ def spans(runs: pd.DataFrame) -> Finding:
     wide = runs[runs["dimension"] > runs["text_rank"]]
     if wide.empty:
         return Finding(runs, "Every text tower here fills its embedding.")
-    row = wide.loc[wide["dimension"].idxmax()]
+    row = wide.sort_values("dimension").iloc[-1]
     return Finding(
         runs,
         f"Of the animal world's encoders, the one with {row['dimension']} dimensions has a text "
@@ -256,9 +256,9 @@ def probe(runs: pd.DataFrame) -> Finding:
 def keywords(runs: pd.DataFrame) -> Finding:
     """How the gain depends on the classes and on the penalty; the gains of ICM."""
     parts = []
-    for keys, part in runs.groupby(["classes", "penalty"], sort=False):
-        names = dict(zip(("classes", "penalty"), keys, strict=True))
-        parts.append(gains_over_plain(part).assign(**names))
+    for (classes, penalty), part in runs.groupby(["classes", "penalty"], sort=False):
+        gains = gains_over_plain(part)
+        parts.append(gains.assign(classes=str(classes), penalty=str(penalty)))
     gains = pd.concat(parts, ignore_index=True)
     gains = gains[(gains["condition"] == "unseen") & gains["method"].isin([ICM, AUTO])]
     ours = gains[gains["method"] == ICM]

@@ -83,9 +83,9 @@ def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Ma
     )
     if not any(PAPER_ENCODER in results.encoder for results in shown):
         text += (
-            " **No run of its benchmarks here has the paper's encoder, ViT-B/16.** What its tables "
-            "claim is asked here of small encoders; [Reproduce](reports/reproduce.qmd) says how to run the "
-            "paper's benchmarks with the paper's encoder."
+            " **No run of its benchmarks here has the paper's encoder, ViT-B/16.** What its "
+            "tables claim is asked here of small encoders; [Reproduce](reports/reproduce.qmd) says "
+            "how to run the paper's benchmarks with the paper's encoder."
         )
     return Markdown(text)
 
