@@ -225,8 +225,11 @@ def _published(destination: Path, revision: str | None) -> Path:
         shutil.rmtree(parts)
     try:
         open_real_clip(root)
-    except ValueError as error:
-        raise RuntimeError(f"{error} Or choose another destination.") from error
+    except (ValueError, FileNotFoundError) as error:
+        raise RuntimeError(
+            f"{root} has not what it should have: {error} If the folder is your own, choose "
+            "another destination."
+        ) from error
     print(f"{root} is complete.")
     return root
 
