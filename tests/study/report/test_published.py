@@ -35,7 +35,7 @@ def test_the_table_has_each_result_once_and_every_source():
     assert not table.duplicated(["encoder", "dataset", "source"]).any()
     assert set(table["dataset"]) == {name for name in CATALOG if name.startswith("imagenet")}
     assert set(table["source"]) == set(SOURCES)
-    assert table["accuracy"].between(1, 95).all()
+    assert table["accuracy"].between(0.1, 98).all()
     # two sources measured the same models on the same images
     wide = table.pivot_table("accuracy", ["encoder", "dataset"], "source").dropna()
     assert len(wide) > 30
