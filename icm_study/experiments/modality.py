@@ -124,13 +124,13 @@ def run_modality(clip: RealClip, released: InvariantProjection) -> dict[str, pd.
             means = {name: rows.mean(axis=0) for name, rows in train.items()}
             centred = {name: rows - means[name] for name, rows in test.items()}
             found = _searched(fold, test) | {AFTER: _searched(fold, centred)["recall@1"]}
-            for key, right in found.items():
-                hits.setdefault(("", fold.direction, method, "", key), []).append(
-                    (fold.rows[1], right)
-                )
+            for condition, right in found.items():
+                key = ("", fold.direction, method, "", condition)
+                hits.setdefault(key, []).append((fold.rows[1], right))
             for classes, label in labels.items():
-                for key, tested in _probed(fold, train, test, label).items():
-                    hits.setdefault((classes, fold.direction, method, *key), []).append(tested)
+                for (penalty, condition), tested in _probed(fold, train, test, label).items():
+                    key = (classes, fold.direction, method, penalty, condition)
+                    hits.setdefault(key, []).append(tested)
             kept.append(_kept(fold, mapped, labels["things"]) | {"method": method})
         grid += _grid(fold, labels["things"])
     told = pd.DataFrame([_row(key, parts) for key, parts in hits.items()])
@@ -161,8 +161,10 @@ def _folds(clip: RealClip) -> Iterator[Fold]:
     whole = {"image": clip.image, "text": clip.text}
     for direction in DIRECTIONS:
         for _, train, test in folds(len(clip.image)):
-            parts = ({name: rows[part] for name, rows in whole.items()} for part in (train, test))
-            yield Fold(direction, *parts, (train, test))
+            fitted, tested = (
+                {name: rows[part] for name, rows in whole.items()} for part in (train, test)
+            )
+            yield Fold(direction, fitted, tested, (train, test))
 
 
 def _maps(fold: Fold, released: InvariantProjection) -> dict[str, SharedMap]:

@@ -136,7 +136,8 @@ def animals(pairs: pd.DataFrame, read: pd.DataFrame) -> Finding:
 def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
     """Condition 5.2 on real texts; a summary by tower, number of texts and quantity."""
     keys = ["tower", "n_texts", "dimension"]
-    long = runs.melt([*keys, "draw"], ["rank", "effective_rank"], var_name="quantity")
+    quantities = ["rank", "effective_rank", "condition_number"]
+    long = runs.melt([*keys, "draw"], quantities, var_name="quantity")
     summary = mean_interval(long, [*keys, "quantity"], "value")
     whole = runs.loc[runs.groupby("tower", sort=False)["n_texts"].idxmax()]
     told, claims = [], []
@@ -168,7 +169,8 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
         summary,
         f"{'; '.join(told)}. The last step of a text tower is a layer norm and a linear map: the "
         "norm takes one direction from the differences, so a tower of width W spans W - 1 of them "
-        f"at most, and {len(narrow)} of open_clip's configs are narrower than their embedding: "
+        "at most (to scale the embeddings to unit length, as this study does elsewhere, bends that "
+        f"plane and can add one), and {len(narrow)} of open_clip's configs are narrower than their embedding: "
         f"{models}.",
         claims,
     )

@@ -59,17 +59,24 @@ def animals_figure(pairs: pd.DataFrame) -> Figure:
 
 
 def diversity_figure(summary: pd.DataFrame) -> Figure:
-    """Show rank and effective rank of text differences against the number of texts."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True, layout="constrained")
-    titles = {"rank": "Directions that texts span", "effective_rank": "Effective rank"}
+    """Show rank, effective rank and conditioning of text differences by the number of texts."""
+    figure, axes = plt.subplots(3, 1, figsize=(8, 10), sharex=True, layout="constrained")
+    titles = {
+        "rank": "Directions that texts span",
+        "effective_rank": "Effective rank",
+        "condition_number": "Condition number",
+    }
     for panel, (quantity, title) in zip(axes, titles.items(), strict=True):
         rows = summary[summary["quantity"] == quantity]
         plot_curves(panel, rows, x="n_texts", by="tower", xscale="log", yscale="log")
+        panel.set(title=title)
+        if quantity == "condition_number":
+            continue
         for dimension in sorted(summary["dimension"].unique()):
             panel.axhline(dimension, color="black", linewidth=1, linestyle=":")
             panel.text(panel.get_xlim()[0], dimension * 1.05, f" D = {dimension}", color=INK)
-        panel.set(title=title, xlabel="Texts")
-    axes[0].set_ylabel("Directions")
+        panel.set_ylabel("Directions")
+    axes[2].set_xlabel("Texts")
     return figure
 
 

@@ -5,6 +5,7 @@ import open_clip
 import pytest
 from conftest import REAL_CLIP
 
+from icm_core.prediction import unit_rows
 from icm_study.experiments.diversity import (
     benchmark_sizes,
     by_number_of_texts,
@@ -107,3 +108,5 @@ def test_real_towers_lack_the_direction_of_their_layer_norm():
     towers = open_real_clip(REAL_CLIP).towers
     assert diversity(towers["ViT-B-32/openai"]).rank == 511
     assert diversity(towers["RN50/openai"]).rank == 511  # of 1,024: its tower is 512 wide
+    at_unit_length = unit_rows(towers["RN50/openai"].astype(float)).astype(np.float16)
+    assert diversity(at_unit_length).rank == 512
