@@ -95,6 +95,9 @@ class Sources:
     others : mapping of str to (before, after), optional
         Pairs of other images, by kind of intervention, that the projection is estimated
         from instead.
+    only_judged : bool
+        Whether a fit is only to be judged, so that a map may have a probe of least squares
+        behind it, which takes a hundredth of the time.
     shared : Shared
         What methods have computed once on these sources.
     """
@@ -110,6 +113,7 @@ class Sources:
     encoder: Encoder
     predictors: tuple[str, ...] = PREDICTORS
     others: Mapping[str, Pairs] | None = None
+    only_judged: bool = False
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     def take(self, index: NDArray) -> Sources:

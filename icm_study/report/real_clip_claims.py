@@ -170,8 +170,8 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
         f"{'; '.join(told)}. The last step of a text tower is a layer norm and a linear map: the "
         "norm takes one direction from the differences, so a tower of width W spans W - 1 of them "
         "at most (to scale the embeddings to unit length, as this study does elsewhere, bends that "
-        f"plane and can add one), and {len(narrow)} of open_clip's configs are narrower than their embedding: "
-        f"{models}.",
+        f"plane and can add one), and {len(narrow)} of open_clip's configs are narrower than "
+        f"their embedding: {models}.",
         claims,
     )
 

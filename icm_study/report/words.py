@@ -97,7 +97,7 @@ def difference_caption(results: Results) -> Markdown:
 
 
 def chosen(results: Results) -> HTML:
-    """Tabulate K and λ of CLIP-ICM, the median over the runs."""
+    """Tabulate K and λ of CLIP-ICM, the median over the runs; say which accuracy chose them."""
     table = results.table
     rows = table[table["K"].notna() & (table["condition"] == results.shifts[0])]
     medians = (
@@ -107,7 +107,10 @@ def chosen(results: Results) -> HTML:
         .median()
         .rename(columns={"consistency_weight": "λ"})
     )
-    return html(medians.reset_index())
+    by = "of the predictor itself"
+    if "least squares" in set(rows["judged_by"]):
+        by += "; for the probe, as the data set is large, of one of least squares"
+    return HTML(f"{html(medians.reset_index()).data}<p>Chosen by the accuracy {by}.</p>")
 
 
 def record(results: Results) -> Markdown:

@@ -281,7 +281,7 @@ def test_an_intervention_that_the_data_have_no_pairs_of():
         ({"n_components": ()}, "Nothing to try"),
         ({"consistency_weights": ()}, "Nothing to try"),
         ({"probe": "ridge"}, "probe='ridge' is unknown; choose one of"),
-        ({"probe_C": 0.0}, "'C' parameter"),
+        ({"probe_C": 0.0}, "C is 0.0; expected a positive number"),
     ],
 )
 def test_bad_options(data, options, message):
