@@ -29,16 +29,15 @@ def zero_shot_beside(results: Results) -> pd.DataFrame:
         was published lies within the 95 % interval of the run. No rows where nothing is known.
     """
     means = results.of(method="plain", predictor="zero-shot").means()
-    rows = []
-    for row in means.itertuples():
-        for dataset, accuracy, source in _published(results, str(row.condition)):
-            rows.append(
-                {
-                    "data set": dataset, "here": row.value, "low": row.low, "high": row.high,
-                    "published": accuracy, "source": source,
-                    "agrees": bool(row.low <= accuracy <= row.high),
-                }
-            )  # fmt: skip
+    rows = [
+        {
+            "data set": dataset, "here": row["value"], "low": row["low"], "high": row["high"],
+            "published": accuracy, "source": source,
+            "agrees": bool(row["low"] <= accuracy <= row["high"]),
+        }
+        for row in means.to_dict("records")
+        for dataset, accuracy, source in _published(results, row["condition"])
+    ]  # fmt: skip
     columns = ["data set", "here", "low", "high", "published", "source", "agrees"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -88,11 +87,14 @@ def _published(results: Results, condition: str) -> list[tuple[str, float, str]]
     folder = results.record["parameters"].get("variants", {}).get(condition)
     if folder:
         dataset = guess_dataset(folder)
-        found = published_zero_shot(results.encoder, dataset) if dataset else pd.DataFrame()
-        return [(str(dataset), row.accuracy, row.source) for row in found.itertuples()]
-    first = results.table.iloc[0]
+        known = published_zero_shot(results.encoder, dataset) if dataset else pd.DataFrame()
+        return [(str(dataset), row["accuracy"], row["source"]) for row in known.to_dict("records")]
     if condition != "unseen" or "protocol" not in results.record["parameters"]:
         return []
+    first = results.table.iloc[0]
     figures = paper_figures(first["dataset"], results.encoder, first["protocol"])
-    figures = figures.set_index("method")["accuracy in the paper (%)"]
-    return [(first["dataset"], figures["zero-shot"], PAPER)] if "zero-shot" in figures else []
+    return [
+        (first["dataset"], row["accuracy in the paper (%)"], PAPER)
+        for row in figures.to_dict("records")
+        if row["method"] == "zero-shot"
+    ]

@@ -62,7 +62,7 @@ def names(runs: pd.DataFrame) -> Finding:
     )  # fmt: skip
     # a control is shown once, as the mean of both ways
     keys = ["curve", "control", "n_rows", "rank", "quantity"]
-    mean = long.groupby([*keys, "fold"], as_index=False, sort=False)["value"].mean()
+    mean = long.groupby([*keys, "fold"], sort=False)["value"].mean().reset_index()
     summary = mean_interval(mean, keys, "value")
     whole = runs[(runs["rank"] == 0) & (runs["n_rows"] == runs["n_rows"].max())]
     told, claims = [], []
