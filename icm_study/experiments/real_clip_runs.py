@@ -94,11 +94,17 @@ def run_real_clip(
 
 
 def experiments_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Take a table that :func:`~icm_study.experiments.record.join_tables` made apart again."""
-    return {
-        str(name): part.drop(columns="experiment").dropna(axis=1, how="all").reset_index(drop=True)
-        for name, part in table.groupby("experiment", sort=False)
-    }
+    """Take a table that :func:`~icm_study.experiments.record.join_tables` made apart again.
+
+    Whole numbers, which become fractions beside rows that have none, are whole again.
+    """
+    runs = {}
+    for name, part in table.groupby("experiment", sort=False):
+        own = part.drop(columns="experiment").dropna(axis=1, how="all").reset_index(drop=True)
+        numbers = own.select_dtypes("number").dropna(axis=1)
+        whole = numbers.columns[(numbers % 1 == 0).all()]
+        runs[str(name)] = own.astype(dict.fromkeys(whole, int))
+    return runs
 
 
 def _names(clip: RealClip, given: Mapping[str, Any]) -> pd.DataFrame:

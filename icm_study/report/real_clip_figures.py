@@ -54,7 +54,7 @@ def animals_figure(pairs: pd.DataFrame) -> Figure:
     panel.set(xlabel="Agreement of two encoders ($R^2$ of a linear map)", xlim=(None, 1.02))
     panel.set_ylabel("Factors read from the worse\n(mean $R^2$)")
     panel.set_title("Does agreement tell identifiability?")
-    panel.legend(loc="best")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -99,7 +99,7 @@ def methods_figure(means: pd.DataFrame, conditions: dict[str, str], title: str) 
         panel.set(title=f"From {direction}", xlim=(0, 101), xlabel=title)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
-    axes[0].legend(loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
