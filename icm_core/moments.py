@@ -73,6 +73,9 @@ class PairMoments:
     ----------
     n_pairs : int
         Number of pairs seen.
+    n_folds : int
+        Number of :meth:`folds` that hold pairs: five, or fewer where there are few
+        different originals.
     C : ndarray of shape (n_features, n_features)
         ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
     S : ndarray of shape (n_features, n_features)
@@ -173,8 +176,9 @@ class PairMoments:
                 self._sum_pairs[fold] += len(rows)
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
-            for rows, error in zip((block, block_do), errors, strict=True):
-                self._sum_rounding += error * (rows**2).sum() / rows.shape[1] / 2
+            for rows, (relative, absolute) in zip((block, block_do), errors, strict=True):
+                squares = (rows**2).sum() / self.n_features
+                self._sum_rounding += (relative * squares + absolute * len(rows)) / 2
         self.n_pairs += len(original)
         return self
 
@@ -231,6 +235,11 @@ class PairMoments:
         """Variance of the rounding error of an entry of an embedding."""
         return float(self._average(self._sum_rounding))
 
+    @property
+    def n_folds(self) -> int:
+        """Number of folds that hold pairs."""
+        return int(np.count_nonzero(self._sum_pairs))
+
     def folds(self) -> list[Fold]:
         """Hold out a fifth of the pairs at a time.
 
@@ -248,15 +257,14 @@ class PairMoments:
         ValueError
             If all pairs are in the same fold.
         """
-        used = np.flatnonzero(self._sum_pairs)
-        if len(used) < 2:
+        if self.n_folds < 2:
             raise ValueError(
                 f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
                 "different originals, to hold some out. Pass more pairs, or numbers as "
                 "n_components and consistency_weight."
             )
         C, S, folds = self.C, self.S, []
-        for fold in used:
+        for fold in np.flatnonzero(self._sum_pairs):
             C_out, S_out = (
                 self._average(total[fold])
                 for total in (self._sum_outer, self._sum_difference_outer)
@@ -451,12 +459,15 @@ def _is_bfloat16(X: Any) -> bool:
     return str(getattr(X, "dtype", "")).endswith("bfloat16")
 
 
-def _rounding_error(given: Any, dtype: np.dtype) -> float:
-    """Variance of the rounding error of a number, relative to its square: as of ±eps/2, uniform."""
+def _rounding_error(given: Any, dtype: np.dtype) -> tuple[float, float]:
+    """Variance of the rounding error of a number, relative to its square, and at least.
+
+    It is as of ±eps/2, uniform; numbers near zero have the spacing of the smallest one.
+    """
     if dtype.kind != "f":
-        return 0.0
+        return 0.0, 0.0
     eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
-    return eps**2 / 12
+    return eps**2 / 12, float(np.finfo(dtype).smallest_subnormal) ** 2 / 12
 
 
 def check_same_columns(X: Any, X_do: Any) -> None:

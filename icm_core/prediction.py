@@ -120,7 +120,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     C : float, default=0.316
-        Inverse strength of the L2 penalty; the default is the paper's.
+        Inverse strength of the L2 penalty. The default is the number that the paper gives
+        (arXiv 2405.15289), but not its penalty: embeddings are scaled here (see `scale_`)
+        and not in its code, where C means what C times the mean square of a feature means
+        here. Choose it on the sources where much hangs on it.
     max_iter : int, default=100
         Limit on the Newton steps.
 

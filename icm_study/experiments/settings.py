@@ -44,6 +44,9 @@ Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
 Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
+Penalties = Annotated[
+    list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(each_once)
+]
 Precision = Literal["float32", "bfloat16", "float16"]
 #: The names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
 Intervention = Literal[
@@ -155,6 +158,7 @@ class Ablations(TypedDict, total=False):
     fine_weights: Weights
     single_seeds: Count
     n_pairs: Counts
+    penalties: Penalties
     cache: Location
 
 
@@ -193,6 +197,13 @@ class RealClip(TypedDict, total=False):
     cache: Location
 
 
+class Explore(Subject, Images, total=False):
+    """Settings of 07_explore."""
+
+    protocol: Protocol
+    worlds: Worlds
+
+
 #: The settings of each notebook that has some; the files that it reads and writes are
 #: no settings.
 NOTEBOOKS: dict[str, type] = {
@@ -203,6 +214,7 @@ NOTEBOOKS: dict[str, type] = {
     "05_your_data": YourData,
     "06_methods": Methods,
     "07_real_clip": RealClip,
+    "07_explore": Explore,
 }
 ANIMALS = "animal-world"
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.

@@ -84,7 +84,7 @@ class EmbeddingMap(Method):
         return self
 
     def probe_C(self) -> float:
-        """Inverse penalty of the probe; the paper's."""
+        """Inverse penalty of the probe; the default of LinearProbe, which says what it is."""
         return 0.316
 
     def _probe(
@@ -127,6 +127,26 @@ def class_prototypes(sources: Sources) -> np.ndarray:
     """For each class the mean of its unit prompts, at unit length: (n_classes, D), float32."""
     fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
     return fitted.prototypes_.astype(np.float32)
+
+
+def spurious_prompts(sources: Sources) -> np.ndarray:
+    """Embed the prompts that name a variant value and no class, once: (n, D), float64, unit rows.
+
+    Raises
+    ------
+    ValueError
+        If the data have none.
+    """
+    if not sources.spurious:
+        raise ValueError(
+            "These data have no prompts that name a variant value and no class, and the method "
+            "learns from such prompts. Leave it out here."
+        )
+
+    def embed() -> np.ndarray:
+        return sources.encoder.encode_text(sources.spurious).astype(np.float64)
+
+    return sources.shared.once("spurious prompts", embed, of_pairs=False)
 
 
 def logit_scale(encoder: Encoder) -> float:

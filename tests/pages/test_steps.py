@@ -48,7 +48,7 @@ else:
     write(Path(given[-1]))
 """
 NOTEBOOKS = ("00_summary", "01_theory", "02_domain_generalization", "03_ablations")
-NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods")
+NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {
@@ -151,6 +151,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
         ("notebooks", "04_imagenet_variants", "n_images"), 500, {"imagenet_variants": 1, **FRONT},
     ),
     "your data": (("notebooks", "05_your_data"), {"seeds": [0]}, {"your_data": 1, "report": 1}),
+    "explore": (("notebooks", "07_explore"), {"seeds": [1]}, {"explore": 1, "report": 1}),
     "a method": (
         ("methods", "compared", "methods"), ["plain"],
         {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **FRONT},

@@ -146,3 +146,17 @@ rule your_data:
         settings=as_yaml(settings_of("05_your_data")),
         files=files,
     shell: EXECUTE
+
+
+rule explore:
+    message: "Explore, a still"
+    input:
+        notebook=ancient("notebooks/07_explore.ipynb"),
+        embeddings=f"cache/embeddings/seed{SEEDS[0]}.json",
+    output: page="results/07_explore.ipynb"
+    log: "results/logs/07_explore.log"
+    params:
+        code=code("07_explore"),
+        settings=as_yaml(settings_of("07_explore")),
+        files=files,
+    shell: EXECUTE

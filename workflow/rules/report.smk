@@ -5,7 +5,8 @@ SHOWN = shown_runs(STUDY)
 OF_ACCURACIES = ("02_domain_generalization", "04_imagenet_variants")
 SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] in OF_ACCURACIES]
 COMPARISONS = [run for run in SHOWN if RECORDED[run]["notebook"] == "06_methods"]
-CLAIMING = [page.name for page in PAGES if page.name != "05_your_data"]
+UNJUDGED = ("05_your_data", "07_explore")
+CLAIMING = [page.name for page in PAGES if page.name not in UNJUDGED]
 HEADLINE, *OTHERS = RUNS
 
 

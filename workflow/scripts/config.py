@@ -34,7 +34,7 @@ from icm_study.experiments.settings import (
 CONFIG = "workflow/config.yaml"
 #: The notebooks that are run once; the others are run by the sections named after what
 #: they do.
-SINGLE = ("01_theory", "03_ablations", "04_imagenet_variants", "05_your_data")
+SINGLE = ("01_theory", "03_ablations", "04_imagenet_variants", "05_your_data", "07_explore")
 
 
 def file_name(name: str) -> str:
