@@ -141,10 +141,9 @@ def agreement(
                 }
                 told = {"control": control, "n_rows": n, "rank": rank, "fold": fold}
                 rows.append(told | scores)
-    # the folds may differ by a row
     table = pd.DataFrame(rows)
-    most = table["n_rows"].max() - 1
-    return table.assign(n_rows=table["n_rows"].where(table["n_rows"] < most, most))
+    least = len(X) - -(-len(X) // N_FOLDS)  # the folds may differ by a row
+    return table.assign(n_rows=table["n_rows"].clip(upper=least))
 
 
 def folds(n: int) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
