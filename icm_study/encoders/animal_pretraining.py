@@ -153,10 +153,13 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+    steps, per_epoch = samples // batch_size, images // batch_size
+    if step >= steps:
+        model.eval()
+        return encoder
 
     pixels, latents = _render_pool(encoder, recipe, images)
     loss_of = ClipLoss()
-    steps, per_epoch = samples // batch_size, images // batch_size
     progress_bar = tqdm(
         total=steps * batch_size, initial=step * batch_size, unit="img", desc=name, mininterval=5
     )

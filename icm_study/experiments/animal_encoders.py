@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -96,13 +96,16 @@ def compare(encoders: Mapping[str, Encoder], n_images: int) -> dict[str, pd.Data
         other, the mean of both ways), and read (the mean R² of the factors, of the encoder
         from which they are read worse).
     """
+    from icm_study.animals.rendering import render
+
     silhouettes = load_silhouettes()
     latents = sample_latents(silhouettes, "test", n=n_images, seed=0)
+    pixels = render(latents, silhouettes)
     texts = captions(latents, left_out=0.3, seed=0)
     half = np.random.default_rng(0).permutation(n_images) % 2 == 0
     images, read, spans = {}, [], []
     for name, encoder in encoders.items():
-        images[name] = _embed(encoder, latents, silhouettes)
+        images[name] = encoder.encode_images(pixels)
         values = {factor: latents[factor].to_numpy() for factor in FACTORS}
         r2 = {factor: read_factor(images[name], values[factor], half)[1] for factor in FACTORS}
         read += [{"encoder": name, "factor": key, "r2": value} for key, value in r2.items()]
@@ -142,12 +145,6 @@ def _outside(
     share = float(np.square(outside).sum() / np.square(centred).sum())
     r2 = {name: read_factor(outside, values[factor], half)[1] for name, factor in read.items()}
     return told | {"outside": share} | r2
-
-
-def _embed(encoder: Encoder, latents: pd.DataFrame, silhouettes: Any) -> NDArray[np.floating]:
-    from icm_study.animals.rendering import render
-
-    return encoder.encode_images(render(latents, silhouettes))
 
 
 def _agreement(X: NDArray[np.floating], Y: NDArray[np.floating], control: str) -> float:
