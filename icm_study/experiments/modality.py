@@ -108,8 +108,8 @@ def run_modality(clip: RealClip, released: InvariantProjection) -> dict[str, pd.
         :func:`~icm_study.experiments.intervals.pack`). ``"retrieval"``: the same with the
         conditions "recall@1" and so on, and :data:`AFTER`, where each modality is centred behind
         the map; its target "images to captions" searches captions with images.
-        ``"kept"``: direction, method, fold, K, consistency_weight, and the shares that a map
-        keeps of the scatter between classes, of what images and captions have in common, and
+        ``"kept"``: direction, method, K, consistency_weight, and, fold by fold, the shares that a
+        map keeps of the scatter between classes, of what images and captions have in common, and
         of what differs within pairs. ``"grid"``: direction, K, consistency_weight, unseen,
         recall (percent).
     """
