@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared/data/PACS"))  # where it is at hand
+REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))
 # no test depends on the machine's speed
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
@@ -127,12 +128,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(path) for path in results.glob("02_domain_generalization_animal-world-*.parquet")
     )
     others = [path for path in others if not path.endswith("_claims.parquet")]
-    compared = {
-        path: RUNS[path.stem]["notebook"] == "06_methods"
-        for path in sorted(RECORDED.glob("*.parquet"))
-    }
-    recorded = [str(path) for path, all_methods in compared.items() if not all_methods]
-    comparisons = [str(path) for path, all_methods in compared.items() if all_methods]
+    kept: dict[str, list[str]] = {}
+    for path in sorted(RECORDED.glob("*.parquet")):
+        kept.setdefault(RUNS[path.stem]["notebook"], []).append(str(path))
+    recorded = [
+        *kept.get("02_domain_generalization", []), *kept.get("04_imagenet_variants", []),
+    ]  # fmt: skip
+    comparisons = kept.get("06_methods", [])
     execute(
         "00_summary",
         folder / "index.ipynb",

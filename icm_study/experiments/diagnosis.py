@@ -97,10 +97,11 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
         for factor in FACTORS:
             if factor not in read.coords or not np.ptp(read[factor].to_numpy()):
                 continue
-            X, onehot = read[before].to_numpy(), _onehot(read[factor].to_numpy())
-            r2 = _reader(X, onehot, half == 0).score(X[half == 1], onehot[half == 1])
+            X, values = read[before].to_numpy(), read[factor].to_numpy()
+            _, r2 = read_factor(X, values, half == 0)
             share = np.nan
             if r2 >= READABLE:
+                onehot = _onehot(values)
                 weights = [_reader(X, onehot, thirds == part).coef_.T for part in range(3)]
                 share = _share(pairs, weights, thirds if is_source else None)
             rows.append({"intervention": intervention, "factor": factor, "share": share, "r2": r2})
@@ -210,3 +211,12 @@ def _share(
         of_change += np.sum((change[rows] @ one) * (change[rows] @ other))
         of_spread += np.sum((spread[rows] @ one) * (spread[rows] @ other))
     return max(of_change / (2 * of_spread), 0.0) if of_spread > 0 else np.nan
+
+
+def read_factor(
+    X: NDArray[np.floating], values: NDArray[np.integer], half: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], float]:
+    """Weights (D, n_values) that read a factor, fitted on one half, and R² on the other."""
+    onehot = _onehot(values)
+    reader = _reader(X, onehot, half)
+    return reader.coef_.T, float(reader.score(X[~half], onehot[~half]))

@@ -209,6 +209,20 @@ class Methods(AcrossMethods, Subject, total=False):
     """Settings of 06_methods."""
 
 
+class RealClip(TypedDict, total=False):
+    """Settings of 07_real_clip."""
+
+    dataset: Location
+    n_names: Counts
+    ranks: Counts
+    n_draws: Count
+    seeds: Seeds
+    widths: Counts
+    lengths: Counts
+    n_images: Count
+    cache: Location
+
+
 class Explore(Subject, Images, total=False):
     """Settings of 07_explore."""
 
@@ -225,6 +239,7 @@ NOTEBOOKS: dict[str, type] = {
     "04_imagenet_variants": ImageNetVariants,
     "05_your_data": YourData,
     "06_methods": Methods,
+    "07_real_clip": RealClip,
     "07_explore": Explore,
 }
 ANIMALS = "animal-world"

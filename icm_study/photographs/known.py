@@ -34,10 +34,12 @@ class Hub:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file on a web server, with its MD5 hash where it is known."""
+    """A file on a web server, with its size in bytes and its hashes where they are known."""
 
     url: str
     md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from icm_study.report.words import NOTES
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
+REAL_CLIP = "real-clip"  # the run of 07_real_clip
 
 
 def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:
@@ -82,11 +83,40 @@ def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Ma
     )
     if not any(PAPER_ENCODER in results.encoder for results in shown):
         text += (
-            " **No run here has the paper's encoder, ViT-B/16.** What its tables claim is asked "
-            "here of small encoders; [Reproduce](reports/reproduce.qmd) says how to run the "
-            "paper's benchmarks with the paper's encoder."
+            " **No run of its benchmarks here has the paper's encoder, ViT-B/16.** What its "
+            "tables claim is asked here of small encoders; [Reproduce](reports/reproduce.qmd) says "
+            "how to run the paper's benchmarks with the paper's encoder."
         )
     return Markdown(text)
+
+
+def of_real_clip(claims: Sequence[str], shown: Sequence[Results]) -> Markdown:
+    """Say which results are of a real CLIP, and what they are not, in two sentences.
+
+    Parameters
+    ----------
+    claims : sequence of str
+        Paths of the verdicts of all pages; those of the page on real CLIP have its name.
+    shown : sequence of Results
+        All runs with accuracies on domains or variants.
+    """
+    path = next((one for one in claims if Path(one).stem == f"{REAL_CLIP}_claims"), None)
+    if path is None:
+        return Markdown("No result here is of embeddings by a real CLIP that others published.")
+    counts = read_table(path)["verdict"].value_counts()
+    told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    names = sorted({run.encoder for run in shown if "/" in run.encoder})
+    limit = (
+        f"The tables of accuracies below have {', '.join(names)} too, by runs of this study."
+        if names
+        else "They are not a run of DomainBed or of ImageNet's variants: no accuracy in the tables "
+        "below is of a real CLIP."
+    )
+    return Markdown(
+        f"**Of real CLIP.** [Real CLIP](results/{REAL_CLIP}.ipynb) is about embeddings by OpenAI's "
+        "ViT-B/16 (the paper's encoder; 500 photographs with their captions), ViT-B/32 and RN50 "
+        f"(1,203 names) that others have published (verdicts: {told}). {limit}"
+    )
 
 
 def run_line(results: Results, path: str) -> str:

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from scipy.stats import binomtest
 
 from icm_study.experiments.intervals import mean_interval
-from icm_study.report import words
+from icm_study.report.finding import Finding
 from icm_study.report.tables import with_interval
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
 from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What came out of an experiment.
-
-    Attributes
-    ----------
-    summary : DataFrame
-        What its figure or table shows beside the runs.
-    words : str
-        The same as a sentence or two, in Markdown.
-    claims : list of dict
-        Rows of :func:`~icm_study.report.verdicts.claim`.
-    """
-
-    summary: pd.DataFrame
-    words: str
-    claims: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def came_out(self) -> Markdown:
-        """The words under their heading."""
-        return words.came_out(self.words)
 
 
 def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str, Finding]:
@@ -58,17 +32,6 @@ def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str
     dict of str to Finding
     """
     return {name: FINDERS[name](table, given) for name, table in runs.items()}
-
-
-def verdicts_of(findings: Mapping[str, Finding]) -> pd.DataFrame:
-    """Put the verdicts of all experiments into one table.
-
-    Returns
-    -------
-    DataFrame
-        Columns claim, statement, measured, threshold, verdict.
-    """
-    return pd.DataFrame([row for finding in findings.values() for row in finding.claims])
 
 
 def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:

@@ -88,5 +88,6 @@ def files(wildcards, input, output):
 
 def title(run):
     """What the heading of a page adds: one notebook makes the pages of many runs."""
-    said = f"{run.get('dataset', 'animal-world')}, encoder {run['encoder']}"
-    return said + (f", {run['protocol']}" if "protocol" in run else "")
+    said = [run.get("dataset", "animal-world")]
+    said += [f"encoder {run['encoder']}"] if "encoder" in run else []
+    return ", ".join([*said, *filter(None, [run.get("protocol")])])

@@ -30,7 +30,8 @@ def at_hand(run):
     named = [settings["dataset"], *settings.get("variants", {}).values()]
     named += filter(None, [settings.get("projection_images")])
     folders = [Path(STUDY["data"], name) for name in named]
-    return all(any(folder.glob("*/")) for folder in folders)  # an empty folder is no data
+    # an empty folder is no data
+    return all(any([*folder.glob("*/"), *folder.glob("*.npy")]) for folder in folders)
 
 
 def photographs_at_hand(wildcards):

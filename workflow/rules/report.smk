@@ -2,7 +2,8 @@
 
 PAGES = pages_of(STUDY)
 SHOWN = shown_runs(STUDY)
-SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] != "06_methods"]
+OF_ACCURACIES = ("02_domain_generalization", "04_imagenet_variants")
+SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] in OF_ACCURACIES]
 COMPARISONS = [run for run in SHOWN if RECORDED[run]["notebook"] == "06_methods"]
 UNJUDGED = ("05_your_data", "07_explore")
 CLAIMING = [page.name for page in PAGES if page.name not in UNJUDGED]

@@ -21,6 +21,7 @@ from icm_study.experiments.settings import (
     Location,
     Plan,
     Protocol,
+    RealClip,
     Seeds,
     Styles,
     Text,
@@ -99,11 +100,22 @@ class PhotographsAcrossMethods(AcrossMethods, Photographs):
     """A recorded run of 06_methods."""
 
 
+class Embeddings(TypedDict):
+    """What a recorded run has that needs embeddings only: a folder of `data`."""
+
+    dataset: Location
+
+
+class RealEmbeddings(RealClip, Embeddings):
+    """A recorded run of 07_real_clip."""
+
+
 #: The kinds of recorded runs, by their notebooks.
 RECORDED: dict[str, type] = {
     "02_domain_generalization": PhotographsAcrossDomains,
     "04_imagenet_variants": PhotographsAcrossVariants,
     "06_methods": PhotographsAcrossMethods,
+    "07_real_clip": RealEmbeddings,
 }
 
 
