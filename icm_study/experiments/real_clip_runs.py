@@ -19,7 +19,7 @@ from icm_study.photographs.real_clip import RealClip, open_real_clip
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
-NOTEBOOK = "07_real_clip"
+NOTEBOOK = "08_real_clip"
 
 
 def real_clip_table(given: Mapping[str, Any], released: InvariantProjection) -> pd.DataFrame:

@@ -210,7 +210,7 @@ class Methods(AcrossMethods, Subject, total=False):
 
 
 class RealClip(TypedDict, total=False):
-    """Settings of 07_real_clip."""
+    """Settings of 08_real_clip."""
 
     dataset: Location
     n_names: Counts
@@ -239,7 +239,7 @@ NOTEBOOKS: dict[str, type] = {
     "04_imagenet_variants": ImageNetVariants,
     "05_your_data": YourData,
     "06_methods": Methods,
-    "07_real_clip": RealClip,
+    "08_real_clip": RealClip,
     "07_explore": Explore,
 }
 ANIMALS = "animal-world"

@@ -18,7 +18,7 @@ from icm_study.report.words import NOTES
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
-REAL_CLIP = "real-clip"  # the run of 07_real_clip
+REAL_CLIP = "real-clip"  # the run of 08_real_clip
 
 
 def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:

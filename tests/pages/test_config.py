@@ -295,10 +295,10 @@ class TestConfig:
             ((*PACS, "seed"), [0], "recorded.PACS_lite0-minilm: 'seed' is unknown; did you mean"),
             (("recorded", "x"), {"notebook": "06_methods"}, "recorded.x: 'dataset' is missing"),
             (("recorded", "x"), {}, "recorded.x: notebook: 'None' is unknown"),
-            (("recorded", "x"), {"notebook": "07_real_clip"}, "recorded.x: 'dataset' is missing"),
+            (("recorded", "x"), {"notebook": "08_real_clip"}, "recorded.x: 'dataset' is missing"),
             (
                 ("recorded", "x"),
-                {"notebook": "07_real_clip", "dataset": "real_clip", "width": [64]},
+                {"notebook": "08_real_clip", "dataset": "real_clip", "width": [64]},
                 "recorded.x: 'width' is unknown; did you mean 'widths'?",
             ),
             (("recorded", "methods_animal-world"), None, "recorded.methods_animal-world"),

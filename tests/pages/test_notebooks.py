@@ -192,7 +192,7 @@ def test_real_clip_runs_on_embeddings_at_hand(tmp_path: Path) -> None:
         "widths": [8], "lengths": [128], "n_images": 160, "cache": str(tmp_path / "encoders"),
     }  # fmt: skip
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
-    execute("07_real_clip", tmp_path / "page.ipynb", given | files)
+    execute("08_real_clip", tmp_path / "page.ipynb", given | files)
     table = pd.read_parquet(files["results"])
     assert table.attrs["data"] == {"real_clip": open_real_clip(folder).fingerprint}
     assert "cache" not in table.attrs["parameters"]
@@ -206,7 +206,7 @@ def test_real_clip_runs_on_embeddings_at_hand(tmp_path: Path) -> None:
     # the names of the stand-in are of twelve factors, linearly
     assert verdicts["a linear map from RN50 to ViT-B-32 explains new names"] == "supported"
     execute(
-        "07_real_clip", tmp_path / "again.ipynb", {"dataset": "none", "tables": [files["results"]]}
+        "08_real_clip", tmp_path / "again.ipynb", {"dataset": "none", "tables": [files["results"]]}
     )
 
 

@@ -107,7 +107,7 @@ class Embeddings(TypedDict):
 
 
 class RealEmbeddings(RealClip, Embeddings):
-    """A recorded run of 07_real_clip."""
+    """A recorded run of 08_real_clip."""
 
 
 #: The kinds of recorded runs, by their notebooks.
@@ -115,7 +115,7 @@ RECORDED: dict[str, type] = {
     "02_domain_generalization": PhotographsAcrossDomains,
     "04_imagenet_variants": PhotographsAcrossVariants,
     "06_methods": PhotographsAcrossMethods,
-    "07_real_clip": RealEmbeddings,
+    "08_real_clip": RealEmbeddings,
 }
 
 

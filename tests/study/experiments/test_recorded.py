@@ -49,7 +49,7 @@ COLUMNS = set(
 )
 EVERY = sorted(RECORDED.glob("*.parquet"))
 #: Tables of accuracies; that of embeddings of real CLIPs holds other experiments.
-PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] != "07_real_clip"]
+PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] != "08_real_clip"]
 
 
 def named(path):
@@ -174,7 +174,7 @@ def test_real_clip_is_recorded_with_all_that_it_took():
     assert list(record["data"]) == ["real_clip"]
     assert set(record["versions"]) == {"python", *PACKAGES}
     program, page, _, _, given = shlex.split(record["command"])
-    assert (program, page) == ("papermill", "07_real_clip.ipynb")
+    assert (program, page) == ("papermill", "08_real_clip.ipynb")
     assert yaml.safe_load(given) == record["parameters"]
     assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), (
         "a path of one machine"
