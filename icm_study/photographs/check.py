@@ -4,54 +4,44 @@
 twice, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
-or if the caller accepts the problems.
+or if the caller accepts the problems. It keeps what it saw, and opens a file again only
+when that has changed (see `icm_study.photographs.seen`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
-import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from icm_study.photographs.counts import common_classes, hindrances
 from icm_study.photographs.depth import (
     ValueRange,
-    check_value_range,
-    deep_values,
     eight_bit_copies,
     flaws,
     summarize,
 )
 from icm_study.photographs.folders import (
     SPLITS,
-    decode_image,
     folder_name,
     images_left_out,
     index_classes,
     index_folder,
     index_images,
-    open_image,
     subfolders,
 )
 from icm_study.photographs.known import guess_dataset, known_dataset
+from icm_study.photographs.seen import look_at_all
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
-
-BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -234,6 +224,7 @@ def _check_folder(
     nested: bool,
     classes: str,
     value_range: ValueRange,
+    cache: str | os.PathLike[str] | None = None,
 ) -> tuple[FolderReport, pd.DataFrame]:
     """Give the report, and the readable images with all that was seen of them."""
     if classes not in ("all", "common"):
@@ -242,7 +233,7 @@ def _check_folder(
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
     table = (index_classes if flat else index_folder)(root, True, nested)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    seen = table.join(look_at_all(table["path"].tolist(), value_range, cache))
     bad = seen["reason"] != ""
     images = seen[~bad]
     names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
@@ -302,8 +293,9 @@ def load_folder(
     nested, classes, value_range
         As in `check_folder`.
     cache : path-like
-        Where 8-bit copies are kept of images that are read by another range than
-        "file" (see `icm_study.photographs.depth.eight_bit_copies`).
+        Where what was seen of each image is kept, and 8-bit copies of images that are
+        read by another range than "file" (see
+        `icm_study.photographs.depth.eight_bit_copies`).
 
     Returns
     -------
@@ -324,7 +316,7 @@ def load_folder(
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report, images = _check_folder(root, dataset, nested, classes, value_range)
+    report, images = _check_folder(root, dataset, nested, classes, value_range, cache)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to "
@@ -372,7 +364,7 @@ def load_images(
         If there are such problems and they are accepted.
     """
     table = index_images(root)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    seen = table.join(look_at_all(table["path"].tolist(), value_range, cache))
     unreadable = seen["reason"][seen["reason"] != ""].tolist()
     images = seen[seen["reason"] == ""].reset_index(drop=True)
     few_levels = flaws(summarize(images), value_range)
@@ -436,16 +428,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.ok else 1
 
 
-class _Look(NamedTuple):
-    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
-
-    digest: str = ""
-    reason: str = ""
-    kind: str = ""
-    low: float = math.nan
-    high: float = math.nan
-
-
 def _by_range(
     images: pd.DataFrame,
     value_range: ValueRange,
@@ -457,33 +439,6 @@ def _by_range(
     place = Path(root).absolute()
     name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
     return eight_bit_copies(images, value_range, Path(cache).expanduser() / "eight_bits" / name)
-
-
-def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
-    check_value_range(value_range)
-    look = partial(_look, any_range=value_range != "file")
-    found: list[_Look] = []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(paths), desc="checking", unit="image") as bar,
-    ):
-        for start in range(
-            0, len(paths), BLOCK
-        ):  # in blocks, so that a waiting task for each file is not kept
-            found += pool.map(look, paths[start : start + BLOCK])
-            bar.update(len(found) - start)
-    return pd.DataFrame(found, columns=_Look._fields)
-
-
-def _look(path: str, any_range: bool) -> _Look:
-    try:
-        with open_image(path) as stream:
-            data = stream.read()
-        # floating-point pixels can be read by some range, which is not known yet
-        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
-    except (OSError, ValueError) as error:
-        return _Look(reason=str(error))
-    return _Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
 
 
 def _class_names(root: Path, flat: bool) -> list[str]:
