@@ -124,10 +124,7 @@ class ImageFolder(TestBed):
         OSError
             If the store's directory cannot be written.
         """
-        encoder = embedder.encoder
-        texts = None
-        if self.has_texts and encoder.name not in SHIPPED:
-            texts = self.texts.write(self.images, self.name, embedder.store.root)
+        encoder, texts = embedder.encoder, self.written(embedder)
         source = embedder.pairs(self.images, texts, interventions=self.interventions)
         numbers = {"label": self.classes, "domain": self.domains}
         source = source.assign_coords(
@@ -150,6 +147,18 @@ class ImageFolder(TestBed):
             domains=self.domains,
             classes=self.classes,
         )
+
+    def written(self, embedder: Embedder) -> tuple[list[str], list[str]] | None:
+        """Write a caption and its edit for each image; None where there are no texts."""
+        if not self.has_texts or embedder.encoder.name in SHIPPED:
+            return None
+        return self.texts.write(self.images, self.name, embedder.store.root)
+
+    def embed_texts(self, embedder: Embedder) -> None:
+        """Embed the texts only: what :meth:`embed` then finds stored."""
+        for part in self.written(embedder) or ():
+            embedder.store_texts(part)
+        embedder.prompts(self.words, self.templates)
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the images, see :func:`~icm_study.testbeds.splits.split`."""

@@ -47,6 +47,8 @@ elif kind in ("execute", "run_study"):
 else:
     write(Path(given[-1]))
 """
+SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
+SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
 NOTEBOOKS = ("00_summary", "01_theory", "02_domain_generalization", "03_ablations")
 NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods")
 CONFIG: dict[str, Any] = {
@@ -62,6 +64,7 @@ CONFIG: dict[str, Any] = {
         },
     },
     "data": "data",
+    "embedding_jobs": 2,
     "recorded": {
         "photos": {
             "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
@@ -91,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with the real workflow in which nothing is computed, finished."""
     study = tmp_path_factory.mktemp("study")
     copy_workflow(study)
-    for name in ("execute", "run_study", "embed", "world", "render_report"):
+    for name in SCRIPTS:
         (study / "workflow" / "scripts" / f"{name}.py").write_text(WRITER)
     for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
         (study / folder).mkdir(parents=True)

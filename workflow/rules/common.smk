@@ -45,6 +45,7 @@ RUN_STUDY = (
 TITLED = EXECUTE.replace(" > ", " --title {params.title:q} > ")
 WEIGHTS = "icm_study/encoders/weights/animal-world*"  # the encoders that ship with the project
 SEEDS = STUDY["seeds"]
+ON_CLUSTER = workflow.non_local_exec or workflow.remote_exec
 
 
 wildcard_constraints:
@@ -62,6 +63,16 @@ def code(notebook, data=WEIGHTS):
     """Digest a notebook and what executes it."""
     scripts = [f"{SCRIPTS}/execute.py", f"{SCRIPTS}/run_study.py"]
     return digest(f"notebooks/{notebook}.ipynb", *scripts, data=data)
+
+
+def growing(first):
+    """A resource of a step that a cluster ends where it is not enough: more at each attempt."""
+    return lambda wildcards, attempt: first * attempt
+
+
+def all_cores():
+    """The cores of this machine; on a cluster one, or what `set-threads` in the profile says."""
+    return 1 if ON_CLUSTER else workflow.cores
 
 
 def settings_of(notebook, **shared):
