@@ -64,15 +64,23 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.daemons: dict[str, subprocess.Popen] = {}
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SBIN}
-        (folder / "state").mkdir()
+        conf, programs = folder / "slurm.conf", folder / "bin"
+        self.environment = os.environ | {"SLURM_CONF": str(conf), "PATH": f"{programs}:{SBIN}"}
+        for name in ("state", "bin"):
+            (folder / name).mkdir()
+        # Snakemake hides the variables of Slurm from what it starts in a job
+        srun = programs / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o600)
         folder.chmod(0o755)  # munged refuses a socket that others cannot reach
-        conf = CONF.format(
-            host=socket.gethostname(), folder=folder, user=getpass.getuser(), ports=_free_ports(3)
-        )
-        (folder / "slurm.conf").write_text(conf)
+        conf.write_text(
+            CONF.format(
+                host=socket.gethostname(), folder=folder, user=getpass.getuser(),
+                ports=_free_ports(3),
+            )
+        )  # fmt: skip
 
     def start(self, name: str) -> None:
         """Start one daemon: munged, slurmctld, or the slurmd of a node."""

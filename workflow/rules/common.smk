@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow" / "scripts")]
+from cluster import is_on_slurm
 from config import read_config
 from pages import pages_of, recorded_runs, shown_runs
 from plain_yaml import write_yaml
@@ -45,7 +46,6 @@ RUN_STUDY = (
 TITLED = EXECUTE.replace(" > ", " --title {params.title:q} > ")
 WEIGHTS = "icm_study/encoders/weights/animal-world*"  # the encoders that ship with the project
 SEEDS = STUDY["seeds"]
-ON_CLUSTER = workflow.non_local_exec or workflow.remote_exec
 
 
 wildcard_constraints:
@@ -72,7 +72,10 @@ def growing(first):
 
 def all_cores():
     """The cores of this machine; on a cluster one, or what `set-threads` in the profile says."""
-    return 1 if ON_CLUSTER else workflow.cores
+    try:
+        return 1 if is_on_slurm() else workflow.cores
+    except WorkflowError:  # another executor, which was given none
+        return 1
 
 
 def settings_of(notebook, **shared):

@@ -97,9 +97,14 @@ class SlurmJobs:
             self.note.unlink(missing_ok=True)
 
 
+def is_on_slurm() -> bool:
+    """Say whether this process belongs to a run on Slurm: its driver, or one of its jobs."""
+    return RUN in os.environ
+
+
 def is_stray(folder: Path) -> bool:
     """Say whether this process belongs to a job of Slurm whose run is over."""
-    if RUN not in os.environ:
+    if not is_on_slurm():
         return False
     try:
         return (folder / NOTE).read_text() != os.environ[RUN]
