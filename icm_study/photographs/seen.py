@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -71,8 +72,9 @@ def look_at_all(
     seen, marks = Seen(paths, cache, "any" if any_range else "file"), _marks(paths)
     found = seen.known(paths, marks)
     if new := np.setdiff1d(np.arange(len(paths)), found.index).tolist():
-        looks = _each(look, [paths[place] for place in new], "checking")
-        found = pd.concat([found, pd.DataFrame(looks, new, columns=Look._fields)]).sort_index()
+        each = _each(look, [paths[place] for place in new], "checking")
+        looks = pd.DataFrame(each, new, columns=Look._fields)
+        found = pd.concat([found, looks]).sort_index() if len(found) else looks
         seen.keep(paths, marks, found)
     return found
 
@@ -159,12 +161,13 @@ class Seen:
         table = found.assign(path=list(map(os.path.abspath, paths)), mark=list(marks))
         table = table[(table["mark"] != "") & (table["reason"] == "")]
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            if len(table):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                table.to_parquet(aside, index=False)
-                os.replace(aside, self.path)
-        except OSError:
+        if not len(table):
+            return
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(aside, index=False)
+            os.replace(aside, self.path)
+        with suppress(OSError):
             aside.unlink(missing_ok=True)
 
 
