@@ -102,7 +102,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (study / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}')
     for name in ("photos", "compared"):
         (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(
-            b"PAR1" + bytes(8) + b"PAR1"
+            b"PAR1" + bytes(4) + b"PAR1"
         )
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()
@@ -123,6 +123,9 @@ FRONT = {"summary": 1, "report": 1}
 EMBEDDED = {
     "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
     "methods_on_target": 4, "gather_methods": 1,
+}  # fmt: skip
+EVALUATED = {
+    "recorded_check": 1, "recorded_on_target": 1, "recorded_run": 1, "recorded_page": 1,
 }  # fmt: skip
 CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "nothing": (("data",), "data", {}),
@@ -160,9 +163,19 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     ),
     "a setting of a recorded run": (
         ("recorded", "photos", "accept_problems"), True,
-        {"recorded_run": 1, "recorded_page": 1, **FRONT},
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **FRONT},
     ),
-    "the place of the data": (("data",), "elsewhere", {"recorded_run": 1}),
+    "the targets of a recorded run": (
+        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **FRONT},
+    ),
+    "the texts of a recorded run": (
+        ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **FRONT},
+    ),
+    "the place of the data": (
+        ("data",), "elsewhere",
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, "recorded_check": 1,
+         "recorded_on_target": 1, "recorded_run": 1},
+    ),
 }  # fmt: skip
 
 

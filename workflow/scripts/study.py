@@ -92,10 +92,13 @@ def is_made(name: str) -> bool:
 
 
 def keep_recorded() -> bool:
-    """Copy the recorded tables to where git keeps them; say whether there are any."""
+    """Copy the recorded tables that are new to where git keeps them; say whether there are any."""
     tables = sorted((ROOT / "results" / "recorded").glob("*.parquet"))
     for table in tables:
-        shutil.copyfile(table, ROOT / "reports" / "recorded" / table.name)
+        kept = ROOT / "reports" / "recorded" / table.name
+        if not kept.exists() or kept.read_bytes() != table.read_bytes():
+            shutil.copyfile(table, kept)
+            print(f"study: {kept.relative_to(ROOT)} is new", file=sys.stderr)
     return bool(tables)
 
 
