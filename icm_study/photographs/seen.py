@@ -14,6 +14,7 @@ import io
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -160,7 +161,7 @@ class Seen:
         """
         table = found.assign(path=list(map(os.path.abspath, paths)), mark=list(marks))
         table = table[(table["mark"] != "") & (table["reason"] == "")]
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
         if not len(table):
             return
         with suppress(OSError):

@@ -73,9 +73,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """The real workflow and profile, with steps that compute nothing."""
-    copy_workflow(tmp_path)
-    scripts = tmp_path / "workflow" / "scripts"
+    prepare(tmp_path)
+    return tmp_path
+
+
+def prepare(study: Path) -> None:
+    """Put the real workflow and profile into a folder, with steps that compute nothing."""
+    copy_workflow(study)
+    scripts = study / "workflow" / "scripts"
     (scripts / "world.py").write_text(WORLD)
     (scripts / "embed.py").write_text(STEP)
     config: dict[str, Any] = {
@@ -87,12 +92,11 @@ def study(tmp_path: Path) -> Path:
         "recorded": {},
         "methods": {},
     }
-    (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
+    (study / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
     for folder in ("faults", "notebooks", "reports/recorded", "icm_core"):
-        (tmp_path / folder).mkdir(parents=True)
+        (study / folder).mkdir(parents=True)
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        (tmp_path / "notebooks" / notebook.name).write_text('{"cells": []}')
-    return tmp_path
+        (study / "notebooks" / notebook.name).write_text('{"cells": []}')
 
 
 def embeddings(*seeds: int) -> list[str]:
