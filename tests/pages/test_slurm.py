@@ -124,7 +124,7 @@ def events(study: Path, event: str) -> list[list[str]]:
 
 def wait_for_jobs(driver: subprocess.Popen, study: Path, *seeds: int) -> None:
     """Wait until a job of each seed has started."""
-    wait_for(lambda: driver.poll() is not None or all(job_of(study, seed) for seed in seeds), 120)
+    wait_for(lambda: driver.poll() is not None or all(job_of(study, seed) for seed in seeds), 300)
     assert driver.poll() is None, said(study)
 
 
@@ -150,7 +150,7 @@ def test_a_job_that_ends_before_its_time_is_tried_again_with_more(
         wait_for(lambda: job_of(study, 1) in slurm.call("squeue", "--noheader"), 60)
         slurm.call("scancel", job_of(study, 1))
         slurm.call("scontrol", "update", f"JobId={job_of(study, 2)}", "EndTime=now")
-        assert driver.wait(240) == 0, said(study)
+        assert driver.wait(600) == 0, said(study)
     finally:
         driver.kill()
     assert sorted(seed for seed, *_ in events(study, "end")) == ["0", "1", "2"]
@@ -173,7 +173,7 @@ def test_a_driver_that_is_told_to_end_cancels_its_jobs(study: Path, slurm: Clust
     try:
         wait_for_jobs(driver, study, 0)
         driver.terminate()  # which ends it as Ctrl-C does
-        assert driver.wait(120) != 0
+        assert driver.wait(300) != 0
     finally:
         driver.kill()
     assert not slurm.call("squeue", "--noheader"), said(study)
@@ -196,7 +196,7 @@ def test_after_a_kill_the_next_run_waits_for_jobs_that_still_write(
     assert (study / NOTE).exists()
     again = start(study, slurm, *embeddings(0))
     try:
-        assert again.wait(120) == 0, said(study)
+        assert again.wait(300) == 0, said(study)
     finally:
         again.kill()
     assert (
