@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 NODES = ("n1", "n2")
@@ -30,7 +32,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/%n.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -130,6 +132,10 @@ class Cluster:
         for name in [*NODES, "slurmctld", "munged"]:
             if name in self.daemons:
                 self.kill(name)
+        ours = self.environment["SLURM_CONF"]
+        for process in psutil.process_iter(["environ"]):  # what escaped its job
+            if (process.info["environ"] or {}).get("SLURM_CONF") == ours:
+                process.kill()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
