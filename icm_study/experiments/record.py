@@ -313,10 +313,9 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     )
     notebook = Path(joined["command"].split()[1]).stem
     joined["command"] = repeat_command(notebook, joined["parameters"])
-    joined["diagnosis"] = {
-        name: [value for record in records for value in record["diagnosis"][name]]
-        for name in records[0].get("diagnosis", {})
-    }
+    diagnoses = [pd.DataFrame(record.get("diagnosis", {})) for record in records]
+    # runs on the same images, with other targets, have the same
+    joined["diagnosis"] = pd.concat(diagnoses).drop_duplicates().to_dict("list")
     table = pd.concat(tables, ignore_index=True)
     table.attrs = joined
     return table

@@ -122,13 +122,31 @@ class Study:
         save_file({"components": fitted.components_.copy()}, path, metadata=about)
         return fitted.components_.shape
 
-    def _run(self) -> pd.DataFrame:
-        from icm_study.experiments.run import check_seeds, run
+    def check(self) -> Plan:
+        """Open the data, and check all that can be known before anything is embedded.
 
-        plan, seeds, targets = self.plan, self.given["seeds"], self.given.get("targets")
-        check_seeds(seeds)
+        Returns
+        -------
+        Plan
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid, or the data have problems.
+        """
+        from icm_study.experiments.run import check_seeds
+
+        plan = self.plan
+        check_seeds(self.given["seeds"])
         for bed in self.beds:
-            bed.targets(targets)
+            bed.targets(self.given.get("targets"))
+        return plan
+
+    def _run(self) -> pd.DataFrame:
+        from icm_study.experiments.run import run
+
+        plan = self.check()
+        seeds, targets = self.given["seeds"], self.given.get("targets")
         table = run(self.beds, self.embedder, seeds, targets, plan)
         table.attrs.update(self._record())
         return table

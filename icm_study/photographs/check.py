@@ -4,56 +4,48 @@
 twice, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
-or if the caller accepts the problems.
+or if the caller accepts the problems. It keeps what it saw, and opens a file again only
+when that has changed (see `icm_study.photographs.seen`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
-import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from icm_study.photographs.counts import common_classes, hindrances
 from icm_study.photographs.depth import (
     ValueRange,
     check_value_range,
-    deep_values,
     eight_bit_copies,
     flaws,
     summarize,
 )
 from icm_study.photographs.folders import (
     SPLITS,
-    decode_image,
     folder_name,
     images_left_out,
     images_not_read,
     index_classes,
     index_folder,
     index_images,
-    open_image,
     subfolders,
 )
 from icm_study.photographs.groups import BY_FOLDER, check_groups, group_images
 from icm_study.photographs.known import guess_dataset, known_dataset, name_flaws
+from icm_study.photographs.seen import look_at_all
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
-
-BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -285,7 +277,10 @@ def check_folder(
 
 
 def _check_folder(
-    root: str | os.PathLike[str], dataset: str | None, reading: Reading
+    root: str | os.PathLike[str],
+    dataset: str | None,
+    reading: Reading,
+    cache: str | os.PathLike[str] | None = None,
 ) -> tuple[FolderReport, pd.DataFrame]:
     """Give the report, and the readable images with all that was seen of them."""
     name = dataset or guess_dataset(root)
@@ -295,7 +290,7 @@ def _check_folder(
     if reading.groups is not None:
         depth = 1 if flat else 2
         table["group"] = group_images(table, root, reading.groups, depth=depth)
-    seen = table.join(_look_at_all(table["path"].tolist(), reading.value_range))
+    seen = table.join(look_at_all(table["path"].tolist(), reading.value_range, cache))
     bad = seen["reason"] != ""
     images = seen[~bad]
     all_classes = reading.classes == "all"
@@ -354,8 +349,9 @@ def load_folder(
         Go on without the unreadable images, and with a warning, where the check found
         problems.
     cache : path-like
-        Where 8-bit copies are kept of images that are read by another range than
-        "file" (see `icm_study.photographs.depth.eight_bit_copies`).
+        Where what was seen of each image is kept, and 8-bit copies of images that are
+        read by another range than "file" (see
+        `icm_study.photographs.depth.eight_bit_copies`).
     **reading
         The attributes of `Reading`.
 
@@ -380,7 +376,7 @@ def load_folder(
         If there are problems and they are accepted; the text is the report.
     """
     how = Reading(**reading)
-    report, images = _check_folder(root, dataset, how)
+    report, images = _check_folder(root, dataset, how, cache)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to "
@@ -429,7 +425,7 @@ def load_images(
     """
     check_value_range(value_range)
     table = index_images(root)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    seen = table.join(look_at_all(table["path"].tolist(), value_range, cache))
     unreadable = seen["reason"][seen["reason"] != ""].tolist()
     images = seen[seen["reason"] == ""].reset_index(drop=True)
     few_levels = flaws(summarize(images), value_range)
@@ -507,16 +503,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.ok else 1
 
 
-class _Look(NamedTuple):
-    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
-
-    digest: str = ""
-    reason: str = ""
-    kind: str = ""
-    low: float = math.nan
-    high: float = math.nan
-
-
 def _by_range(
     images: pd.DataFrame,
     value_range: ValueRange,
@@ -528,32 +514,6 @@ def _by_range(
     place = Path(root).absolute()
     name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
     return eight_bit_copies(images, value_range, Path(cache).expanduser() / "eight_bits" / name)
-
-
-def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
-    look = partial(_look, any_range=value_range != "file")
-    found: list[_Look] = []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(paths), desc="checking", unit="image") as bar,
-    ):
-        for start in range(
-            0, len(paths), BLOCK
-        ):  # in blocks, so that a waiting task for each file is not kept
-            found += pool.map(look, paths[start : start + BLOCK])
-            bar.update(len(found) - start)
-    return pd.DataFrame(found, columns=_Look._fields)
-
-
-def _look(path: str, any_range: bool) -> _Look:
-    try:
-        with open_image(path) as stream:
-            data = stream.read()
-        # floating-point pixels can be read by some range, which is not known yet
-        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
-    except (OSError, ValueError) as error:
-        return _Look(reason=str(error))
-    return _Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
 
 
 def _class_names(root: Path, flat: bool) -> list[str]:

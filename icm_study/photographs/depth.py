@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from icm_study.cores import available_cores
 from icm_study.photographs.conversion import write_whole
 from icm_study.photographs.folders import is_deep, read_image
 
@@ -185,7 +186,7 @@ def eight_bit_copies(
 
     gray = images["kind"] == "gray"
     rows = images.loc[gray, ["path", "label", "domain", "digest"]].to_numpy().tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         paths = list(tqdm(pool.map(copy, rows), "8-bit copies", len(rows), disable=not rows))
     copied = images.copy()
     copied.loc[gray, "path"] = paths

@@ -163,9 +163,7 @@ class ImageFolder(TestBed):
         """
         encoder = embedder.encoder
         prompts = self.prompts(embedder)  # first, since it refuses what it cannot read
-        texts = None
-        if self.has_texts and encoder.name not in SHIPPED:
-            texts = self.texts.write(self.images, self.name, embedder.store.root)
+        texts = self.written(embedder)
         source = embedder.pairs(self.images, texts, interventions=self.interventions)
         source = source.assign_coords(self._coordinates())
         written = (text for part in texts or () for text in part)
@@ -194,6 +192,18 @@ class ImageFolder(TestBed):
             name: ("row", np.unique(self.images[name].to_numpy(str), return_inverse=True)[1])
             for name in names
         }
+
+    def written(self, embedder: Embedder) -> tuple[list[str], list[str]] | None:
+        """Write a caption and its edit for each image; None where there are no texts."""
+        if not self.has_texts or embedder.encoder.name in SHIPPED:
+            return None
+        return self.texts.write(self.images, self.name, embedder.store.root)
+
+    def embed_texts(self, embedder: Embedder) -> None:
+        """Embed the texts only: what :meth:`embed` then finds stored."""
+        for part in self.written(embedder) or ():
+            embedder.store_texts(part)
+        self.prompts(embedder)
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the images, see :func:`~icm_study.testbeds.splits.split`."""

@@ -51,6 +51,8 @@ def write(path):
 kind, *given = Path(sys.argv[0]).stem, *sys.argv[1:]
 if kind == "render_report":
     write(Path("_site/index.html"))
+elif "--check" in given:
+    pass
 elif kind in ("execute", "run_study"):
     if kind == "execute":
         write(Path(given[1]))
@@ -61,6 +63,8 @@ elif kind in ("execute", "run_study"):
 else:
     write(Path(given[-1]))
 """
+SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
+SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
 NOTEBOOKS = ("00_summary", "01_theory", "02_domain_generalization", "03_ablations")
 NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
 CONFIG: dict[str, Any] = {
@@ -76,6 +80,7 @@ CONFIG: dict[str, Any] = {
         },
     },
     "data": "data",
+    "embedding_jobs": 2,
     "recorded": {
         "photos": {
             "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
@@ -105,7 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with the real workflow in which nothing is computed, finished."""
     study = tmp_path_factory.mktemp("study")
     copy_workflow(study)
-    for name in ("execute", "run_study", "embed", "world", "render_report"):
+    for name in SCRIPTS:
         script = WRITER.replace("TABLE", repr(table()))
         (study / "workflow" / "scripts" / f"{name}.py").write_text(script)
     for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
@@ -133,6 +138,9 @@ FRONT = {"summary": 1, "report": 1}
 EMBEDDED = {
     "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
     "methods_on_target": 4, "gather_methods": 1,
+}  # fmt: skip
+EVALUATED = {
+    "recorded_check": 1, "recorded_on_target": 1, "recorded_run": 1, "recorded_page": 1,
 }  # fmt: skip
 CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "nothing": (("data",), "data", {}),
@@ -171,9 +179,19 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     ),
     "a setting of a recorded run": (
         ("recorded", "photos", "accept_problems"), True,
-        {"recorded_run": 1, "recorded_page": 1, **FRONT},
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **FRONT},
     ),
-    "the place of the data": (("data",), "elsewhere", {"recorded_run": 1}),
+    "the targets of a recorded run": (
+        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **FRONT},
+    ),
+    "the texts of a recorded run": (
+        ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **FRONT},
+    ),
+    "the place of the data": (
+        ("data",), "elsewhere",
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, "recorded_check": 1,
+         "recorded_on_target": 1, "recorded_run": 1},
+    ),
 }  # fmt: skip
 
 

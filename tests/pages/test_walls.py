@@ -13,7 +13,7 @@ from conftest import ROOT, run
 
 #: Rooms of the study, in the order in which data flow. A room imports only rooms before it.
 ROOMS = (
-    "fingerprint", "animals", "photographs", "encoders", "text", "embedding", "testbeds",
+    "fingerprint", "cores", "animals", "photographs", "encoders", "text", "embedding", "testbeds",
     "methods", "experiments", "theory", "report",
 )  # fmt: skip
 WIDTH = 100

@@ -279,6 +279,7 @@ def study(tmp_path: Path) -> Path:
         "notebooks": {},
         "domain_generalization": {"main": {"encoder": "animal-world", "worlds": worlds}},
         "data": "data",
+        "embedding_jobs": 1,
         "recorded": {},
         "methods": {},
     }

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow" / "scripts")]
+from cluster import is_on_slurm
 from config import read_config
 from pages import pages_of, recorded_runs, shown_runs
 from plain_yaml import write_yaml
@@ -62,6 +63,19 @@ def code(notebook, data=WEIGHTS):
     """Digest a notebook and what executes it."""
     scripts = [f"{SCRIPTS}/execute.py", f"{SCRIPTS}/run_study.py"]
     return digest(f"notebooks/{notebook}.ipynb", *scripts, data=data)
+
+
+def growing(first):
+    """A resource of a step that a cluster ends where it is not enough: more at each attempt."""
+    return lambda wildcards, attempt: first * attempt
+
+
+def all_cores():
+    """The cores of this machine; on a cluster one, or what `set-threads` in the profile says."""
+    try:
+        return 1 if is_on_slurm() else workflow.cores
+    except WorkflowError:  # another executor, which was given none
+        return 1
 
 
 def settings_of(notebook, **shared):

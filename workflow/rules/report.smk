@@ -10,6 +10,9 @@ CLAIMING = [page.name for page in PAGES if page.name not in UNJUDGED]
 HEADLINE, *OTHERS = RUNS
 
 
+localrules: summary, report  # of seconds
+
+
 rule summary:
     message: "Front page: headline table and verdicts"
     input:
@@ -21,6 +24,7 @@ rule summary:
         claims=expand("results/{name}_claims.parquet", name=CLAIMING),
     output: page="index.ipynb"
     log: "results/logs/00_summary.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
     params:
         code=code("00_summary", data=None),
         settings=as_yaml({}),
@@ -38,6 +42,7 @@ rule report:
         expand("reports/{name}", name=["reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"]),
     output: "_site/index.html"
     log: "results/logs/report.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
     params:
         code=digest(f"{SCRIPTS}/render_report.py", f"{SCRIPTS}/offline.py"),
         pages=as_yaml([list(page) for page in PAGES]),

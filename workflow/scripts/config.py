@@ -56,6 +56,7 @@ class Study(TypedDict):
     notebooks: dict[str, dict[str, Any]]
     methods: dict[RunName, dict[str, Any]]
     data: Location
+    embedding_jobs: Count
     recorded: dict[RunName, dict[str, Any]]
 
 

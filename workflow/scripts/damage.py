@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-PLACES = ("results/**/*", "cache/*", "cache/embeddings/*.json", "reports/recorded/*", "*.ipynb")
+PLACES = ("results/**/*", "cache/*", "cache/plans/*", "cache/embeddings/**/*.json")
+PLACES += ("reports/recorded/*", "*.ipynb")
 
 
 def is_parquet(path: Path) -> bool:

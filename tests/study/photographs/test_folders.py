@@ -757,7 +757,7 @@ def test_long_lists_are_cut_in_print_only(sound):
 
 
 def test_more_images_than_one_block(sound, monkeypatch):
-    monkeypatch.setattr("icm_study.photographs.check.BLOCK", 3)
+    monkeypatch.setattr("icm_study.photographs.seen.BLOCK", 3)
     assert len(check_folder(sound).images) == 8
 
 
