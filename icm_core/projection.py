@@ -874,10 +874,10 @@ def write_arrays(
             f"What is told in the file holds something else than JSON values ({error}); expected "
             "texts, finite numbers, truth values, None, lists and mappings of these."
         ) from error
-    checked = json.dumps({"told": text, "checksum": _checksum(plain, text)}, sort_keys=True)
+    metadata = f'{{"checksum": "{_checksum(plain, text)}", "told": {text}}}'
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_bytes(to_safetensors(plain, {_METADATA: checked}))
+        aside.write_bytes(to_safetensors(plain, {_METADATA: metadata}))
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -920,8 +920,9 @@ def read_arrays(
         ) from error
     try:
         checked = json.loads(metadata[_METADATA])
-        text, told = checked["told"], json.loads(checked["told"])
+        told = checked["told"]
         found = told["kind"], told["format_version"]
+        text = json.dumps(told, sort_keys=True)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not say that it is a saved {kind}: it was written by something else. "
