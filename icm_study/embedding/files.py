@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
 COLUMNS = ("path", "label", "domain")
+BATCH_SIZE = 64
 
 
 def embed_files(
@@ -53,7 +54,7 @@ def embed_files(
     *,
     interventions: Sequence[str] = IMAGE_INTERVENTIONS,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     workers: int | None = None,
 ) -> xr.Dataset:
     """Embed image files and their intervened copies, or open what is stored.
@@ -84,7 +85,8 @@ def embed_files(
         Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original``
         and, with interventions, ``image`` (the embedding after the intervention);
         coordinates ``path``, ``label`` and ``domain``. The attributes tell what the
-        embeddings were computed from.
+        embeddings were computed from; those of each variable, *weights*, the encoder's
+        fingerprint.
 
     Raises
     ------
@@ -108,14 +110,7 @@ def embed_files(
     paths = [str(path) for path in images["path"]]
     reader = _Reader(encoder.resize, tuple(interventions), operator.index(seed))
     hashes = [_hash(path) for path in tqdm(paths, desc="hashing", unit="image", leave=False)]
-    common = {
-        "weights": encoder.fingerprint,
-        "precision": encoder.precision,
-        "interventions": list(interventions),
-        "seed": reader.seed,
-        "pixels": reader.fingerprint(),
-        "batch_size": batch_size,
-    }
+    common = _common(encoder, reader, batch_size)
     shards = _shards(hashes, store.shard_size)
     keys = [common | {"images": fingerprint(*hashes[shard])} for shard in shards]
     batches = [
@@ -145,10 +140,42 @@ def embed_files(
                     pass
             for name, values in result.items():
                 values[shard] = embedded[name]
+    told = {"weights": encoder.fingerprint}  # by which a projection of another encoder refuses them
     return xr.Dataset(
-        {name: (("row", "feature"), values) for name, values in result.items()},
+        {name: (("row", "feature"), values, told) for name, values in result.items()},
         {name: ("row", images[name].to_numpy(str)) for name in COLUMNS},
         common | {"encoder": encoder.name, "images": fingerprint(*hashes)},
+    )
+
+
+def count_missing(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS,
+) -> int:
+    """Count the images that :func:`embed_files` would embed now, with its other defaults.
+
+    Parameters
+    ----------
+    encoder, images, store, interventions
+        As for :func:`embed_files`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If an image cannot be read.
+    """
+    hashes = [_hash(str(path)) for path in images["path"]]
+    common = _common(encoder, _Reader(encoder.resize, tuple(interventions), 0), BATCH_SIZE)
+    return sum(
+        shard.stop - shard.start
+        for shard in _shards(hashes, store.shard_size)
+        if common | {"images": fingerprint(*hashes[shard])} not in store
     )
 
 
@@ -192,6 +219,18 @@ class _Reader(Dataset):
         return fingerprint(
             self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
         )
+
+
+def _common(encoder: Encoder, reader: _Reader, batch_size: int) -> dict[str, Any]:
+    """Give what the key of every shard has."""
+    return {
+        "weights": encoder.fingerprint,
+        "precision": encoder.precision,
+        "interventions": list(reader.interventions),
+        "seed": reader.seed,
+        "pixels": reader.fingerprint(),
+        "batch_size": batch_size,
+    }
 
 
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:

@@ -87,6 +87,40 @@ def load_encoder(
     return Encoder(name, *_load(name), device, precision)
 
 
+def open_clip_config(encoder: Encoder) -> dict[str, Any]:
+    """Give what open_clip builds an encoder from, as it keeps it in ``open_clip_config.json``.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        As :func:`load_encoder` gave it.
+
+    Returns
+    -------
+    dict
+        *model_cfg* and *preprocess_cfg*.
+
+    Raises
+    ------
+    ValueError
+        If open_clip cannot build it.
+    """
+    path, told = Path(encoder.name).expanduser(), {"preprocess_cfg": dict(encoder.preprocess)}
+    if encoder.name in (*SHIPPED, PHOTO):
+        raise ValueError(
+            f"open_clip cannot build {encoder.name!r}, whose tokenizer is this project's own. "
+            "Name an encoder of open_clip, such as 'ViT-B-16/openai', or a local checkpoint."
+        )
+    if path.exists():
+        folder = path if path.is_dir() else path.parent
+        model_name = f"local-dir:{folder}"
+    else:
+        model_name = encoder.name.partition("/")[0]
+    import open_clip
+
+    return {"model_cfg": open_clip.get_model_config(model_name)} | told
+
+
 def _load(name: str) -> Parts:
     if name in SHIPPED:
         return load_shipped(name)

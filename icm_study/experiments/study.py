@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from icm_study.experiments.reading import Results
-from icm_study.experiments.record import gather, run_record, write_table
+from icm_study.experiments.record import commit, gather, run_record, write_table
 
 if TYPE_CHECKING:
+    from icm_core.projection import InvariantProjection
     from icm_study.embedding.tables import EmbeddedData, Embedder
     from icm_study.experiments.run import Plan
     from icm_study.testbeds.base import TestBed
@@ -66,6 +67,11 @@ class Study:
         encoder = load_encoder(self.given["encoder"], precision=self.given.get("precision"))
         return Embedder(encoder, EmbeddingStore(self.given["cache"]))
 
+    @cached_property
+    def pooled(self) -> EmbeddedData:
+        """The embedded data of the first seed, which projections to keep are made from."""
+        return self.embedded(self.given["seeds"][0])
+
     def results(self) -> Results:
         """Read the tables that are given, or run what the parameters say; write the table.
 
@@ -91,6 +97,22 @@ class Study:
         """Embed the data of the first test bed, or open what is stored."""
         return self.beds[0].embed(self.embedder, seed)
 
+    def fit_projection(self, intervention: str, **settings: Any) -> InvariantProjection:
+        """Estimate a projection from the pairs of all domains.
+
+        Parameters
+        ----------
+        intervention : str
+            The pairs to learn from, see :func:`~icm_study.embedding.tables.pair_moments`.
+        **settings
+            Of :class:`~icm_core.projection.InvariantProjection`.
+        """
+        from icm_core.projection import InvariantProjection
+        from icm_study.embedding.tables import pair_moments
+
+        moments = pair_moments(self.pooled.source, intervention)
+        return InvariantProjection(**settings).fit_moments(moments)
+
     def save_projection(self, advice: Mapping[str, Any], path: str | Path) -> tuple[int, ...]:
         """Estimate the advised projection from the pairs of all domains, and save it.
 
@@ -100,27 +122,51 @@ class Study:
             With *intervention*, *n_components* and *consistency_weight*; all of it is told in
             the file.
         path : path-like
-            Where to write safetensors: *components*, (K, D), and in the metadata the advice,
-            the encoder and what the pairs were made from.
+            Where to write, see :meth:`~icm_core.projection.InvariantProjection.save`.
 
         Returns
         -------
         tuple of int
             The shape of the components.
         """
-        from safetensors.numpy import save_file
-
-        from icm_core.projection import InvariantProjection
-        from icm_study.embedding.tables import pair_moments
-
-        data = self.embedded(self.given["seeds"][0])
-        weight = advice["consistency_weight"]
-        fitted = InvariantProjection(advice["n_components"], consistency_weight=weight)
-        fitted.fit_moments(pair_moments(data.source, advice["intervention"]))
-        about = {name: str(value) for name, value in {**data.provenance, **advice}.items()}
+        names = ("n_components", "consistency_weight")
+        settings = {name: advice[name] for name in names}
+        fitted = self.fit_projection(advice["intervention"], **settings)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({"components": fitted.components_.copy()}, path, metadata=about)
+        fitted.save(path, made_from=self.made_from() | dict(advice))
         return fitted.components_.shape
+
+    def save_probe(self, projection: InvariantProjection, path: str | Path) -> float:
+        """Fit a linear probe behind a projection on the images of all domains, and save it.
+
+        Parameters
+        ----------
+        projection : InvariantProjection
+        path : path-like
+            Where to write, see :func:`~icm_core.deploy.save_probe`.
+
+        Returns
+        -------
+        float
+            Its accuracy on the images that it was fitted on.
+        """
+        from icm_core.deploy import save_probe
+        from icm_core.prediction import LinearProbe
+
+        data, encoder = self.pooled, self.embedder.encoder
+        X, y = (data.source[name].to_numpy() for name in ("original", "label"))
+        projected = projection.transform(X)
+        probe = LinearProbe().fit(projected, y)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_probe(
+            path, probe, projection, classes=data.classes, preprocess=encoder.preprocess,
+            example=encoder.example(), made_from=self.made_from(),
+        )  # fmt: skip
+        return probe.score(projected, y)
+
+    def made_from(self) -> dict[str, Any]:
+        """Tell commit, encoder and data, with their fingerprints."""
+        return {"commit": commit(), **self.pooled.provenance}
 
     def _run(self) -> pd.DataFrame:
         from icm_study.experiments.run import check_seeds, run
