@@ -242,7 +242,7 @@ def save_probe(
     projection: InvariantProjection | None,
     *,
     classes: Sequence[str],
-    preprocess: Mapping[str, Any],
+    encoder: Mapping[str, Any],
     example: NDArray[np.floating],
     made_from: Mapping[str, Any] | None = None,
 ) -> None:
@@ -257,8 +257,9 @@ def save_probe(
         What it was fitted behind; None: on the embeddings themselves.
     classes : sequence of str
         Names of the classes 0, 1, 2 and so on, in which the labels of the probe count.
-    preprocess : mapping
-        The encoder's, as in open_clip's configs.
+    encoder : mapping of str to JSON value
+        How the encoder is built and what it does to images first; *preprocess* is as in
+        open_clip's configs.
     example : ndarray of shape (D,)
         The unit embedding of :func:`example_pixels`, by which who serves the file finds
         out that another encoder is in place.
@@ -269,7 +270,7 @@ def save_probe(
     The file has *weight* (n_classes, D), *bias* (n_classes,) and *example*, float32:
     ``softmax(weight @ f + bias)`` are the probabilities of an image with the plain unit
     embedding f. The entry *clip_icm* of its metadata is JSON; its *told* has *classes*,
-    *preprocess* and *made_from*.
+    *encoder* and *made_from*.
 
     Raises
     ------
@@ -295,7 +296,7 @@ def save_probe(
         "kind": "linear probe",
         "format_version": PROBE_VERSION,
         "classes": [str(classes[label]) for label in probe.classes_],
-        "preprocess": dict(preprocess),
+        "encoder": dict(encoder),
         "made_from": dict(made_from or {}),
     }
     write_arrays(path, {name: part.astype(np.float32) for name, part in arrays.items()}, told)

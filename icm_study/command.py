@@ -20,7 +20,6 @@ import click
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
     from icm_study.experiments.study import Study
-    from icm_study.report.advice import Advice
 
 NOTEBOOK = "05_your_data"
 #: What a run takes where nothing is said; the defaults of the notebook.
@@ -137,6 +136,8 @@ def advise(given: dict[str, Any], as_json: bool, html: str | None, projection: s
     """Say whether CLIP-ICM helps on FOLDER, by leaving out each domain in turn."""
     from icm_study.experiments.study import Study
     from icm_study.report.advice import advise as judge
+    from icm_study.report.advice import gains_over_plain_probe
+    from icm_study.report.tables import interval_table, readable
 
     _check_writable(html=html, projection=projection)
     study = Study(NOTEBOOK, given)
@@ -149,7 +150,15 @@ def advise(given: dict[str, Any], as_json: bool, html: str | None, projection: s
         Path(html).write_text(advice_page(study, run, advice, given["worth"]), encoding="utf-8")
     if projection:
         study.save_projection(asdict(advice), projection)
-    click.echo(json.dumps(_told(study, advice), indent=1) if as_json else _plain(advice, given))
+    gains = gains_over_plain_probe(run)
+    if as_json:
+        rows = gains[["name", "value", "low", "high"]].to_dict("records")
+        told = asdict(advice) | {"gains": rows, "made_from": study.made_from()}
+        click.echo(json.dumps(told, indent=1))
+        return
+    click.echo(_plain(advice.summary(given["worth"])))
+    click.echo("\nGains over the plain probe on an unseen domain, in points, with 95 % intervals:")
+    click.echo(interval_table(readable(gains), ["name"], ["condition"], signed=True).to_string())
 
 
 @icm.command(
@@ -188,9 +197,12 @@ def fit(
     given: dict[str, Any], output: str, pairs: str, probe: str | None, **settings: Any
 ) -> None:  # fmt: skip
     """Estimate the projection from interventional pairs of all images of FOLDER."""
+    from icm_study.encoders.loading import open_clip_arguments
     from icm_study.experiments.study import Study
 
     _check_writable(output=output, probe=probe)
+    if probe:
+        open_clip_arguments(given["encoder"])
     study = Study(NOTEBOOK, given)
     click.echo(f"icm: about {_embedding(study)[1]}.", err=True)
     fitted = study.fit_projection(pairs, **settings)
@@ -358,15 +370,9 @@ def _forecast(study: Study) -> str:
     return f"about {said(embedding + fitting)}: {told}, {said(fitting)} to fit ({runs} runs)."
 
 
-def _plain(advice: Advice, given: dict[str, Any]) -> str:
-    """Give the answer without Markdown."""
-    text = advice.summary(given["worth"])
-    return text.replace("*", "").replace("$\\lambda", "λ").replace("$K", "K").replace("$", "")
-
-
-def _told(study: Study, advice: Advice) -> dict[str, Any]:
-    """Give the answer with what it is an answer about."""
-    return asdict(advice) | {"made_from": study.made_from()}
+def _plain(markdown: str) -> str:
+    """Give a sentence without Markdown and mathematics."""
+    return markdown.replace("*", "").replace("$\\lambda", "λ").replace("$K", "K").replace("$", "")
 
 
 def _compare(plain: Encoder, folded: Encoder, projection: Any) -> float:

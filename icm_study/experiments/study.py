@@ -149,17 +149,26 @@ class Study:
         -------
         float
             Its accuracy on the images that it was fitted on.
+
+        Raises
+        ------
+        ValueError
+            If open_clip cannot build the encoder, so that the file could not be served.
         """
         from icm_core.deploy import save_probe
         from icm_core.prediction import LinearProbe
+        from icm_study.encoders.loading import open_clip_arguments
 
         data, encoder = self.pooled, self.embedder.encoder
+        built = {
+            "open_clip": open_clip_arguments(encoder.name), "preprocess": encoder.preprocess
+        }  # fmt: skip
         X, y = (data.source[name].to_numpy() for name in ("original", "label"))
         projected = projection.transform(X)
         probe = LinearProbe().fit(projected, y)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_probe(
-            path, probe, projection, classes=data.classes, preprocess=encoder.preprocess,
+            path, probe, projection, classes=data.classes, encoder=built,
             example=encoder.example(), made_from=self.made_from(),
         )  # fmt: skip
         return probe.score(projected, y)

@@ -190,12 +190,12 @@ def test_text_towers_of_transformers(tmp_path, proj, changes, embed_dim):
         assert cosine(own[:, :K], projection.transform(plain)).min() >= 0.99999
 
 
-def test_a_tower_of_timm_without_a_projection(tmp_path):
-    name = "custom text"
-    config = config_of(name)
+@pytest.mark.parametrize("pool", ["token", "avg", "map"])
+def test_a_tower_of_timm_without_a_projection(tmp_path, pool):
+    config = config_of("custom text")
     config["model_cfg"] |= {
         "embed_dim": 192,
-        "vision_cfg": TIMM | {"timm_proj": "none"},
+        "vision_cfg": TIMM | {"timm_pool": pool, "timm_proj": "none"},
     }
     model = model_of(tmp_path / "plain", config)
     projection = fitted(192)
@@ -312,8 +312,8 @@ def test_the_probe_in_one_file_gives_its_probabilities(tmp_path, n_classes, proj
     probe = LinearProbe().fit(Z, y)
     names = [f"class {i}" for i in range(10)]
     save_probe(
-        tmp_path / "probe", probe, projection, classes=names, preprocess=PREPROCESS, example=X[0],
-        made_from={"encoder": "e"},
+        tmp_path / "probe", probe, projection, classes=names, encoder={"preprocess": PREPROCESS},
+        example=X[0], made_from={"encoder": "e"},
     )  # fmt: skip
     with safe_open(tmp_path / "probe", "numpy") as file:
         weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
@@ -323,7 +323,7 @@ def test_the_probe_in_one_file_gives_its_probabilities(tmp_path, n_classes, proj
     served = scores / scores.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(served, probe.predict_proba(Z), atol=1e-5)
     assert told["classes"] == [f"class {label}" for label in labels]
-    assert told["preprocess"] == PREPROCESS
+    assert told["encoder"] == {"preprocess": PREPROCESS}
     assert told["made_from"] == {"encoder": "e"}
 
 
@@ -332,8 +332,7 @@ def test_a_probe_of_another_projection_is_refused(tmp_path):
     probe = LinearProbe().fit(X, X[:, 0] > 0)
     with pytest.raises(ValueError, match=r"fitted on 7 features; expected the 5"):
         save_probe(
-            tmp_path / "probe", probe, fitted(), classes=["a", "b"], preprocess=PREPROCESS,
-            example=np.ones(D),
+            tmp_path / "probe", probe, fitted(), classes=["a", "b"], encoder={}, example=np.ones(D),
         )  # fmt: skip
     assert not (tmp_path / "probe").exists()
 
