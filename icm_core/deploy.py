@@ -174,8 +174,8 @@ def fold(model: nn.Module, projection: InvariantProjection) -> Folded:
     found = [head for head in heads if head]
     note = " ".join(head.why_wide for head in found if head.why_wide)
     A = projection.components_
-    if note:
-        k, d = A.shape
+    k, d = A.shape
+    if note and k < d:
         A = np.concatenate([A, np.zeros((d - k, d))])
         note += f" So embed_dim stays {d}, and the last {d - k} numbers of each embedding are zero."
     changes: dict[str, dict[str, Any]] = {}
@@ -280,7 +280,7 @@ def save_probe(
         If the probe and the projection do not belong together.
     """
     check_is_fitted(probe)
-    weight, bias = probe.model_.coef_ * probe.scale_, probe.model_.intercept_
+    weight, bias = probe.coef_ * probe.scale_, probe.intercept_
     if projection is not None:
         check_is_fitted(projection)
         if weight.shape[1] != projection.n_components_:

@@ -140,7 +140,7 @@ def advise(given: dict[str, Any], as_json: bool, html: str | None, projection: s
     from icm_study.report.tables import interval_table, readable
 
     _check_writable(html=html, projection=projection)
-    study = Study(NOTEBOOK, given)
+    study = Study(NOTEBOOK, given | {"parts": str(Path(given["cache"], "advice"))})
     click.echo(f"icm: {_forecast(study)}", err=True)
     run = study.results()
     advice = judge(run, worth=given["worth"])
@@ -330,11 +330,14 @@ def _parameters(folder: str, encoder: str, cache: str, said: str) -> dict[str, A
         raise ValueError(f"--yaml {said!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(more, dict):
         raise ValueError(f"--yaml {said!r} names no parameters; write '{{name: value}}'.")
-    own = {"folder": folder, "encoder": encoder, "cache": cache}
+    if Path(encoder).expanduser().exists():  # what is saved names it for any working folder
+        encoder = str(Path(encoder).expanduser().absolute())
+    own = {"folder": str(Path(folder).absolute()), "encoder": encoder, "cache": cache}
     twice = [name for name in own if name in more]
     if twice:
         raise ValueError(f"--yaml says {', '.join(twice)} too; give that by its own option.")
-    return checked(NOTEBOOK, DEFAULTS | more | own) | {"dataset": folder}
+    given = checked(NOTEBOOK, DEFAULTS | more | own)
+    return given | {"dataset": given["folder"]}
 
 
 def _check_writable(**paths: str | None) -> None:

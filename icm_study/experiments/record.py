@@ -32,7 +32,7 @@ PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision"
 
 
 #: Parameters that name where things are kept: no part of what a run is.
-FILES = ("cache", "tables", "results", "claims", "projection", "example")
+FILES = ("cache", "tables", "results", "claims", "projection", "example", "parts")
 
 
 def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from icm_study.experiments.reading import Results
-from icm_study.experiments.record import commit, gather, run_record, write_table
+from icm_study.experiments.record import FILES, commit, gather, read_table, run_record, write_table
+from icm_study.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from icm_core.projection import InvariantProjection
@@ -35,7 +37,8 @@ class Study:
         Its parameters: what :func:`~icm_study.testbeds.opening.open_testbeds` reads,
         *encoder*, *seeds* and *cache*; as far as it has them *targets*, *methods*, *choices*
         and *settings* (see :class:`~icm_study.experiments.run.Plan`); *tables*, paths of
-        earlier runs to show together, and *results*, where to write the table.
+        earlier runs to show together; *results*, where to write the table; and *parts*, a
+        folder where the table of each seed is kept, for a run that is interrupted.
     """
 
     def __init__(self, notebook: str, given: Mapping[str, Any]) -> None:
@@ -184,8 +187,26 @@ class Study:
         check_seeds(seeds)
         for bed in self.beds:
             bed.targets(targets)
-        table = run(self.beds, self.embedder, seeds, targets, plan)
+        if self.given.get("parts"):
+            table = pd.concat([self._part(seed) for seed in seeds], ignore_index=True)
+        else:
+            table = run(self.beds, self.embedder, seeds, targets, plan)
         table.attrs.update(self._record())
+        return table
+
+    def _part(self, seed: int) -> pd.DataFrame:
+        """Run one seed, or read what an interrupted run of the same code and data has left."""
+        from icm_study.experiments.run import run
+
+        left_out = (*FILES, "seeds", "worth")
+        told = {name: value for name, value in self.given.items() if name not in left_out}
+        what = json.dumps([told, self.made_from(), self.embedder.encoder.precision, seed])
+        path = Path(self.given["parts"], f"{fingerprint(what)}.parquet")
+        is_known_code = len(commit()) == 40  # neither changed nor unknown
+        if is_known_code and path.is_file():
+            return read_table(path)
+        table = run(self.beds, self.embedder, [seed], self.given.get("targets"), self.plan)
+        write_table(table, path)
         return table
 
     def _record(self) -> dict[str, Any]:
@@ -198,7 +219,10 @@ class Study:
         if data[0].pairs is not None:
             prints["projection_images"] = data[0].pairs.attrs["images"]
         encoders = [self.embedder.encoder, *bed.encoders]
-        return run_record(self.notebook, self.given, encoders, prints) | {
+        given = dict(self.given)
+        if "folder" in given:  # the notebook's own name for its data set
+            given.pop("dataset")
+        return run_record(self.notebook, given, encoders, prints) | {
             "testbed": {"name": bed.name, "world": bed.world, "note": bed.note, "over": bed.over},
             "diagnosis": diagnose(data).to_dict("list"),
             "spectrum": rounded_spectra(data[0]),

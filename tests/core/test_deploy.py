@@ -158,36 +158,27 @@ def test_it_is_saved_to_the_same_bytes(tmp_path):
         assert json.loads(file.metadata()["clip_icm"]) == {"a": 1, "b": 2}
 
 
-class HuggingFaceTower(nn.Module):
-    """Stands in for open_clip's text tower of transformers, which needs files of a hub."""
-
-    def __init__(self, proj):
-        super().__init__()
-        self.pooler, self.proj = nn.Identity(), proj
-        self.embedding = nn.EmbeddingBag(60, D)
-
-    def forward(self, tokens):
-        return self.proj(self.pooler(self.embedding(tokens)))
-
-
 @pytest.mark.parametrize(
-    ("proj", "changes", "embed_dim"),
-    [
-        (nn.Linear(D, D, bias=False), {}, K),
-        (nn.Identity(), {"text_cfg": {"hf_proj_type": "linear"}}, K),
-        (nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, D)), {}, D),
-    ],
-    ids=["linear", "none", "mlp"],
+    ("proj", "embed_dim"), [("linear", K), (None, K), ("mlp", D)], ids=["linear", "none", "mlp"]
 )
-def test_text_towers_of_transformers(tmp_path, proj, changes, embed_dim):
-    model = model_of(tmp_path / "plain", config_of("custom text"))
-    model.text = HuggingFaceTower(proj)
-    folded, projection = fold(model, fitted()), fitted()
-    assert (folded.changes, folded.embed_dim) == (changes, embed_dim)
-    for own, plain in zip(
-        embed(folded.model, *inputs(model)), embed(model, *inputs(model)), strict=True
-    ):
+def test_text_towers_of_transformers(tmp_path, proj, embed_dim):
+    text = {"model_type": "roberta", "hidden_size": D, "num_hidden_layers": 1, "vocab_size": 60}
+    text |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 20}
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps(text))
+    tower = {"hf_model_name": str(tmp_path / "text"), "hf_proj_type": proj, "context_length": 8}
+    config = config_of("ViT")
+    config["model_cfg"] |= {"text_cfg": tower | {"hf_pooler_type": "mean_pooler"}}
+    model, projection = model_of(tmp_path / "plain", config), fitted()
+    folded = fold(model, projection)
+    assert folded.embed_dim == embed_dim
+    assert ("hidden layer" in folded.note) == (proj == "mlp")
+    save_open_clip(folded, tmp_path / "folded", config)
+    loaded = open_clip.create_model(f"local-dir:{tmp_path / 'folded'}", require_pretrained=True)
+    given = inputs(model)
+    for own, plain in zip(embed(loaded.eval(), *given), embed(model, *given), strict=True):
         assert cosine(own[:, :K], projection.transform(plain)).min() >= 0.99999
+        assert np.ptp(own[:, :K], axis=0).max() > 1e-3
 
 
 @pytest.mark.parametrize("pool", ["token", "avg", "map"])

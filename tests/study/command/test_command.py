@@ -29,6 +29,7 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
 from icm_study.encoders.loading import load_encoder
 from icm_study.experiments import duration
+from icm_study.experiments import run as run_module
 from icm_study.experiments.record import default_parameters
 from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
@@ -250,7 +251,7 @@ def test_another_encoder_is_refused(here: Path) -> None:
         "icm fold projection.safetensors folded -e other",
         "icm embed photos -e other -p projection.safetensors",
     ):
-        assert f"The projection was made from embeddings of '{ENCODER}'" in refused(line)
+        assert f"made from embeddings of '{here / ENCODER}'" in refused(line)
     assert not Path("folded").exists()
     assert not Path("embeddings.parquet").exists()
 
@@ -309,6 +310,43 @@ def test_interrupted_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:  # all is kept: nothing is embedded again
         patch.setattr("icm_study.encoders.encoder.Encoder.encode_images", lambda *_: 1 / 0)
         done(line)
+
+
+@pytest.mark.slow
+def test_advice_that_is_interrupted_keeps_the_seeds_that_are_done(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"icm advise photos -e {ENCODER} --json -y 'seeds: [0, 1]' --cache"
+    expected = json.loads(done(f"{line} whole"))
+    monkeypatch.setattr("icm_study.experiments.study.commit", lambda: "a" * 40)
+    own, ran = run_module.run, []
+
+    def run(beds: Any, embedder: Any, seeds: list[int], *rest: Any) -> pd.DataFrame:
+        ran.extend(seeds)
+        if stop_at in seeds:
+            raise KeyboardInterrupt
+        return own(beds, embedder, seeds, *rest)
+
+    monkeypatch.setattr(run_module, "run", run)
+    stop_at = 1
+    assert icm(f"{line} parts").exit_code == 130
+    stop_at = -1
+    told = json.loads(done(f"{line} parts"))
+    assert ran == [0, 1, 1]
+    monkeypatch.setattr("icm_study.experiments.study.commit", lambda: "b" * 40)
+    done(f"{line} parts")
+    assert ran[3:] == [0, 1]  # other code
+    for one in (told, expected):
+        one["made_from"].pop("commit")
+    assert told == expected
+
+
+def test_the_record_names_only_parameters_of_the_notebook(here: Path) -> None:
+    given = command._parameters("photos", ENCODER, "cache/embeddings", "")
+    assert given["folder"] == str(here / "photos")  # wherever the notebook runs
+    record = Study(command.NOTEBOOK, given)._record()
+    known = default_parameters(ROOT / "notebooks" / f"{command.NOTEBOOK}.ipynb")
+    assert set(record["parameters"]) <= set(known)
 
 
 def test_download_hands_on_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
