@@ -72,6 +72,14 @@ def number_or_rule(kind: type) -> Callable[[click.Context, click.Parameter, str]
     return read
 
 
+def value_range(ctx: click.Context, parameter: click.Parameter, value: str) -> Any:
+    """Read a name, or two numbers with a comma."""
+    try:
+        return value if "," not in value else tuple(map(float, value.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}; expected file, used, or LOW,HIGH.") from error
+
+
 def on_folder(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command a folder, an encoder and how they are read, as checked parameters."""
 
@@ -109,6 +117,10 @@ def icm() -> None:
 @click.option("--dataset", help="Compare with this public data set.")
 @click.option("--nested", is_flag=True, help="Take the images below a class folder too.")
 @click.option("--classes", type=click.Choice(["all", "common"]), default="all", show_default=True)
+@click.option(
+    "--value-range", default="file", show_default=True, callback=value_range,
+    help="Of gray images of more than 8 bits: file, used, or LOW,HIGH.",
+)  # fmt: skip
 @click.pass_context
 def check(ctx: click.Context, folder: str, **options: Any) -> None:
     """Open every image of FOLDER/domain/class/*, and say what is wrong.
@@ -254,8 +266,8 @@ def fold(projection: str, output: str, encoder: str | None) -> None:
             "was removed. Project its embeddings instead, see InvariantProjection.transform."
         )
     click.echo(
-        f"{output}: embed_dim {folded.embed_dim}, cosine with projecting by hand {worst:.6f} or "
-        f"more. {folded.note}".rstrip()
+        f"{output}: embed_dim {folded.embed_dim}, cosine with projecting by hand at least "
+        f"{worst:.6f}. {folded.note}".rstrip()
     )
 
 
@@ -303,11 +315,7 @@ def embed(given: dict[str, Any], projection: str | None, output: str) -> None:
     click.echo(f"{output}: {len(table):,} images, {values.shape[1]} dimensions.")
 
 
-@icm.command(
-    epilog=examples(
-        "icm download PACS",
-    )
-)
+@icm.command(epilog=examples("icm download PACS"))
 @click.argument("name")
 @click.argument("destination", default="data")
 @click.option("--revision", help="Another commit of the hub's repository than the pinned one.")

@@ -261,6 +261,8 @@ def test_another_encoder_is_refused(here: Path) -> None:
     [
         ("icm check nowhere", "'nowhere' does not exist"),
         ("icm check photos --dataset PACSS", "PACSS"),
+        ("icm check photos --value-range 0,much", "'0,much'; expected file, used"),
+        ("icm check photos --value-range some", "value_range is 'some'"),
         ("icm advise photos", "Missing option '-e'"),
         ("icm advise photos -e ViT-B-16/openaii", "Close names: .*ViT-B-16/openai"),
         ("icm advise photos -e x -y 'seed: [0]'", "seed.*seeds"),
