@@ -86,7 +86,9 @@ def model_of(folder, config, seed=0):
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        model = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, pretrained_text=False
+        )
         for part in model.parameters():  # biases are not zero in a trained model
             part.data += 0.1 * torch.randn_like(part)
     return model.eval()
