@@ -321,12 +321,15 @@ class _Head:
         What the config must say so that open_clip builds the layer.
     why_wide : str
         Why *embed_dim* cannot become K; empty if it can.
+    has_bias : bool
+        Whether open_clip gives a new layer a bias, which is zero then.
     """
 
     owner: nn.Module
     name: str
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     why_wide: str = ""
+    has_bias: bool = False
 
     def absorb(self, A: torch.Tensor, like: torch.Tensor) -> None:
         """Multiply A, (K, D), into the layer; a new one has the device and precision of `like`."""
@@ -346,8 +349,10 @@ class _Head:
         elif self.name == "text_projection":  # open_clip expects a parameter there
             setattr(self.owner, self.name, _frozen(A.T.to(like)))
         else:
-            new = nn.Linear(A.shape[1], len(A), bias=False)
+            new = nn.Linear(A.shape[1], len(A), bias=self.has_bias)
             new.weight = _frozen(A.to(like))
+            if self.has_bias:
+                new.bias = _frozen(torch.zeros(len(A)).to(like))
             setattr(self.owner, self.name, new)
 
 
@@ -375,11 +380,12 @@ def _timm_head(tower: Any) -> _Head | None:
     if hasattr(tower.head, "pool"):
         return _Head(tower.head.pool, "proj")
     last = tower.trunk.get_classifier()
-    if not isinstance(last, nn.Linear):
-        return _Head(tower.head, "proj", {"vision_cfg": {"timm_proj": "linear"}})
-    path = next(name for name, part in tower.trunk.named_modules() if part is last)
+    path = next((name for name, part in tower.trunk.named_modules() if part is last), None)
+    if path is None:
+        return None
     parent, _, name = path.rpartition(".")
-    return _Head(tower.trunk.get_submodule(parent), name)
+    new = {} if isinstance(last, nn.Linear) else {"vision_cfg": {"timm_proj": ""}}
+    return _Head(tower.trunk.get_submodule(parent), name, new, has_bias=True)
 
 
 def _text_head(model: nn.Module) -> _Head | None:
