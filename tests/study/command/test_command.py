@@ -215,11 +215,7 @@ def test_the_probe_is_served_without_this_project(here: Path) -> None:
     row = Z[[path.endswith("day/cow/3.png") for path in paths]]
     assert served[0] == probe.predict(row)[0]
     assert float(served[1]) == pytest.approx(probe.predict_proba(row).max(), abs=0.01)
-    told = Path("probe.safetensors").read_bytes()
     write_encoder(here / "other", seed=1)
-    name = str((here / ENCODER).absolute()).encode()
-    assert told.count(name) == 1
-    shutil.rmtree(here / "served", ignore_errors=True)
     (here / "ViT-B-16").unlink()  # another encoder in place of the one it was fitted on
     (here / "ViT-B-16").mkdir()
     (here / "other").rename(here / ENCODER)
