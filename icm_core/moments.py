@@ -19,7 +19,7 @@ all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -281,9 +281,9 @@ class PairMoments:
         path : path-like
             Where to write; the name is used as given.
         """
-        arrays = {name: getattr(self, f"_{name}") for name in _SUMS}
         with open(path, "wb") as file:
-            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **arrays)
+            named: dict[str, Any] = dict(self.sums())
+            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **named)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> PairMoments:
@@ -319,16 +319,37 @@ class PairMoments:
             raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
         if arrays["format_version"] != _FORMAT_VERSION:
             raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
-        return cls._from_sums(
-            int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}"
-        )
+        return cls.from_sums(int(arrays["n_pairs"]), arrays, source=f"{path}")
+
+    def sums(self) -> dict[str, NDArray[np.float64]]:
+        """Give the sums that the moments are the averages of, by name, to be saved."""
+        return {name: getattr(self, f"_{name}") for name in _SUMS}
 
     @classmethod
-    def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
-        """Build moments from their sums, checking that the shapes belong together."""
-        moments = cls(max(np.atleast_1d(sums[0]).shape[-1], 1))
-        for name, values in zip(_SUMS, sums, strict=True):
-            expected = getattr(moments, f"_{name}").shape
+    def from_sums(
+        cls, n_pairs: int, sums: Mapping[str, NDArray[np.float64]], source: str
+    ) -> PairMoments:
+        """Build moments from what :meth:`sums` gave.
+
+        Parameters
+        ----------
+        n_pairs : int
+        sums : mapping of str to ndarray
+        source : str
+            Where they come from, for the message.
+
+        Returns
+        -------
+        PairMoments
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not belong together, or a value is not finite.
+        """
+        moments = cls(max(np.atleast_1d(sums[_SUMS[0]]).shape[-1], 1))
+        for name in _SUMS:
+            values, expected = sums[name], getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
                 raise ValueError(
                     f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; "

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
 COLUMNS = ("path", "label", "domain")
+BATCH_SIZE = 64
 
 
 def embed_files(
@@ -54,7 +55,7 @@ def embed_files(
     *,
     interventions: Sequence[str] = IMAGE_INTERVENTIONS,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     workers: int | None = None,
 ) -> xr.Dataset:
     """Embed image files and their intervened copies, or open what is stored.
@@ -85,7 +86,8 @@ def embed_files(
         Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original``
         and, with interventions, ``image`` (the embedding after the intervention);
         coordinates ``path``, ``label`` and ``domain``. The attributes tell what the
-        embeddings were computed from.
+        embeddings were computed from; those of each variable, *weights*, the encoder's
+        fingerprint.
 
     Raises
     ------
@@ -118,10 +120,42 @@ def embed_files(
     for rows, embedded in zip(shards, embedding.run(parts, store), strict=True):
         for name, values in result.items():
             values[rows] = embedded[name]
+    told = {"weights": encoder.fingerprint}  # by which a projection of another encoder refuses them
     return xr.Dataset(
-        {name: (("row", "feature"), values) for name, values in result.items()},
+        {name: (("row", "feature"), values, told) for name, values in result.items()},
         {name: ("row", images[name].to_numpy(str)) for name in COLUMNS},
         embedding.key | {"encoder": encoder.name, "images": fingerprint(*hashes)},
+    )
+
+
+def count_missing(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS,
+) -> int:
+    """Count the images that :func:`embed_files` would embed now, with its other defaults.
+
+    Parameters
+    ----------
+    encoder, images, store, interventions
+        As for :func:`embed_files`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If an image cannot be read.
+    """
+    hashes = hash_files(images["path"].astype(str).tolist(), store.root)
+    key = Embedding(encoder, tuple(interventions)).key
+    return sum(
+        shard.stop - shard.start
+        for shard in cut(hashes, store.shard_size)
+        if key | {"images": fingerprint(*hashes[shard])} not in store
     )
 
 
@@ -263,6 +297,18 @@ class _Reader(Dataset):
         return fingerprint(
             self.resize(torch.from_numpy(pixels[:1])), self.intervene(torch.from_numpy(pixels))
         )
+
+
+def _common(encoder: Encoder, reader: _Reader, batch_size: int) -> dict[str, Any]:
+    """Give what the key of every shard has."""
+    return {
+        "weights": encoder.fingerprint,
+        "precision": encoder.precision,
+        "interventions": list(reader.interventions),
+        "seed": reader.seed,
+        "pixels": reader.fingerprint(),
+        "batch_size": batch_size,
+    }
 
 
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:

@@ -87,6 +87,57 @@ def load_encoder(
     return Encoder(name, *_load(name), device, precision)
 
 
+def open_clip_arguments(name: str) -> dict[str, Any]:
+    """Give what ``open_clip.create_model`` takes to build an encoder.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`load_encoder` takes it.
+
+    Returns
+    -------
+    dict
+        *model_name*, and *pretrained* and *force_quick_gelu* of what is no local checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If open_clip cannot build it.
+    """
+    if name in (*SHIPPED, PHOTO):
+        raise ValueError(
+            f"open_clip cannot build {name!r}, whose tokenizer is this project's own. Name an "
+            "encoder of open_clip, such as 'ViT-B-16/openai', or a local checkpoint."
+        )
+    path = Path(name).expanduser()
+    if path.exists():
+        folder = path if path.is_dir() else path.parent
+        return {"model_name": f"local-dir:{folder.absolute()}"}
+    import open_clip
+
+    model_name, _, tag = name.partition("/")
+    quick_gelu = (open_clip.get_pretrained_cfg(model_name, tag) or {}).get("quick_gelu", False)
+    return {"model_name": model_name, "pretrained": tag, "force_quick_gelu": quick_gelu}
+
+
+def open_clip_config(encoder: Encoder) -> dict[str, Any]:
+    """Give what open_clip keeps of a model in ``open_clip_config.json``.
+
+    Raises
+    ------
+    ValueError
+        If open_clip cannot build the encoder.
+    """
+    import open_clip
+
+    model_name = open_clip_arguments(encoder.name)["model_name"]
+    return {
+        "model_cfg": open_clip.get_model_config(model_name),
+        "preprocess_cfg": dict(encoder.preprocess),
+    }
+
+
 def _load(name: str) -> Parts:
     if name in SHIPPED:
         return load_shipped(name)

@@ -32,7 +32,7 @@ PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision"
 
 
 #: Parameters that name where things are kept: no part of what a run is.
-FILES = ("cache", "tables", "results", "claims", "projection", "example")
+FILES = ("cache", "tables", "results", "claims", "projection", "example", "parts")
 
 
 def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
@@ -88,7 +88,7 @@ def checked(notebook: str, given: Mapping[str, Any]) -> dict[str, Any]:
     files = {name: _expanded(value) for name, value in given.items() if name in FILES}
     for name in ("results", "claims", "projection"):
         if isinstance(files.get(name), str):
-            _check_writable(name, Path(files[name]))
+            check_writable(name, Path(files[name]))
     return {name: {**settings, **files}[name] for name in given}
 
 
@@ -134,7 +134,7 @@ def _expanded(value: Any) -> Any:
     return [_expanded(path) for path in value] if isinstance(value, list) else value
 
 
-def _check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: Path) -> None:
     """Find out now, and not after all the work, whether a file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

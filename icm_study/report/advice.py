@@ -66,6 +66,16 @@ class Advice:
     verdict: str
     answer: str
 
+    def summary(self, worth: float) -> str:
+        """Say what came out, in Markdown, where a gain matters from `worth` points on."""
+        return (
+            f"**{self.answer}** The best way to run it is *{self.method}*, mostly with "
+            f"$K = {self.n_components}$ and $\\lambda = {self.consistency_weight:g}$: it differs "
+            f"from the plain probe by {self.gain:+.1f} points ({self.low:+.1f} to "
+            f"{self.high:+.1f}). On average the best of all that is cheap to run is "
+            f"*{self.best}*. A gain matters from {worth:g} points on."
+        )
+
 
 def gains_over_plain_probe(results: Results) -> pd.DataFrame:
     """Compare all that is cheap to run with the plain probe, on an unseen domain.

@@ -18,7 +18,6 @@ import pytest
 from conftest import PAGES, ROOT, execute
 from PIL import Image
 from real_clip_stand_in import write_stand_in
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from icm_core.projection import InvariantProjection
@@ -249,12 +248,13 @@ def test_your_data_saves_the_projection_that_it_tells(tmp_path: Path, animals: P
         "projection": str(saved),
     }
     execute("05_your_data", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")})
-    with safe_open(saved, "numpy") as file:
-        components, told = file.get_tensor("components"), file.metadata()
+    loaded = InvariantProjection.load(saved)
+    components, told = loaded.components_, loaded.made_from_
+    assert {"commit", "weights", "pixels", "verdict"} <= set(told)
     encoder, images = load_encoder(told["encoder"]), load_folder(animals)
     embedded = embed_files(encoder, images, EmbeddingStore(tmp_path / "cache"))
     expected = InvariantProjection(
-        int(told["n_components"]), consistency_weight=float(told["consistency_weight"])
+        told["n_components"], consistency_weight=told["consistency_weight"]
     ).fit_moments(pair_moments(embedded, told["intervention"]))
     np.testing.assert_allclose(components, expected.components_, atol=1e-6)
     np.testing.assert_allclose(components @ components.T, np.eye(len(components)), atol=1e-6)
