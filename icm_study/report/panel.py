@@ -18,7 +18,7 @@ from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT, said
 START_KIND, START_WEIGHT, START_K = "image+text", 1.0, 16
 
 
-class Explorer:
+class Panel:
     """Widgets for the test beds of a study.
 
     Parameters
