@@ -174,7 +174,8 @@ def test_real_clip_is_recorded_with_all_that_it_took():
     assert list(record["data"]) == ["real_clip"]
     assert set(record["versions"]) == {"python", *PACKAGES}
     program, page, _, _, given = shlex.split(record["command"])
-    assert (program, page) == ("papermill", "08_real_clip.ipynb")
+    assert program == "papermill"
+    assert re.fullmatch(r"\d\d_real_clip.ipynb", page)  # as it was named when it ran
     assert yaml.safe_load(given) == record["parameters"]
     assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), (
         "a path of one machine"
