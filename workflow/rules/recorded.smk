@@ -133,7 +133,7 @@ rule embedding_plan:
 rule embed_images:
     message: "Embeddings: {wildcards.images}, {wildcards.part} of {wildcards.parts} ({log})"
     priority: 3
-    input: ancient("cache/plans/{images}.parquet")
+    input: "cache/plans/{images}.parquet"
     output: "cache/embeddings/parts/{images}_{part}of{parts}.json"
     log: "results/logs/embed_{images}_{part}of{parts}.log"
     threads: all_cores()
@@ -174,7 +174,7 @@ rule recorded_check:
     priority: 4
     input:
         notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
-        plan=lambda wildcards: ancient(f"cache/plans/{embeddings_of(wildcards.run)}.parquet"),
+        plan=lambda wildcards: f"cache/plans/{embeddings_of(wildcards.run)}.parquet",
     output: touch("results/photographs/{run}.checked")
     log: "results/logs/{run}_check.log"
     resources: mem_mb=growing(2000), runtime=growing(30)
@@ -192,8 +192,8 @@ rule recorded_on_target:
     input:
         notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
         embeddings=lambda wildcards: [
-            ancient(f"cache/embeddings/{embeddings_of(wildcards.run)}.json"),
-            ancient(f"results/photographs/{wildcards.run}.checked"),
+            f"cache/embeddings/{embeddings_of(wildcards.run)}.json",
+            f"results/photographs/{wildcards.run}.checked",
         ],
     output:
         results="results/photographs/{run}_seed{seed}_{target}.parquet",
