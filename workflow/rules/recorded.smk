@@ -52,8 +52,8 @@ def photographs_at_hand(wildcards):
 
 #: The settings that say which images are embedded, and how.
 IMAGES = (
-    "precision", "accept_problems", "n_images", "nested", "classes", "value_range", "interventions",
-    "variants", "projection_images",
+    "precision", "accept_problems", "n_images", "nested", "groups", "classes", "value_range",
+    "interventions", "variants", "projection_images",
 )
 
 
