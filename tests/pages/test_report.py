@@ -56,6 +56,28 @@ class TestOffline:
         with pytest.raises(ValueError, match=r"page\.html: got the TeX command \\nosuchcommand"):
             offline.make_offline(tmp_path)
 
+    @pytest.mark.parametrize("left", ["$$\\nosuch$$", "$$x &lt; \n y$$"])
+    def test_a_formula_that_the_renderer_left_is_an_error(self, left: str) -> None:
+        with pytest.raises(ValueError, match=r"got the formula '\$\$"):
+            offline.typeset_math(f"<p>{left}</p>")
+        for kept in (f"<pre>{left}</pre>", f"<p><code>{left}</code></p>", "<p>costs $$ a day</p>"):
+            assert offline.typeset_math(kept) == kept
+
+    def test_displayed_formulas_are_wrapped_once_and_lose_their_tex(self) -> None:
+        formula = '<math display="block"><mi>x</mi><annotation encoding="tex">x</annotation></math>'
+        page = offline.wrap_formulas(f"<li>{formula} and <math><mi>y</mi></math></li>")
+        assert page == (
+            '<li><span class="math display"><math display="block"><mi>x</mi></math></span>'
+            " and <math><mi>y</mi></math></li>"
+        )
+        assert offline.wrap_formulas(page) == page
+
+    def test_scripts_that_wait_for_another_server_are_cut(self) -> None:
+        waiting = "<script type=\"application/javascript\">define('jquery', [],() => $)</script>"
+        assert offline.cut_external(f"a{waiting}b<script>own()</script>") == (
+            "ab<script>own()</script>"
+        )
+
     def test_nothing_is_fetched_from_elsewhere(self, tmp_path: Path) -> None:
         (tmp_path / "page.html").write_text(
             '<link rel="stylesheet" href="https://cdn.example/katex.css"><link '
