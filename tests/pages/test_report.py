@@ -18,7 +18,7 @@ import offline
 import pytest
 import render_report
 import yaml
-from conftest import PAGES, ROOT
+from conftest import PAGES, ROOT, copy_workflow
 from pages import Page
 
 from icm_study.report.method_figure import method_figure
@@ -131,6 +131,7 @@ class TestRendering:
         quarto.write_text('#!/bin/sh\necho "$@" > "$2/called"\nexit 7\n')
         quarto.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        copy_workflow(tmp_path)
         for name in (
             "_quarto.yml",
             *render_report.FIXED,

@@ -1,5 +1,7 @@
 # The front page, from what the other pages found, and the rendered report.
 
+from glob import glob
+
 PAGES = pages_of(STUDY)
 SHOWN = shown_runs(STUDY)
 SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] != "06_methods"]
@@ -33,10 +35,11 @@ rule report:
         "index.ipynb",
         [page.path for page in PAGES],
         "_quarto.yml",
-        expand("reports/{name}", name=["reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"]),
+        sorted(glob("reports/*.*")),
+        sorted(glob("reports/vendor/*")),
     output: "_site/index.html"
     log: "results/logs/report.log"
     params:
-        code=digest(f"{SCRIPTS}/render_report.py", f"{SCRIPTS}/offline.py"),
+        code=digest(*(f"{SCRIPTS}/{name}.py" for name in ("render_report", "offline", "publish"))),
         pages=as_yaml([list(page) for page in PAGES]),
     shell: "{JOB} {SCRIPTS}/render_report.py --pages {params.pages:q} > {log} 2>&1"

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 from config import read_config
-from pages import Page, fit_menus, pages_of
+from pages import RECORDED, Page, fit_menus, pages_of
 from plain_yaml import read_yaml
 
-FIXED = ("index.ipynb", "workflow/scripts/offline.py")
+FIXED = ("index.ipynb",)
 
 
 def read_site(root: Path, pages: Sequence[Page]) -> dict[str, Any]:
@@ -47,9 +47,16 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
     """Copy what the site is rendered from to a new folder, without pages of former runs."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(root / "reports", copy / "reports", ignore=shutil.ignore_patterns("recorded"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "workflow" / "scripts", copy / "workflow" / "scripts", ignore=ignored)
     for name in (*FIXED, *(page.path for page in pages)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, copy / name)
+    for page in pages:
+        table = (copy / page.path).with_suffix(".parquet")
+        for kept in (root / "results" / table.name, root / RECORDED / table.name):
+            if kept.is_file() and not table.is_file():
+                shutil.copy2(kept, table)
     site = yaml.safe_dump(read_site(root, pages), sort_keys=False, allow_unicode=True)
     (copy / "_quarto.yml").write_text(site, encoding="utf-8")
 
