@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bibliography import fill
 from config import read_config
 from pages import RECORDED, Page, fit_menus, pages_of
 from plain_yaml import read_yaml
@@ -47,6 +48,7 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
     """Copy what the site is rendered from to a new folder, without pages of former runs."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(root / "reports", copy / "reports", ignore=shutil.ignore_patterns("recorded"))
+    fill(copy / "reports" / "references.qmd")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(root / "workflow" / "scripts", copy / "workflow" / "scripts", ignore=ignored)
     for name in (*FIXED, *(page.path for page in pages)):
