@@ -33,18 +33,18 @@ all(".drawn").forEach((holder) => {
   caption?.append(" ", open);
 });
 
-// A table that is wider than the page says so, and can be scrolled with the keyboard.
+// A table or a figure that is wider than the page says so, and can be scrolled with the keyboard.
 const watch = new ResizeObserver((entries) => entries.forEach(({target}) => {
   const wide = target.scrollWidth > target.clientWidth + 1;
   target.parentElement.classList.toggle("overflows", wide);
   target.toggleAttribute("tabindex", false);
   if (wide) target.tabIndex = 0;
 }));
-all(".scrolls").forEach((holder) => {
+all(".scrolls, .drawn").forEach((holder) => {
   const caption = holder.parentElement.querySelector("figcaption");
   holder.setAttribute("role", "region");
   holder.setAttribute("aria-label", caption ? caption.textContent.slice(0, 80) : "Table");
-  holder.before(make("span", {className: "hint", textContent: "Scroll the table sideways →"}));
+  holder.before(make("span", {className: "hint", textContent: "Scroll sideways →"}));
   watch.observe(holder);
 });
 

@@ -82,6 +82,13 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "05_your_data": ("05_your_data", {"seeds": [0]}),
 }
 
+#: The pages that show what the others found: notebook -> page.
+FRONT = {
+    "00_summary": "index.ipynb",
+    "00_claims": "results/claims.ipynb",
+    "00_numbers": "results/all_numbers.ipynb",
+}
+
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -117,17 +124,16 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     recorded = [str(path) for path, all_methods in compared.items() if not all_methods]
     comparisons = [str(path) for path, all_methods in compared.items() if all_methods]
-    execute(
-        "00_summary",
-        folder / "index.ipynb",
-        {
-            "table": table,
-            "others": others,
-            "claims": claims,
-            "recorded": recorded,
-            "comparisons": comparisons,
-        },
-    )
+    given = {
+        "table": table,
+        "others": others,
+        "claims": claims,
+        "recorded": recorded,
+        "comparisons": comparisons,
+    }
+    for notebook, page in FRONT.items():
+        known = parameters_of(notebook)
+        execute(notebook, folder / page, {name: given[name] for name in given if name in known})
     return folder
 
 

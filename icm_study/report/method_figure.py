@@ -127,8 +127,8 @@ def _draw_moments(axes: Axes) -> None:
     rng = np.random.default_rng(0)
     difference = r"(f-f_{\mathrm{do}})"
     names = (
-        ("$C$", r"$\mathbb{E}\,[f f^\top]$", "Blues"),
-        ("$S$", rf"$\mathbb{{E}}\,[{difference}{difference}^\top]$", "Oranges"),
+        ("$C$", r"$\mathrm{E}\,[f f^\top]$", "Blues"),
+        ("$S$", rf"$\mathrm{{E}}\,[{difference}{difference}^\top]$", "Oranges"),
     )
     for (name, formula, colours), bottom in zip(names, (41.5, 28.1), strict=True):
         factor = rng.normal(size=(7, 3))

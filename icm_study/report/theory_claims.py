@@ -14,9 +14,22 @@ from scipy.stats import binomtest
 from icm_study.experiments.intervals import mean_interval
 from icm_study.report import words
 from icm_study.report.tables import with_interval
-from icm_study.report.verdicts import claim, judge
+from icm_study.report.verdicts import COLUMNS, claim, judge, located
 from icm_study.theory.discrete import information_threshold
 from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
+
+#: Experiment with claims -> heading of its section.
+SECTIONS = {
+    "invariance": "P5.1: which distributions are the same everywhere?",
+    "identifiability": "C5.2 and P5.3: is the embedding linear in the factors?",
+    "consistency": "P5.5: does a map exist that interventions leave alone?",
+    "ood_risk": "T5.6: when is the invariant predictor the better one?",
+    "random_ood_risk": "T5.6: when is the invariant predictor the better one?",
+    "methods": "Largest or smallest eigenvalues?",
+    "solvers": "Largest or smallest eigenvalues?",
+    "weight": "The weight λ",
+    "size": "How many directions, without labels?",
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +79,14 @@ def verdicts_of(findings: Mapping[str, Finding]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict.
+        The columns of a table of verdicts.
     """
-    return pd.DataFrame([row for finding in findings.values() for row in finding.claims])
+    rows = [
+        row | located(SECTIONS[name])
+        for name, finding in findings.items()
+        for row in finding.claims
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:

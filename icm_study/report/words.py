@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 from IPython.display import HTML, Markdown
@@ -42,6 +43,22 @@ SPREAD = {
         "same way; seeds only split the images to train on anew. The encoder and the domains stay."
     ),
 }
+
+
+#: Encoders that are no CLIP, and so say little about one.
+NOT_CLIP = ("lite0-minilm",)
+
+
+def limits(results: Results) -> list[str]:
+    """Name what limits results, in a few words each; they stand where the numbers are."""
+    rendered = results.over == "seeds"
+    found = ["animal world, exact captions"] if rendered else ["recorded"]
+    return found + ["not CLIP"] * (results.encoder in NOT_CLIP)
+
+
+def badges(names: Sequence[str]) -> str:
+    """Show limits as badges."""
+    return " ".join(f'<span class="badge-limit">{name}</span>' for name in names)
 
 
 def introduction(results: Results, *, is_recorded: bool) -> Markdown:

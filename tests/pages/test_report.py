@@ -18,7 +18,7 @@ import offline
 import pytest
 import render_report
 import yaml
-from conftest import PAGES, ROOT, copy_workflow
+from conftest import FRONT, PAGES, ROOT, copy_workflow
 from pages import Page
 
 from icm_study.report.method_figure import method_figure
@@ -168,9 +168,9 @@ class TestMethodFigure:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["00_summary", *PAGES])
+@pytest.mark.parametrize("name", [*FRONT, *PAGES])
 def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
-    page = executed / ("index.ipynb" if name == "00_summary" else f"results/{name}.ipynb")
+    page = executed / FRONT.get(name, f"results/{name}.ipynb")
     cells = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any(cell.outputs for cell in cells)

@@ -6,18 +6,17 @@ PAGES = pages_of(STUDY)
 SHOWN = shown_runs(STUDY)
 SHOWN_PHOTOGRAPHS = [run for run in SHOWN if RECORDED[run]["notebook"] != "06_methods"]
 COMPARISONS = [run for run in SHOWN if RECORDED[run]["notebook"] == "06_methods"]
-CLAIMING = [page.name for page in PAGES if page.name != "05_your_data"]
+CLAIMING = [page.name for page in PAGES if page.name not in ("05_your_data", *OVERVIEWS)]
 HEADLINE, *OTHERS = RUNS
 
 
 rule summary:
-    message: "Front page: headline table and verdicts"
+    message: "Front page: headline and verdicts"
     input:
         notebook=ancient("notebooks/00_summary.ipynb"),
         table=f"results/02_domain_generalization_{HEADLINE}.parquet",
         others=expand("results/02_domain_generalization_{run}.parquet", run=OTHERS),
         recorded=expand("reports/recorded/{run}.parquet", run=SHOWN_PHOTOGRAPHS),
-        comparisons=expand("reports/recorded/{run}.parquet", run=COMPARISONS),
         claims=expand("results/{name}_claims.parquet", name=CLAIMING),
     output: page="index.ipynb"
     log: "results/logs/00_summary.log"
@@ -26,6 +25,39 @@ rule summary:
         settings=as_yaml({}),
         files=files,
         order=[page.name for page in PAGES],  # Snakemake records the files, not what each is for
+    shell: EXECUTE
+
+
+rule claims:
+    message: "Every claim"
+    input:
+        notebook=ancient("notebooks/00_claims.ipynb"),
+        claims=rules.summary.input.claims,
+    output: page="results/claims.ipynb"
+    log: "results/logs/00_claims.log"
+    params:
+        code=code("00_claims", data=None),
+        settings=as_yaml({}),
+        files=files,
+        order=[page.name for page in PAGES],
+    shell: EXECUTE
+
+
+rule numbers:
+    message: "Every table"
+    input:
+        notebook=ancient("notebooks/00_numbers.ipynb"),
+        table=rules.summary.input.table,
+        others=rules.summary.input.others,
+        recorded=rules.summary.input.recorded,
+        comparisons=expand("reports/recorded/{run}.parquet", run=COMPARISONS),
+    output: page="results/all_numbers.ipynb"
+    log: "results/logs/00_numbers.log"
+    params:
+        code=code("00_numbers", data=None),
+        settings=as_yaml({}),
+        files=files,
+        order=[page.name for page in PAGES],
     shell: EXECUTE
 
 
