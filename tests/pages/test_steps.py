@@ -161,11 +161,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "your data": (("notebooks", "05_your_data"), {"seeds": [0]}, {"your_data": 1, "report": 1}),
     "a method": (
         ("methods", "compared", "methods"), ["plain"],
-        {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **FRONT},
+        {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **JUDGED},
     ),
     "a setting of a recorded run": (
         ("recorded", "photos", "accept_problems"), True,
-        {"recorded_run": 1, "recorded_page": 1, **FRONT},
+        {"recorded_run": 1, "recorded_page": 1, **JUDGED},
     ),
     "the place of the data": (("data",), "elsewhere", {"recorded_run": 1}),
 }  # fmt: skip

@@ -28,6 +28,7 @@ SCRIPTS = (  # what a page must have to need a script
     (".sortable", f"{VENDOR}/sortable.min.js"),
     (".explorer", f"{VENDOR}/d3.min.js"),
     (".explorer", f"{VENDOR}/plot.umd.min.js"),
+    (".explorer", "reports/explorer.js"),
     ("main", "reports/report.js"),
 )
 PREVIEW = "preview.png"
