@@ -352,7 +352,7 @@ def gain_claim(name: str, statement: str, gains: pd.DataFrame, section: str) -> 
     if pd.notna(gain["low"]):
         measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
     verdict = judge(gain["low"], gain["high"], above=0)
-    points = tuple(float(gain[end]) for end in ("value", "low", "high"))
+    points = (float(gain["value"]), float(gain["low"]), float(gain["high"]))
     return claim(name, statement, measured, "above 0", verdict) | located(section, points)
 
 

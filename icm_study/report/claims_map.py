@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
@@ -71,7 +73,7 @@ def verdict_table(rows: pd.DataFrame) -> HTML:
     return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
-def _row(number: int, row: dict, from_pages: bool) -> str:
+def _row(number: int, row: Mapping[Any, Any], from_pages: bool) -> str:
     name = claim_id(row["claim"], row["statement"])
     verdict = f'<span class="verdict {row["verdict"].replace(" ", "-")}">{row["verdict"]}</span>'
     cells = [f'<a href="#{name}">{number}</a>', verdict]
@@ -101,20 +103,19 @@ def claims_map(rows: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rows = rows.assign(number=range(1, len(rows) + 1))
     groups = list(rows.groupby(["page", "topic"], sort=False))
     height = 0.17 * len(rows) + 0.1 * len(groups) + 1
     figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
     y, ticks = 0.0, []
     for (page, topic), part in groups:
-        ticks.append((y + (len(part) - 1) / 2, f"{page_name(page)}: {topic}"))
-        for row in part.itertuples():
-            color, marker = LOOKS[row.verdict]
-            x = 0.0 if pd.isna(row.value) else row.value
-            if pd.notna(row.low):
-                axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.5)
-            hollow = {"markerfacecolor": "none"} if pd.isna(row.value) else {}
-            axes.plot(x, y, marker, color=color, markersize=5, **hollow)
+        ticks.append((y + (len(part) - 1) / 2, f"{page_name(str(page))}: {topic}"))
+        for verdict, (value, low, high) in zip(
+            part["verdict"], part[["value", "low", "high"]].to_numpy(float), strict=True
+        ):
+            color, marker = LOOKS[verdict]
+            axes.plot([low, high], [y, y], color=color, linewidth=1.5)
+            face = "none" if np.isnan(value) else color
+            axes.plot(np.nan_to_num(value), y, marker, c=color, markersize=5, markerfacecolor=face)
             y += 1
         y += 0.6
     axes.axvline(0, color=INK, linewidth=0.8)

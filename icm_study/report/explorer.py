@@ -42,8 +42,8 @@ def explorer(cells: pd.DataFrame, plain: pd.DataFrame) -> HTML:
             "predictor": predictor, "condition": said(condition), "intervention": intervention,
             "plain": round(float(part["plain"].iloc[0]), 1),
             "cells": [
-                [int(row.K), float(row.consistency_weight), round(float(row.value), 1)]
-                for row in part.itertuples()
+                [int(K), float(weight), round(float(value), 1)]
+                for K, weight, value in part[["K", "consistency_weight", "value"]].to_numpy()
             ],
         }
         for (predictor, condition, intervention), part in joined.groupby(list(KEYS), sort=False)

@@ -18,7 +18,7 @@ from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
 from icm_study.report.style import INK, INVARIANT, VARIANT, said
 from icm_study.report.verdicts import VERDICTS
-from icm_study.report.words import NOTES, badges, came_out, limits
+from icm_study.report.words import NOTES, badges, came_out, limits, points
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
@@ -113,8 +113,8 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
         What :func:`~icm_study.report.claims_map.read_claims` gives.
     """
     own = gains_over_plain(main)
-    probe = own[own["predictor"] == "linear probe"].set_index("way")
-    chosen, auto = (points(probe.loc[way]) for way in ways(main.choice))
+    probe = own[own["predictor"] == "linear probe"]
+    chosen, auto = (points(probe[probe["way"] == way].iloc[0]) for way in ways(main.choice))
     text = (
         f"In the {main.record['testbed']['name'].replace('-', ' ')}, "
         f"{said(probe['condition'].iloc[0])}, CLIP-ICM's probe gains {auto} points with λ = 1 "
@@ -127,13 +127,6 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     if not any(PAPER_ENCODER in run for run in gains["run"]):
         text += " Not run: the paper's ViT-B/16."
     return Markdown(f'<div class="answer">\n\n{text}\n\n</div>')
-
-
-def points(row: pd.Series) -> str:
-    """Write a gain with its interval, if it has one."""
-    if pd.isna(row["low"]):
-        return f"{row['value']:+.1f}"
-    return f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
 
 
 def headline_caption(runs: Sequence[Results]) -> Markdown:

@@ -82,7 +82,7 @@ def verdicts_of(findings: Mapping[str, Finding]) -> pd.DataFrame:
         The columns of a table of verdicts.
     """
     rows = [
-        row | located(SECTIONS[name])
+        {**row, **located(SECTIONS[name])}
         for name, finding in findings.items()
         for row in finding.claims
     ]
