@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -29,7 +30,10 @@ BROWSER_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-WIDTHS = (1280, 390)
+VIEWS = {1280: "light", 768: "light", 390: "dark"}  # width -> colour scheme of the reader
+WIDTHS = tuple(VIEWS)
+AUDITED = (1280, 390)  # where axe looks: once in each theme
+LARGEST = 1_500_000  # bytes of a page with all that it loads from the site
 RAW_MARKUP = re.compile(
     r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}"
     r"|(?<!\w)\$[^$\n]{1,60}\$(?!\w)",
@@ -180,8 +184,8 @@ def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(executed: Path) -> Path:
-    """Render the project with the executed notebooks, as ``make report`` does."""
-    assert render_report.main(executed) == 0
+    """Render the project with the executed notebooks, as ``make report`` does without Quarto."""
+    assert render_report.main(executed, engine="smalldocs") == 0
     return executed / "_site"
 
 
@@ -220,8 +224,9 @@ def browser() -> Iterator[Any]:
 def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Open every page at every width; note what a reader would meet."""
     found = {}
-    for width in WIDTHS:
-        context = browser.new_context(viewport={"width": width, "height": 900})
+    axe = (files("axe_playwright_python") / "axe.min.js").read_text()
+    for width, scheme in VIEWS.items():
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         for path in sorted(site.rglob("*.html")):
             name = path.relative_to(site).as_posix()
             page = context.new_page()
@@ -240,6 +245,9 @@ def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict
             page.on("request", lambda request, to=requests: to.append(request.url))
             page.goto(f"{address}/{name}", wait_until="networkidle")
             found[name, width] = {"trouble": trouble, "requests": requests, **page.evaluate(LOOK)}
+            if width in AUDITED:
+                page.evaluate(axe)
+                found[name, width]["audit"] = page.evaluate(AUDIT)
             page.close()
         context.close()
     return found
@@ -264,7 +272,22 @@ LOOK = """() => {
     clipped: all('main *').filter(clipped).map((e) => e.outerHTML.slice(0, 80)),
     links: all('a[href]').map((e) => e.href),
     ids: all('[id]').map((e) => e.id),
+    bare: all('main svg').filter((e) => !e.closest('figure.shown figcaption, button, .explorer')
+      && !e.getAttribute('aria-label')).map((e) => e.outerHTML.slice(0, 80)),
+    captions: all('figure.shown').map((e) => e.textContent.trim().slice(0, 60)),
+    uncaptioned: all('main svg').filter((e) => e.getBoundingClientRect().width > 200
+      && !e.closest('.explorer') && !e.closest('figure.shown')).length,
+    hinted: all('.scrolls').every((e) => e.scrollWidth <= e.clientWidth + 1
+      || e.parentElement.classList.contains('overflows')),
+    list: document.getElementById('pages')?.getBoundingClientRect().top,
   };
+}"""
+#: Rows of a table beyond the first are alike, and drawings are one picture each.
+AUDIT = """async () => {
+  const found = await axe.run({exclude: [['svg'], ['math'], ['tbody tr:nth-child(n+5)']]},
+    {resultTypes: ['violations']});
+  return found.violations.filter((v) => ['serious', 'critical'].includes(v.impact))
+    .map((v) => `${v.id}: ${v.nodes[0].html.slice(0, 120)}`);
 }"""
 
 
@@ -305,6 +328,32 @@ class TestPages:
         for where, visit in visits.items():
             assert RAW_MARKUP.findall(visit["text"]) == [], where
 
+    def test_axe_finds_nothing_serious(self, visits: dict) -> None:
+        for (name, width), visit in visits.items():
+            assert visit.get("audit", []) == [], (name, width)
+
+    def test_figures_have_captions_and_wide_tables_say_so(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert visit["bare"] == [], where
+            assert visit["uncaptioned"] == 0, where
+            assert visit["hinted"], where
+        numbers = visits["index.html", 1280]["captions"]
+        assert [text.split(".")[0] for text in numbers if "Figure" in text]
+
+    def test_the_front_page_is_three_screens_before_the_list_of_pages(self, visits: dict) -> None:
+        front = visits["index.html", 1280]
+        assert front["list"] <= 3000
+        assert len(front["text"].split()) <= 1000  # 900, and the menus
+
+    def test_pages_are_light(self, visits: dict, site: Path, address: str) -> None:
+        for (name, width), visit in visits.items():
+            if width == WIDTHS[0]:
+                paths = {urlsplit(url).path for url in visit["requests"] if url.startswith(address)}
+                own = [site / unquote(path).lstrip("/") for path in paths]
+                shared = ("site_libs", "search.json")  # the same on every page
+                size = sum(p.stat().st_size for p in own if not set(p.parts) & set(shared))
+                assert size < LARGEST, (name, size)
+
     def test_pages_fit_their_width(self, visits: dict) -> None:
         for where, visit in visits.items():
             assert visit["overflow"] <= 0, where
@@ -324,6 +373,55 @@ class TestPages:
                         continue
                     assert path in pages, (name, link)
                     assert not fragment or unquote(fragment) in pages[path], (name, link)
+
+    def test_a_reader_sorts_filters_and_links_a_claim(self, address: str, browser: Any) -> None:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/results/claims.html", wait_until="networkidle")
+        table = page.locator("table.sortable", has=page.locator("th", has_text="statement"))
+        page.get_by_label("verdict").select_option("refuted")
+        shown = table.locator("tbody tr:visible")
+        verdicts = shown.locator("td:nth-child(2)").all_text_contents()
+        assert verdicts
+        assert set(verdicts) == {"refuted"}
+        page.get_by_label("verdict").select_option("")
+        table.locator("th", has_text="#").click()
+        page.wait_for_timeout(100)
+        numbers = [int(n) for n in table.locator("tbody td:first-child").all_text_contents()]
+        assert numbers == sorted(numbers, reverse=True)
+        href = table.locator("tbody td:first-child a").first.get_attribute("href")
+        assert page.locator(f"tr{href}").count() == 1
+        page.close()
+
+    def test_a_reader_turns_the_grid_and_enlarges_a_figure(
+        self, address: str, browser: Any
+    ) -> None:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/results/03_ablations.html", wait_until="networkidle")
+        said = page.locator(".explorer output")
+        before = said.text_content()
+        assert re.match(r"K = \d+, λ = \S+: \d+\.\d %", before or "")
+        page.locator(".explorer input[type=range]").first.fill("0")
+        assert said.text_content() != before
+        page.locator(".explorer select[name=predictor]").select_option("zero-shot")
+        assert "Plain" in (said.text_content() or "")
+        page.locator("figure.shown.figure").first.get_by_role("button", name="Enlarge").click()
+        assert page.locator("dialog[open] svg").count() == 1
+        page.keyboard.press("Escape")
+        assert page.locator("dialog").count() == 0
+        folds = page.locator("details.code-fold")
+        assert folds.locator("visible=true").count() == 0
+        page.get_by_role("button", name="Show all code").click()
+        assert folds.first.is_visible()
+        page.close()
+
+    def test_a_printed_page_holds_its_tables(self, address: str, browser: Any) -> None:
+        page = browser.new_page(viewport={"width": 794, "height": 1123})
+        page.goto(f"{address}/results/all_numbers.html", wait_until="networkidle")
+        page.emulate_media(media="print")
+        assert not page.locator("nav").first.is_visible()
+        wide = "all => all.filter((e) => e.scrollWidth > 794).length"
+        assert page.locator("main .scrolls").evaluate_all(wide) == 0
+        page.close()
 
     def test_the_menu_opens_on_a_phone(self, address: str, browser: Any) -> None:
         page = browser.new_page(viewport={"width": 390, "height": 800})

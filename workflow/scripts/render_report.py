@@ -63,9 +63,12 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
     (copy / "_quarto.yml").write_text(site, encoding="utf-8")
 
 
-def render(project: Path) -> int:
-    """Render the site of a project into its ``_site``; return the exit code."""
-    if shutil.which("quarto"):
+def render(project: Path, engine: str | None = None) -> int:
+    """Render the site of a project into its ``_site``; return the exit code.
+
+    The engine is Quarto where it is installed, unless ``"smalldocs"`` is asked for.
+    """
+    if shutil.which("quarto") and engine != "smalldocs":
         return subprocess.run(["quarto", "render", str(project)]).returncode
     from smalldocs.site import build
 
@@ -75,10 +78,11 @@ def render(project: Path) -> int:
     return 1 if warnings else 0
 
 
-def main(root: Path, pages: Sequence[Page] | None = None) -> int:
+def main(root: Path, pages: Sequence[Page] | None = None, engine: str | None = None) -> int:
     """Render the site of the project in `root` into ``_site``; return the exit code.
 
-    Without `pages`, they are those that the settings of the study make.
+    Without `pages`, they are those that the settings of the study make; without `engine`, it is
+    Quarto where it is installed.
     """
     pages = pages_of(read_config(root), root) if pages is None else pages
     if missing := missing_pages(root, pages):
@@ -88,7 +92,7 @@ def main(root: Path, pages: Sequence[Page] | None = None) -> int:
         return 1
     project = root / "cache" / "site"
     copy_project(root, pages, project)
-    code = render(project)
+    code = render(project, engine)
     if (project / "_site").is_dir():
         shutil.rmtree(root / "_site", ignore_errors=True)
         shutil.move(project / "_site", root / "_site")
