@@ -113,11 +113,13 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
         What :func:`~icm_study.report.claims_map.read_claims` gives.
     """
     own = gains_over_plain(main)
-    probe = own[own["predictor"] == "linear probe"]
+    predictor = "linear probe" if "linear probe" in set(own["predictor"]) else "zero-shot"
+    probe = own[own["predictor"] == predictor]
     chosen, auto = (points(probe[probe["way"] == way].iloc[0]) for way in ways(main.choice))
     text = (
         f"In the {main.record['testbed']['name'].replace('-', ' ')}, "
-        f"{said(probe['condition'].iloc[0])}, CLIP-ICM's probe gains {auto} points with λ = 1 "
+        f"{said(probe['condition'].iloc[0])}, CLIP-ICM's {predictor.split()[-1]} gains {auto} "
+        f"points with λ = 1 "
         f"and K from the spectrum, {chosen} with both chosen on source images. "
         f"{gains_answer(gains)}"
     )
@@ -143,23 +145,30 @@ def headline_words(main: Results, gains: pd.DataFrame) -> Markdown:
     """Say what came out of :func:`headline_figure`, and how the probe stands to plain zero-shot."""
     shift, kind = main.shifts[-1], main.kinds[-1]
     last = main.judged().of(condition=shift)
-    against = last.gain(side(f"ICM auto {kind}", "linear probe"), side("plain", "zero-shot"))
+    ours, zero = side(f"ICM auto {kind}", "linear probe"), side("plain", "zero-shot")
+    if not (last.has(ours) and last.has(zero)):
+        return came_out(gains_answer(gains))
+    against = last.gain(ours, zero)
     return came_out(
         f"{gains_answer(gains)} In the first run the probe behind *ICM auto* differs from plain "
         f"zero-shot, which learns nothing from the sources, by {points(against.iloc[0])} points."
     )
 
 
-def strength_caption(results: Results) -> Markdown:
-    """Caption the accuracies by the strength of the shortcut."""
+def strength_caption(results: Results | None) -> Markdown:
+    """Caption the accuracies by the strength of the shortcut, if a run has several."""
+    if results is None:
+        return Markdown("No run of this study has several strengths of the shortcut.")
     return Markdown(
         f"*{badges(limits(results))} Accuracy of the linear probe against the strength ρ of the "
         f"shortcut ({results.n_runs}); bands are 95 % intervals.*"
     )
 
 
-def gains_by_strength(results: Results) -> Markdown:
-    """Say from which strength of the shortcut on the probe gains, under the last shift."""
+def gains_by_strength(results: Results | None) -> Markdown:
+    """Say what the probe gains at each strength of the shortcut, under the last shift."""
+    if results is None:
+        return Markdown("")
     shift, kind = results.shifts[-1], results.kinds[-1]
     last = results.of(condition=shift)
     gains = last.gain(side(f"ICM auto {kind}", "linear probe"), side("plain", "linear probe"))
