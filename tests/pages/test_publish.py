@@ -40,6 +40,12 @@ def bound(body: str) -> Tag:
 
 
 class TestCaptions:
+    def test_folded_code_between_a_figure_and_its_caption_parts_nothing(self) -> None:
+        fold = '<details class="code-fold"><summary>Code</summary><pre>x</pre></details>'
+        main = bound(SMALLDOCS.format(SVG) + fold + CAPTION.format("A line."))
+        assert main.figcaption.get_text() == "Figure 1. A line."
+        assert main.find("details")
+
     @pytest.mark.parametrize("cell", [SMALLDOCS, QUARTO])
     def test_the_caption_behind_a_figure_belongs_to_it(self, cell: str) -> None:
         main = bound(cell.format(SVG) + CAPTION.format("A <b>line</b>.") + "<p>More.</p>")

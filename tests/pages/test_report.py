@@ -404,7 +404,7 @@ class TestPages:
         assert said.text_content() != before
         page.locator(".explorer select[name=predictor]").select_option("zero-shot")
         assert "Plain" in (said.text_content() or "")
-        page.locator("figure.shown.figure").first.get_by_role("button", name="Enlarge").click()
+        page.locator("figure.shown-figure").first.get_by_role("button", name="Enlarge").click()
         assert page.locator("dialog[open] svg").count() == 1
         page.keyboard.press("Escape")
         assert page.locator("dialog").count() == 0

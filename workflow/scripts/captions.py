@@ -49,6 +49,8 @@ def items_of(main: Tag) -> list[list[Tag]]:
     for tag in main.find_all([*GRAPHICS, "table", *TEXT]):
         if tag.find_parent(["table", "svg", "pre", "details", "button"]):
             continue
+        if "code-fold" in tag.get("class", []):  # the code of the cell that says the caption
+            continue
         if tag.name in WRAPPERS and tag.find([*GRAPHICS, "table"]):
             continue
         if tag.name in GRAPHICS and items and items[-1][0].name in GRAPHICS:
@@ -89,7 +91,7 @@ def frame(page: BeautifulSoup, kind: str, number: int, tags: list[Tag], caption:
     """Put what is shown into a ``<figure>``, with its caption: of a table above, else below."""
     said = f"{kind.capitalize()} {number}"
     shown = page.new_tag(
-        "figure", attrs={"class": ["shown", kind], "id": f"{kind}-{number}", "data-number": said}
+        "figure", attrs={"class": ["shown", f"shown-{kind}"], "id": f"{kind}-{number}", "data-number": said}
     )
     label = page.new_tag("a", attrs={"class": "number", "href": f"#{kind}-{number}"})
     label.string = f"{said}."
