@@ -90,9 +90,8 @@ def bind(page: BeautifulSoup, main: Tag) -> None:
 def frame(page: BeautifulSoup, kind: str, number: int, tags: list[Tag], caption: Tag) -> None:
     """Put what is shown into a ``<figure>``, with its caption: of a table above, else below."""
     said = f"{kind.capitalize()} {number}"
-    shown = page.new_tag(
-        "figure", attrs={"class": ["shown", f"shown-{kind}"], "id": f"{kind}-{number}", "data-number": said}
-    )
+    names = {"class": ["shown", f"shown-{kind}"], "id": f"{kind}-{number}", "data-number": said}
+    shown = page.new_tag("figure", attrs=names)
     label = page.new_tag("a", attrs={"class": "number", "href": f"#{kind}-{number}"})
     label.string = f"{said}."
     caption.insert(0, label)
