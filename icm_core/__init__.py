@@ -8,7 +8,8 @@ The five names below are what most users need. The other files, in the order of 
 - ``stiefel``: the paper's gradient descent under an orthonormal constraint;
 - ``projection``: the subspace that interventions leave invariant;
 - ``prediction``: zero-shot and linear probe;
-- ``selection``: predictions at every K and λ, and their grid.
+- ``selection``: predictions at every K and λ, and their grid;
+- ``deploy``: a projection as a torch module, folded into a CLIP, and with a probe in a file.
 """
 
 from icm_core.moments import PairMoments, combine

@@ -19,7 +19,7 @@ all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -73,6 +73,9 @@ class PairMoments:
     ----------
     n_pairs : int
         Number of pairs seen.
+    n_folds : int
+        Number of :meth:`folds` that hold pairs: five, or fewer where there are few
+        different originals.
     C : ndarray of shape (n_features, n_features)
         ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
     S : ndarray of shape (n_features, n_features)
@@ -173,8 +176,9 @@ class PairMoments:
                 self._sum_pairs[fold] += len(rows)
             self._sum_original += block.sum(axis=0)
             self._sum_intervened += block_do.sum(axis=0)
-            for rows, error in zip((block, block_do), errors, strict=True):
-                self._sum_rounding += error * (rows**2).sum() / rows.shape[1] / 2
+            for rows, (relative, absolute) in zip((block, block_do), errors, strict=True):
+                squares = (rows**2).sum() / self.n_features
+                self._sum_rounding += (relative * squares + absolute * len(rows)) / 2
         self.n_pairs += len(original)
         return self
 
@@ -231,6 +235,11 @@ class PairMoments:
         """Variance of the rounding error of an entry of an embedding."""
         return float(self._average(self._sum_rounding))
 
+    @property
+    def n_folds(self) -> int:
+        """Number of folds that hold pairs."""
+        return int(np.count_nonzero(self._sum_pairs))
+
     def folds(self) -> list[Fold]:
         """Hold out a fifth of the pairs at a time.
 
@@ -248,15 +257,14 @@ class PairMoments:
         ValueError
             If all pairs are in the same fold.
         """
-        used = np.flatnonzero(self._sum_pairs)
-        if len(used) < 2:
+        if self.n_folds < 2:
             raise ValueError(
                 f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
                 "different originals, to hold some out. Pass more pairs, or numbers as "
                 "n_components and consistency_weight."
             )
         C, S, folds = self.C, self.S, []
-        for fold in used:
+        for fold in np.flatnonzero(self._sum_pairs):
             C_out, S_out = (
                 self._average(total[fold])
                 for total in (self._sum_outer, self._sum_difference_outer)
@@ -273,9 +281,9 @@ class PairMoments:
         path : path-like
             Where to write; the name is used as given.
         """
-        arrays = {name: getattr(self, f"_{name}") for name in _SUMS}
         with open(path, "wb") as file:
-            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **arrays)
+            named: dict[str, Any] = dict(self.sums())
+            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **named)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> PairMoments:
@@ -311,16 +319,37 @@ class PairMoments:
             raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
         if arrays["format_version"] != _FORMAT_VERSION:
             raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
-        return cls._from_sums(
-            int(arrays["n_pairs"]), *(arrays[name] for name in _SUMS), source=f"{path}"
-        )
+        return cls.from_sums(int(arrays["n_pairs"]), arrays, source=f"{path}")
+
+    def sums(self) -> dict[str, NDArray[np.float64]]:
+        """Give the sums that the moments are the averages of, by name, to be saved."""
+        return {name: getattr(self, f"_{name}") for name in _SUMS}
 
     @classmethod
-    def _from_sums(cls, n_pairs: int, *sums: NDArray[np.float64], source: str) -> PairMoments:
-        """Build moments from their sums, checking that the shapes belong together."""
-        moments = cls(max(np.atleast_1d(sums[0]).shape[-1], 1))
-        for name, values in zip(_SUMS, sums, strict=True):
-            expected = getattr(moments, f"_{name}").shape
+    def from_sums(
+        cls, n_pairs: int, sums: Mapping[str, NDArray[np.float64]], source: str
+    ) -> PairMoments:
+        """Build moments from what :meth:`sums` gave.
+
+        Parameters
+        ----------
+        n_pairs : int
+        sums : mapping of str to ndarray
+        source : str
+            Where they come from, for the message.
+
+        Returns
+        -------
+        PairMoments
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not belong together, or a value is not finite.
+        """
+        moments = cls(max(np.atleast_1d(sums[_SUMS[0]]).shape[-1], 1))
+        for name in _SUMS:
+            values, expected = sums[name], getattr(moments, f"_{name}").shape
             if values.shape != expected or not np.isfinite(values).all() or n_pairs < 0:
                 raise ValueError(
                     f"{source} is damaged: {name} has shape {values.shape} with n_pairs={n_pairs}; "
@@ -451,12 +480,15 @@ def _is_bfloat16(X: Any) -> bool:
     return str(getattr(X, "dtype", "")).endswith("bfloat16")
 
 
-def _rounding_error(given: Any, dtype: np.dtype) -> float:
-    """Variance of the rounding error of a number, relative to its square: as of ±eps/2, uniform."""
+def _rounding_error(given: Any, dtype: np.dtype) -> tuple[float, float]:
+    """Variance of the rounding error of a number, relative to its square, and at least.
+
+    It is as of ±eps/2, uniform; numbers near zero have the spacing of the smallest one.
+    """
     if dtype.kind != "f":
-        return 0.0
+        return 0.0, 0.0
     eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
-    return eps**2 / 12
+    return eps**2 / 12, float(np.finfo(dtype).smallest_subnormal) ** 2 / 12
 
 
 def check_same_columns(X: Any, X_do: Any) -> None:
@@ -465,27 +497,37 @@ def check_same_columns(X: Any, X_do: Any) -> None:
     Parameters
     ----------
     X, X_do : array-like
-        Embeddings of pairs. What has no columns with names is not looked at.
+        Embeddings of pairs: frames, or xarray's arrays, whose second dimension may have a
+        coordinate. What has no columns with names is not looked at.
 
     Raises
     ------
     ValueError
-        If both have string column names, and not the same ones in the same order.
+        If both have column names of one kind (strings, or numbers), and not the same ones in
+        the same order.
     """
-    names, names_do = ([*getattr(part, "columns", [])] for part in (X, X_do))
-    if names == names_do or not all(isinstance(name, str) for name in names + names_do):
-        return
-    if names and names_do:
-        what = "in another order" if sorted(names) == sorted(names_do) else "with other names"
+    names, names_do = (_column_names(part) for part in (X, X_do))
+    if names and names_do and names != names_do:
+        if {type(name) for name in names} != {type(name) for name in names_do}:
+            return  # one of them has the numbers that pandas gives where there are no names
+        what = "in another order" if set(names) == set(names_do) else "with other names"
         raise ValueError(
             f"X_do has the columns of X {what}: X has {_some(names)}, X_do has {_some(names_do)}. "
-            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same, "
-            "or X.to_numpy() and X_do.to_numpy()."
+            "Expected the same ones in the same order: pass X_do[X.columns] if they mean the same "
+            "(of xarray's arrays X_do.reindex_like(X)), or X.to_numpy() and X_do.to_numpy()."
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:4])
+def _column_names(X: Any) -> list[Any]:
+    """Give the names of the columns of a frame or an xarray array, if it has some."""
+    if hasattr(X, "columns"):
+        return [*X.columns]
+    _, *rest = getattr(X, "dims", None) or [None]
+    return [*X.indexes.get(rest[0], [])] if rest else []
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:4]))
     return f"{shown}, … ({len(names)} in all)" if len(names) > 4 else shown
 
 

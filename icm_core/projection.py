@@ -21,12 +21,20 @@ same shares choose λ for the trace objective, without labels.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import os
 import warnings
+from collections.abc import Mapping
 from numbers import Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from safetensors import safe_open
+from safetensors.numpy import save as to_safetensors
 from scipy.linalg import subspace_angles
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -39,6 +47,7 @@ from icm_core.spectrum import (
     auto_consistency_weight,
     auto_n_components,
     generalized_spectrum,
+    held_out_n_components,
     intervention_share,
     quadratic,
     rounding_tolerance,
@@ -51,7 +60,14 @@ __all__ = ["InvariantProjection", "auto_consistency_weight", "auto_n_components"
 SOLVERS = ("closed_form", "gradient")
 #: Values of λ among which "held-out" chooses: 1 suits many pairs, and few need more.
 HELD_OUT_WEIGHTS = 10.0 ** np.arange(0, 2.5, 0.5)
+#: The weight of what is re-drawn on pairs held out: above 1, for what is half re-drawn to lose.
+HELD_OUT_MARGIN = 1.1
+#: With fewer pairs for each dimension, directions that are re-drawn can look kept, see Notes.
+_ENOUGH_PAIRS = 15
 PRECISIONS = (np.float64, np.float32, np.float16)
+_KIND = "invariant projection"
+_FORMAT_VERSION = 1
+_METADATA = "clip_icm"  # one entry, since safetensors keeps several in no fixed order
 _MAX_STEPS = 2000
 _GRADIENT_TOLERANCE = (
     1e-3  # relative to the eigengap: the subspace is then exact to half of this (Davis-Kahan)
@@ -65,9 +81,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ----------
     n_components : int, "auto" or "held-out", default="held-out"
         Dimension K of the subspace. "auto" reads it off the spectrum by
-        :func:`~icm_core.spectrum.auto_n_components`, and counts too many where there
-        are not several pairs for each dimension of the embedding. "held-out" takes the
-        K that does best on pairs that were not fitted on, see Notes.
+        :func:`~icm_core.spectrum.auto_n_components`, and counts too many, with a
+        warning, where there are not many pairs for each dimension of the embedding.
+        "held-out" takes the smallest K that no larger one beats on pairs that were not
+        fitted on, see Notes.
     objective : {"trace", "generalized"}, default="trace"
         ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``.
         ``"generalized"`` solves ``S v = μ C v``, smallest μ first; it ignores
@@ -121,7 +138,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ``intervention_share_``, which is of the pairs fitted on. Each access solves an
         eigenproblem for every fold.
     moments_ : PairMoments
-        The moments of all pairs seen.
+        The moments of all pairs seen. Not there after :meth:`load`, unless they were
+        saved; then nothing can be added by :meth:`partial_fit`, and there is no
+        ``held_out_share_``.
+    made_from_ : dict of str to JSON value
+        What the embeddings of the pairs were made from, as it was told to :meth:`save`;
+        empty after a fit. *weights* is the fingerprint of the encoder: embeddings that
+        say they are of another one are refused.
     n_features_in_ : int
         D. ``feature_names_in_`` is also set when X has string column names.
     n_iter_ : int
@@ -137,13 +160,32 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     **Held out.** The pairs are in five folds (see
     :meth:`~icm_core.moments.PairMoments.folds`). The components of K and λ are
-    estimated without a fold, and judged on it by ``tr A (C - S) Aᵀ``, to which a
-    direction adds as long as less than half of it is re-drawn; where λ is given, by
-    ``tr A (C - λS) Aᵀ``. The choice has the largest sum over the folds, and the
-    projection is then estimated from all pairs. Few pairs show too little change in
-    directions that they leave alone by chance; a larger λ makes up for it, and
-    with ever more pairs λ falls to 1. The gradient solver takes the K and λ of the closed form.
-    To choose both takes 31 eigenproblems instead of one.
+    estimated without a fold, and judged on it by ``tr A (C - 1.1 S) Aᵀ``, to which a
+    direction adds as long as clearly less than half of it is re-drawn; where λ is
+    given, by ``tr A (C - 1.1 λS) Aᵀ``. λ is the one with the largest sum over the
+    folds. K is the smallest that no larger one beats: a larger K must gain, summed over
+    the folds, more than one standard error of its gains in the folds. The projection is
+    then estimated from all pairs. Few pairs show too little change in directions that
+    they leave alone by chance; a larger λ makes up for it, and with ever more pairs λ
+    falls to 1. The gradient solver takes the K and λ of the closed form. To choose both
+    takes 31 eigenproblems instead of one.
+
+    The factor 1.1 is for interventions that *empty* a factor (grey for colour, a word
+    left out) or re-draw it in half of the pairs. Then S = C on it, ``tr A (C - S) Aᵀ``
+    does not tell it from nothing, and the little of the invariant factors that the
+    estimate spills into it would decide to keep it, in every fold. The standard error
+    is for noise: what gains in one fold and loses in the next is no reason for more
+    directions, and a direction of little variance that gains in all is kept. The rule
+    errs towards few directions: where there are fewer pairs than dimensions, it can
+    leave out invariant directions of little variance, and it leaves out those that the
+    intervention re-draws by 45 to 50 %.
+
+    **Auto.** Of directions that are all re-drawn, some look re-drawn by less than half
+    by chance as long as their largest sample correlation with the copies exceeds 1/2:
+    with n pairs in p dimensions it is near ``2 √(p/n (1 - p/n))`` (Wachter 1980, *The
+    limiting empirical measure of multiple discriminant ratios*), which is 1/2 at 15
+    pairs a dimension. With fewer, "auto" is compared with the rule above, which takes
+    five more eigenproblems, and a warning says where K is more than twice as large.
 
     The K that ``consistency_weight="auto"`` finds does not change under an invertible
     map of the embedding (up to `shrinkage`), but the directions of the trace objective
@@ -247,10 +289,12 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            As for :meth:`fit`, or if the number of features differs from that of
-            earlier batches.
+            As for :meth:`fit`, if the number of features differs from that of earlier
+            batches, or if the moments of these were not saved with a loaded projection.
         """
-        return self._fit_pairs(X, X_do, earlier=getattr(self, "moments_", None))
+        is_fitted = hasattr(self, "components_")
+        earlier = self._moments_or_refuse("partial_fit") if is_fitted else None
+        return self._fit_pairs(X, X_do, earlier=earlier)
 
     def fit_moments(self, moments: PairMoments) -> Self:
         """Estimate the projection from moments instead of pairs.
@@ -321,11 +365,176 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         NotFittedError
             If the projection is not fitted.
         ValueError
-            If X has another number of features, or holds NaN or infinity.
+            If X has another number of features, holds NaN or infinity, or says that it
+            is of another encoder, see :meth:`check_encoder`.
         """
         check_is_fitted(self)
+        told = getattr(X, "attrs", {}).get("weights")
+        if isinstance(told, str):
+            self.check_encoder(told)
         embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
         return embeddings @ self.components_.T.astype(embeddings.dtype)
+
+    def inverse_transform(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Put projected embeddings back into the embedding's space.
+
+        After :meth:`transform` this is ``AᵀA f``, the part of f in the invariant
+        subspace. (Where the components are not orthonormal, Aᵀ gives way to the
+        pseudoinverse of A, with which the same holds.)
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_components_)
+            Projected embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_in_)
+            In the precision of X (float32 or float64).
+
+        Raises
+        ------
+        NotFittedError
+            If the projection is not fitted.
+        ValueError
+            If X has another number of columns, or holds NaN or infinity.
+        """
+        check_is_fitted(self)
+        projected = check_array(as_array(X), dtype=[np.float64, np.float32], input_name="X")
+        if projected.shape[1] != self.n_components_:
+            raise ValueError(
+                f"X has {projected.shape[1]} columns; expected the {self.n_components_} that "
+                "transform gives."
+            )
+        is_orthonormal = self.objective == "trace"
+        back = self.components_ if is_orthonormal else np.linalg.pinv(self.components_).T
+        return projected @ back.astype(projected.dtype)
+
+    def check_encoder(self, weights: str) -> None:
+        """Refuse an encoder that the projection was not made for.
+
+        Parameters
+        ----------
+        weights : str
+            The encoder's fingerprint. Tables of embeddings that have it in their
+            attributes (``X.attrs["weights"]``) are checked by :meth:`transform`.
+
+        Raises
+        ------
+        ValueError
+            If ``made_from_`` tells another one. Where it tells none, nothing is checked.
+        """
+        own = self.made_from_.get("weights", weights)
+        if own != weights:
+            name = self.made_from_.get("encoder", "another encoder")
+            raise ValueError(
+                f"The projection was made from embeddings of {name!r} with the fingerprint "
+                f"{own:.12}…; got an encoder with the fingerprint {weights:.12}…, whose embeddings "
+                "mean something else. Embed with the encoder that it was made for, or fit again."
+            )
+
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        made_from: Mapping[str, Any] | None = None,
+        with_moments: bool = False,
+    ) -> None:
+        """Write the fitted projection to a safetensors file, whole or not at all.
+
+        Equal projections give equal bytes. ``components`` is the array A, for readers
+        that know nothing else.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to write; the name is used as given.
+        made_from : mapping of str to JSON value, optional
+            What the pairs were made from, such as the names and fingerprints of encoder
+            (*encoder*, *weights*) and data. By default what ``made_from_`` tells.
+        with_moments : bool
+            Keep the moments too: 10 D² numbers, with which pairs can be added later.
+
+        Raises
+        ------
+        NotFittedError
+            If the projection is not fitted.
+        TypeError
+            If `made_from` holds something else than JSON values.
+        ValueError
+            If moments are asked for and are not there.
+        """
+        check_is_fitted(self)
+        arrays = {
+            "components": self.components_,
+            "eigenvalues": self.eigenvalues_,
+            "intervention_share": self.intervention_share_,
+            "consistency_weight": np.array(self.consistency_weight_),
+        }
+        parameters = {name: _plain(value) for name, value in self.get_params().items()}
+        told = {
+            "parameters": parameters,
+            "auto_n_components": self.auto_n_components_,
+            "feature_names": [*map(str, getattr(self, "feature_names_in_", ()))],
+            "made_from": dict(self.made_from_ if made_from is None else made_from),
+        }
+        if hasattr(self, "objective_path_"):
+            arrays["objective_path"] = np.array(self.objective_path_)
+        if with_moments:
+            moments = self._moments_or_refuse("with_moments=True")
+            told["n_pairs"] = moments.n_pairs
+            arrays |= {f"moments.{name}": values for name, values in moments.sums().items()}
+        write_arrays(path, arrays, {"kind": _KIND, "format_version": _FORMAT_VERSION} | told)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, weights: str | None = None) -> Self:
+        """Read a projection that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        weights : str, optional
+            Fingerprint of the encoder whose embeddings are to be projected.
+
+        Returns
+        -------
+        InvariantProjection
+            Fitted; equal to the bit to the one that was saved. A generator as
+            `random_state` is not kept.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, is no projection, has another format version, or was
+            made from another encoder's embeddings.
+        """
+        arrays, told = read_arrays(path, _KIND, _FORMAT_VERSION)
+        projection = cls(**told["parameters"])
+        projection.components_ = arrays["components"]
+        projection.n_components_, projection.n_features_in_ = projection.components_.shape
+        projection.eigenvalues_ = arrays["eigenvalues"]
+        projection.consistency_weight_ = float(arrays["consistency_weight"])
+        projection.auto_n_components_ = told["auto_n_components"]
+        projection.made_from_ = told["made_from"]
+        projection._share = arrays["intervention_share"]
+        if told["feature_names"]:
+            projection.feature_names_in_ = np.array(told["feature_names"], dtype=object)
+        if "objective_path" in arrays:
+            projection.objective_path_ = arrays["objective_path"]
+            projection.n_iter_ = len(projection.objective_path_) - 1
+        if "n_pairs" in told:
+            sums = {
+                name.removeprefix("moments."): values
+                for name, values in arrays.items()
+                if name.startswith("moments.")
+            }
+            projection.moments_ = PairMoments.from_sums(told["n_pairs"], sums, source=f"{path}")
+        if weights is not None:
+            projection.check_encoder(weights)
+        return projection
 
     def truncate(self, k: int) -> InvariantProjection:
         """Keep the first k components: the projection that a fit with ``n_components=k`` gives.
@@ -364,12 +573,15 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     @property
     def intervention_share_(self) -> NDArray[np.float64]:
         """Share of each component that the intervention re-draws, from the moments of the fit."""
+        if not hasattr(self, "moments_") and hasattr(self, "_share"):
+            return self._share[: self.n_components_]
         return intervention_share(self.components_, self.moments_.C, self.moments_.S)
 
     @property
     def held_out_share_(self) -> NDArray[np.float64]:
         """Share of the first K components that is re-drawn on pairs held out, for every K."""
-        expressed, changed = self._held_out(self.moments_, self.consistency_weight_).sum(axis=1)
+        moments = self._moments_or_refuse("held_out_share_")
+        expressed, changed = self._held_out(moments, self.consistency_weight_).sum(axis=1)
         share = np.divide(
             changed, expressed, out=np.full_like(changed, np.nan), where=expressed > 0
         )
@@ -438,7 +650,16 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.n_components_ = k
         self.eigenvalues_ = eigenvalues
         self.moments_ = moments
+        self.made_from_: dict[str, Any] = {}
         return self
+
+    def _moments_or_refuse(self, what: str) -> PairMoments:
+        if not hasattr(self, "moments_"):
+            raise ValueError(
+                f"{what} needs the moments of the pairs, and the file that this projection was "
+                "loaded from has none. Fit again, or save the fitted one with_moments=True."
+            )
+        return self.moments_
 
     def _spectrum(
         self, C: NDArray[np.float64], S: NDArray[np.float64], weight: float
@@ -481,7 +702,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         k = self.auto_n_components_ if self.n_components == "auto" else self.n_components
         if self._holds_out():
             return self._choose_held_out(moments, k)
-        if self.n_components == "auto" and int(k) > moments.n_pairs / 2:
+        if self.n_components == "auto" and self._is_chance(int(k), moments):
             _warn(
                 f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs: so few "
                 "pairs leave directions alone by chance, and new pairs change them. Pass more "
@@ -489,14 +710,20 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             )
         return int(k)
 
+    def _is_chance(self, k: int, moments: PairMoments) -> bool:
+        """Whether so few pairs were given that most of k components look kept by chance."""
+        if k > moments.n_pairs / 2:
+            return True
+        if moments.n_pairs >= _ENOUGH_PAIRS * moments.n_features or moments.n_folds < 2:
+            return False
+        objective = self._held_out_objective(moments, self.consistency_weight_)
+        return k > 2 * held_out_n_components(objective, _rounding(moments))
+
     def _choose_held_out(self, moments: PairMoments, k: int | str) -> int:
         """Choose K by the held-out objective, if it is not given, and say where that fails."""
         objective = self._held_out_objective(moments, self.consistency_weight_)
         if k == "held-out":
-            total = objective.sum(axis=0)
-            double = np.finfo(np.float64).eps * np.trace(moments.C)
-            rounding = len(total) * (double + moments.rounding)
-            k = int(np.argmax(total >= total.max() - rounding)) + 1
+            k = held_out_n_components(objective, _rounding(moments))
         worse = np.count_nonzero(objective[:, int(k) - 1] <= 0)
         if worse:
             _warn(
@@ -521,10 +748,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return float(total.max() if best else total[int(self.n_components) - 1])
 
     def _held_out_objective(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
-        """``tr A (C - wS) Aᵀ`` on pairs held out, by fold and K; w is λ where that is given."""
+        """``tr A (C - 1.1 wS) Aᵀ`` on pairs held out, by fold and K; w is 1, or λ if given."""
         expressed, changed = self._held_out(moments, weight)
         chosen = self.objective == "generalized" or self.consistency_weight == "held-out"
-        return expressed - (1.0 if chosen else weight) * changed
+        return expressed - HELD_OUT_MARGIN * (1.0 if chosen else weight) * changed
 
     def _held_out(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
         """``tr A C Aᵀ`` and ``tr A S Aᵀ`` on pairs held out, shape (2, n_folds, D)."""
@@ -613,6 +840,120 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"consistency_weight is {self.consistency_weight!r}; expected 'auto', 'held-out' "
                 "or a finite number, at least 0."
             )
+
+
+def _rounding(moments: PairMoments) -> float:
+    """How far rounding alone can move the held-out objective."""
+    double = np.finfo(np.float64).eps * np.trace(moments.C)
+    return moments.n_features * (double + moments.rounding)
+
+
+def write_arrays(
+    path: str | PathLike[str], arrays: Mapping[str, NDArray], told: Mapping[str, Any]
+) -> None:
+    """Write arrays and what is told of them to a safetensors file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+    arrays : mapping of str to ndarray
+    told : mapping of str to JSON value
+        With *kind* and *format_version*; kept as JSON in the metadata, with a checksum of
+        everything.
+
+    Raises
+    ------
+    TypeError
+        If `told` holds something else than JSON values.
+    """
+    path, plain = Path(path), {name: np.array(values, order="C") for name, values in arrays.items()}
+    try:
+        text = json.dumps(dict(told), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"What is told in the file holds something else than JSON values ({error}); expected "
+            "texts, finite numbers, truth values, None, lists and mappings of these."
+        ) from error
+    metadata = f'{{"checksum": "{_checksum(plain, text)}", "told": {text}}}'
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(to_safetensors(plain, {_METADATA: metadata}))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_arrays(
+    path: str | PathLike[str], kind: str, format_version: int
+) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Read what :func:`write_arrays` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+    kind : str
+        What the file should be.
+    format_version : int
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+    told : dict of str to JSON value
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, is of another kind, or has another format version.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist; expected a saved {kind}.") from error
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); expected a saved {kind}. Copy it "
+            "again, or save it again."
+        ) from error
+    try:
+        checked = json.loads(metadata[_METADATA])
+        told = checked["told"]
+        found = told["kind"], told["format_version"]
+        text = json.dumps(told, sort_keys=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say that it is a saved {kind}: it was written by something else. "
+            "Give the file that the method save wrote."
+        ) from error
+    if checked.get("checksum") != _checksum(arrays, text):
+        raise ValueError(
+            f"{path} is damaged: its checksum does not match its contents. Copy it again, or save "
+            "it again."
+        )
+    if found != (kind, format_version):
+        raise ValueError(
+            f"{path} is a saved {found[0]} of format version {found[1]}; expected a saved {kind} "
+            f"of version {format_version}. Give another file, or save it again."
+        )
+    return arrays, told
+
+
+def _checksum(arrays: Mapping[str, NDArray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Give a parameter as a JSON value; a generator has none."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if isinstance(value, np.random.Generator) else value
 
 
 def _with_fixed_signs(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ cells then takes little more than its eigendecompositions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,8 @@ def grid_accuracy(
     Raises
     ------
     ValueError
-        If there is nothing to try, a λ is negative or no finite number, or as
+        If there is nothing to try, a K is neither a whole number from 1 on nor "auto", a λ
+        is negative or no finite number, or as
         :class:`~icm_core.projection.InvariantProjection`.
     """
     X = check_array(
@@ -211,6 +213,7 @@ def grid_accuracy(
     y = np.concatenate([labels for _, labels in evaluate_on.values()])
     ends = np.cumsum([len(labels) for _, labels in evaluate_on.values()])[:-1]
     n_components = default_n_components(X.shape[1]) if n_components is None else n_components
+    _check_values(n_components, consistency_weights)
     given = {int(k) for k in n_components if k != "auto" and int(k) <= X.shape[1]}
     if not (given or "auto" in n_components) or not len(consistency_weights):
         raise ValueError(
@@ -243,3 +246,14 @@ def grid_accuracy(
                 )
             rows += reversed(block)
     return pd.DataFrame(rows)
+
+
+def _check_values(n_components: Sequence[int | str], consistency_weights: Sequence[float]) -> None:
+    sizes = [k for k in n_components if k != "auto" or isinstance(n_components, str)]
+    for name, values, kind, least, wanted in (
+        ("n_components", sizes, Integral, 1, "whole numbers from 1 on, or 'auto'"),
+        ("consistency_weights", consistency_weights, Real, 0, "numbers, at least 0"),
+    ):
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+                raise ValueError(f"{name}: got {value!r}; expected a sequence of {wanted}.")

@@ -6,7 +6,8 @@ of ``C - λS``: a direction is good when the embedding expresses much in it and 
 intervention changes little. The generalised one solves ``S v = μ C v``: a direction is
 good when the intervention re-draws a small share μ of what is expressed in it.
 :func:`auto_n_components` reads the number of good directions off either spectrum, and
-:func:`auto_consistency_weight` reads λ off the second.
+:func:`auto_consistency_weight` reads λ off the second. :func:`held_out_n_components`
+chooses the number by pairs that were held out.
 
 The two agree on how many directions are good. For v'Cv > 0, ``v'(C - λS)v > 0`` says
 that the share of v is below 1/λ, so by Sylvester's law of inertia, with C positive
@@ -175,6 +176,41 @@ def auto_n_components(
         return int(np.argmax(np.diff(np.sort(values)))) + 1 if len(values) > 1 else 1
     rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
     return max(1, int(np.count_nonzero(values > np.maximum(tolerance, rounding))))
+
+
+def held_out_n_components(objective: ArrayLike, rounding: float = 0.0) -> int:
+    """Choose the smallest K that no larger one beats on pairs held out.
+
+    A larger K beats a smaller one where its gain, summed over the folds, exceeds the
+    standard error of that sum: what all folds agree on counts, however small, and what
+    helps one fold and harms the next does not.
+
+    Parameters
+    ----------
+    objective : array-like of shape (n_folds, n_features)
+        On each fold, of the first 1, 2, ... components; larger is better. At least two
+        folds.
+    rounding : float
+        A sum of gains must exceed it, too.
+
+    Returns
+    -------
+    int
+        A number between 1 and ``n_features``.
+
+    Examples
+    --------
+    >>> held_out_n_components([[5.0, 5.2, 5.2], [6.0, 6.1, 6.3], [4.0, 4.2, 4.0]])
+    2
+    """
+    values = np.asarray(objective, dtype=np.float64)
+    n_folds, n_features = values.shape
+    for k in range(1, n_features):
+        gains = values[:, k:] - values[:, [k - 1]]
+        error = np.sqrt(n_folds) * gains.std(axis=0, ddof=1)
+        if not (gains.sum(axis=0) > error + rounding).any():
+            return k
+    return n_features
 
 
 def auto_consistency_weight(shares: ArrayLike) -> float:

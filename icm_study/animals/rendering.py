@@ -211,7 +211,19 @@ def write_folder(
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be written.
     """
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The example cannot be written to {str(root)!r}: {error.strerror}. Name a folder that "
+            "can be made, and no file."
+        ) from error
     for style, shortcut in zip(STYLES, ("aligned", "aligned", "reversed", "reversed"), strict=True):
         latents = sample_latents(
             silhouettes,

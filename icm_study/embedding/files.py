@@ -16,16 +16,15 @@ valid. A run that was killed goes on with the shard it was at.
 
 from __future__ import annotations
 
-import hashlib
 import operator
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,15 +34,18 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_images
+from icm_study.cores import available_cores
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.allocator import give_back_freed_memory
 from icm_study.fingerprint import fingerprint
-from icm_study.photographs.folders import open_image, read_image
+from icm_study.photographs.folders import read_image
+from icm_study.photographs.seen import hash_files
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
 COLUMNS = ("path", "label", "domain")
+BATCH_SIZE = 64
 
 
 def embed_files(
@@ -53,7 +55,7 @@ def embed_files(
     *,
     interventions: Sequence[str] = IMAGE_INTERVENTIONS,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     workers: int | None = None,
 ) -> xr.Dataset:
     """Embed image files and their intervened copies, or open what is stored.
@@ -84,7 +86,8 @@ def embed_files(
         Dimensions ``row`` and ``feature``, rows as in `images`. Variables ``original``
         and, with interventions, ``image`` (the embedding after the intervention);
         coordinates ``path``, ``label`` and ``domain``. The attributes tell what the
-        embeddings were computed from.
+        embeddings were computed from; those of each variable, *weights*, the encoder's
+        fingerprint.
 
     Raises
     ------
@@ -104,52 +107,154 @@ def embed_files(
     >>> images, store = index_folder("PACS"), EmbeddingStore("cache")  # doctest: +SKIP
     >>> table = embed_files(encoder, images, store)  # doctest: +SKIP
     """
-    _check(images, interventions, batch_size, workers)
-    paths = [str(path) for path in images["path"]]
-    reader = _Reader(encoder.resize, tuple(interventions), operator.index(seed))
-    hashes = [_hash(path) for path in tqdm(paths, desc="hashing", unit="image", leave=False)]
-    common = {
-        "weights": encoder.fingerprint,
-        "precision": encoder.precision,
-        "interventions": list(interventions),
-        "seed": reader.seed,
-        "pixels": reader.fingerprint(),
-        "batch_size": batch_size,
-    }
-    shards = _shards(hashes, store.shard_size)
-    keys = [common | {"images": fingerprint(*hashes[shard])} for shard in shards]
-    batches = [
-        [paths[shard][i : i + batch_size] for i in range(0, len(paths[shard]), batch_size)]
-        for shard in shards
-    ]
-    new = [i for i, key in enumerate(keys) if key not in store]
+    _check(images, interventions)
+    paths = images["path"].astype(str).tolist()
+    embedding = Embedding(encoder, tuple(interventions), seed, batch_size, workers)
+    hashes = hash_files(paths, store.root)
     result = {
-        name: np.empty((len(paths), encoder.embedding_dim), np.float32) for name in reader.variables
+        name: np.empty((len(paths), encoder.embedding_dim), np.float32)
+        for name in embedding.reader.variables
     }
-    stored = len(paths) - sum(len(paths[shards[i]]) for i in new)
-
-    with (
-        tqdm(
-            total=len(paths), initial=stored, desc=f"embedding by {encoder.name}", unit="image"
-        ) as bar,
-        _read_ahead(reader, [batch for i in new for batch in batches[i]], workers) as ahead,
-    ):
-        for i, (shard, key) in enumerate(zip(shards, keys, strict=True)):
-            # a stored shard that turns out to be damaged was not read ahead
-            read = (
-                islice(ahead, len(batches[i])) if i in new else map(reader.__getitem__, batches[i])
-            )
-            embedded = store.get(key, partial(_embed_shard, encoder, read, reader.variables, bar))
-            if i in new:
-                for _ in read:  # another process stored this shard in the meantime
-                    pass
-            for name, values in result.items():
-                values[shard] = embedded[name]
+    shards = cut(hashes, store.shard_size)
+    parts = [Shard(paths[rows], hashes[rows]) for rows in shards]
+    for rows, embedded in zip(shards, embedding.run(parts, store), strict=True):
+        for name, values in result.items():
+            values[rows] = embedded[name]
+    told = {"weights": encoder.fingerprint}  # by which a projection of another encoder refuses them
     return xr.Dataset(
-        {name: (("row", "feature"), values) for name, values in result.items()},
+        {name: (("row", "feature"), values, told) for name, values in result.items()},
         {name: ("row", images[name].to_numpy(str)) for name in COLUMNS},
-        common | {"encoder": encoder.name, "images": fingerprint(*hashes)},
+        embedding.key | {"encoder": encoder.name, "images": fingerprint(*hashes)},
     )
+
+
+def count_missing(
+    encoder: Encoder,
+    images: pd.DataFrame,
+    store: EmbeddingStore,
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS,
+) -> int:
+    """Count the images that :func:`embed_files` would embed now, with its other defaults.
+
+    Parameters
+    ----------
+    encoder, images, store, interventions
+        As for :func:`embed_files`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If an image cannot be read.
+    """
+    hashes = hash_files(images["path"].astype(str).tolist(), store.root)
+    key = Embedding(encoder, tuple(interventions)).key
+    return sum(
+        shard.stop - shard.start
+        for shard in cut(hashes, store.shard_size)
+        if key | {"images": fingerprint(*hashes[shard])} not in store
+    )
+
+
+class Shard(NamedTuple):
+    """Images that follow each other in a table and are stored together."""
+
+    paths: Sequence[str]
+    hashes: Sequence[str]
+
+
+def cut(hashes: Sequence[str], size: int) -> list[slice]:
+    """Cut a table of images into shards of at most `size`, by the hashes near each cut only."""
+    shards, start = [], 0
+    for row, digest in enumerate(hashes, start=1):
+        if (
+            row - start == size
+            or row == len(hashes)
+            or int(digest[:16], 16) % max(size // 2, 1) == 0
+        ):
+            shards.append(slice(start, row))
+            start = row
+    return shards
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How image files become embeddings; the parameters are those of :func:`embed_files`.
+
+    Raises
+    ------
+    ValueError
+        If an intervention is unknown, or a size is not positive.
+    """
+
+    encoder: Encoder
+    interventions: tuple[str, ...] = IMAGE_INTERVENTIONS
+    seed: int = 0
+    batch_size: int = 64
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {"batch_size": (self.batch_size, 1), "workers": (self.workers, 0)}
+        for name, (size, least) in sizes.items():
+            if size is not None and operator.index(size) < least:
+                raise ValueError(f"{name} is {size}; expected {least} or more.")
+
+    @cached_property
+    def reader(self) -> _Reader:
+        """What reads the images."""
+        return _Reader(self.encoder.resize, self.interventions, operator.index(self.seed))
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """All that the embeddings depend on, but the images."""
+        return {
+            "weights": self.encoder.fingerprint,
+            "precision": self.encoder.precision,
+            "interventions": list(self.interventions),
+            "seed": self.reader.seed,
+            "pixels": self.reader.fingerprint(),
+            "batch_size": self.batch_size,
+        }
+
+    def run(self, shards: Sequence[Shard], store: EmbeddingStore) -> Iterator[xr.Dataset]:
+        """Embed each shard, or open what is stored, one after the other.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read. Shards that were finished before stay stored.
+        FileNotFoundError
+            If an image does not exist.
+        OSError
+            If the store's directory cannot be written.
+        """
+        keys = [self.key | {"images": fingerprint(*shard.hashes)} for shard in shards]
+        new = [i for i, key in enumerate(keys) if key not in store]
+        n = sum(len(shard.paths) for shard in shards)
+        stored = n - sum(len(shards[i].paths) for i in new)
+        batches = [batch for i in new for batch in self._batches(shards[i])]
+        with (
+            tqdm(
+                total=n, initial=stored, desc=f"embedding by {self.encoder.name}", unit="image"
+            ) as bar,
+            _read_ahead(self.reader, batches, self.workers) as ahead,
+        ):
+            for i, (shard, key) in enumerate(zip(shards, keys, strict=True)):
+                own = self._batches(shard)
+                # a stored shard that turns out to be damaged was not read ahead
+                read = islice(ahead, len(own)) if i in new else map(self.reader.__getitem__, own)
+                compute = partial(_embed_shard, self.encoder, read, self.reader.variables, bar)
+                yield store.get(key, compute)
+                if i in new:
+                    for _ in read:  # another process stored this shard in the meantime
+                        pass
+
+    def _batches(self, shard: Shard) -> list[Sequence[str]]:
+        size = self.batch_size
+        return [shard.paths[i : i + size] for i in range(0, len(shard.paths), size)]
 
 
 class _Reader(Dataset):
@@ -194,6 +299,18 @@ class _Reader(Dataset):
         )
 
 
+def _common(encoder: Encoder, reader: _Reader, batch_size: int) -> dict[str, Any]:
+    """Give what the key of every shard has."""
+    return {
+        "weights": encoder.fingerprint,
+        "precision": encoder.precision,
+        "interventions": list(reader.interventions),
+        "seed": reader.seed,
+        "pixels": reader.fingerprint(),
+        "batch_size": batch_size,
+    }
+
+
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     """Read images as :func:`embed_files` sees them before an intervention.
 
@@ -230,16 +347,11 @@ def _read_resized(
 
 @contextmanager
 def _read_ahead(
-    reader: _Reader, batches: list[list[str]], workers: int | None
+    reader: _Reader, batches: list[Sequence[str]], workers: int | None
 ) -> Iterator[Iterator[Any]]:
     """Read batches in worker processes, a few ahead of their use; end them on leaving."""
     if workers is None:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        workers = min(max(cores // 2, 1), 8)
+        workers = min(max(available_cores() // 2, 1), 8)
     if not batches:
         workers = 0
     give_back_freed_memory()  # else a forked worker keeps a copy of it
@@ -260,7 +372,7 @@ def _read_ahead(
         give_back_freed_memory()
 
 
-def _fits_shared_memory(reader: _Reader, batches: list[list[str]], workers: int) -> bool:
+def _fits_shared_memory(reader: _Reader, batches: list[Sequence[str]], workers: int) -> bool:
     """Tell whether all that workers read ahead fits where they share tensors."""
     if not workers:
         return True
@@ -304,36 +416,7 @@ def _embed_shard(
     )
 
 
-def _shards(hashes: Sequence[str], size: int) -> list[slice]:
-    """Cut a sequence into runs of at most `size`, by the hashes near each cut only."""
-    shards, start = [], 0
-    for row, digest in enumerate(hashes, start=1):
-        if (
-            row - start == size
-            or row == len(hashes)
-            or int(digest[:16], 16) % max(size // 2, 1) == 0
-        ):
-            shards.append(slice(start, row))
-            start = row
-    return shards
-
-
-def _hash(path: str) -> str:
-    try:
-        with open_image(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except PermissionError as error:
-        raise ValueError(
-            f"image {path!r} cannot be read: {error.strerror}. Index the folder again."
-        ) from error
-
-
-def _check(
-    images: pd.DataFrame,
-    interventions: Sequence[str],
-    batch_size: int,
-    workers: int | None,
-) -> None:
+def _check(images: pd.DataFrame, interventions: Sequence[str]) -> None:
     if not isinstance(images, pd.DataFrame):
         raise TypeError(
             f"images must be a DataFrame as index_folder gives; got {type(images).__name__}."
@@ -352,7 +435,3 @@ def _check(
         raise TypeError(
             f"interventions is {interventions!r}; expected a sequence. Write [{interventions!r}]."
         )
-    sizes = {"batch_size": (batch_size, 1), "workers": (workers, 0)}
-    for name, (size, least) in sizes.items():
-        if size is not None and operator.index(size) < least:
-            raise ValueError(f"{name} is {size}; expected {least} or more.")

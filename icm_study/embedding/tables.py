@@ -35,6 +35,8 @@ PAIRS = {
     "oracle": ("original", "oracle"),
     "text": ("caption", "edit"),
 }
+#: Rows that an :class:`Embedder` has in memory before it forgets them: some 200 MB.
+MOST_KNOWN = 100_000
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
 
 
@@ -190,7 +192,7 @@ class Embedder:
         for part in texts or ():
             warn_of_cuts(self.encoder, part)  # also where they are stored already
         embedded = {
-            name: (("row", "feature"), self._stored_texts(part))
+            name: (("row", "feature"), np.concatenate([*self._stored_texts(part)]))
             for name, part in zip(("caption", "edit"), texts or (), strict=False)
         }
         table = embed_files(
@@ -198,24 +200,30 @@ class Embedder:
         )
         return table.assign(embedded)
 
-    def _stored_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def store_texts(self, texts: Sequence[str]) -> None:
+        """Embed texts and store them, as :meth:`pairs` reads them; holds one shard at a time."""
+        for _ in self._stored_texts(texts):
+            pass
+
+    def _stored_texts(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
         """Embed texts, or open what is stored, shard by shard."""
 
         def embed(shard: Sequence[str]) -> xr.Dataset:
             return xr.Dataset({"text": (("row", "feature"), self.texts(shard))})
 
-        parts = []
         size = self.store.shard_size
         for start in tqdm(range(0, len(texts), size), desc="texts", unit="shard", leave=False):
             shard = texts[start : start + size]
-            stored = self.store.get(self.encoder.text_key(*shard), partial(embed, shard))
-            parts.append(stored["text"].to_numpy())
-        return np.concatenate(parts)
+            yield self.store.get(self.encoder.text_key(*shard), partial(embed, shard))[
+                "text"
+            ].to_numpy()
 
     def _once(
         self, keys: Sequence[str], compute: Callable[[NDArray[np.intp]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """Compute the rows whose key is new, in full batches; take the others from memory."""
+        if len(self._known) > MOST_KNOWN:  # what is asked for again is computed again
+            self._known.clear()
         new = list({key: row for row, key in enumerate(keys) if key not in self._known}.values())
         with tqdm(total=len(new), desc=f"embedding by {self.encoder.name}", leave=False) as bar:
             for batch in self._batches(new):

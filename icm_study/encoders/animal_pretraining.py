@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,21 @@ def learning_rate(progress: float) -> float:
 
 
 def train(
-    name: str, folder: Path, *, samples: int, images: int, checkpoint_every: int = 50_000
+    name: str,
+    folder: Path,
+    *,
+    samples: int,
+    images: int,
+    checkpoint_every: int = 50_000,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Train the model `name` and return it as an encoder.
 
     Parameters
     ----------
-    name : {"animal-world", "animal-world-biased"}
+    name : str
+        With a `recipe` of its own any name, which its checkpoint has; otherwise
+        "animal-world" or "animal-world-biased".
     folder : Path
         Where checkpoints are kept.
     samples : int
@@ -97,6 +106,10 @@ def train(
         Distinct images to render; each is seen ``samples / images`` times with fresh captions.
     checkpoint_every : int
         Samples between checkpoints.
+    recipe : mapping, optional
+        *coat_strength*, *scene_strength* and *seed* as in :data:`RECIPES`, and *embed_dim*
+        where the embedding has another dimension than that of the shipped encoders. By
+        default the recipe of the name.
 
     Returns
     -------
@@ -108,16 +121,17 @@ def train(
         If the name is unknown, or `samples` or `images` are fewer than one batch.
     """
     batch_size = TRAINING["batch_size"]
-    if name not in RECIPES:
+    if recipe is None and name not in RECIPES:
         raise ValueError(f"There is no recipe for {name!r}; choose one of {tuple(RECIPES)}.")
     if min(samples, images) < batch_size:
         raise ValueError(
             f"Got samples={samples} and images={images}; expected at least a batch, {batch_size}."
         )
-    recipe = RECIPES[name]
+    recipe = RECIPES[name] if recipe is None else recipe
     torch.manual_seed(recipe["seed"])
-    tokenizer = AnimalTokenizer.from_lexicon(MODEL_CONFIG["text_cfg"]["context_length"])
-    model = build_clip(MODEL_CONFIG, tokenizer.vocab_size)
+    config = MODEL_CONFIG | {"embed_dim": recipe.get("embed_dim", MODEL_CONFIG["embed_dim"])}
+    tokenizer = AnimalTokenizer.from_lexicon(config["text_cfg"]["context_length"])
+    model = build_clip(config, tokenizer.vocab_size)
     model = model.to(memory_format=torch.channels_last)
     encoder = Encoder(name, model, tokenizer, PREPROCESS_CONFIG)
     optimizer = torch.optim.AdamW(
@@ -139,10 +153,13 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+    steps, per_epoch = samples // batch_size, images // batch_size
+    if step >= steps:
+        model.eval()
+        return encoder
 
     pixels, latents = _render_pool(encoder, recipe, images)
     loss_of = ClipLoss()
-    steps, per_epoch = samples // batch_size, images // batch_size
     progress_bar = tqdm(
         total=steps * batch_size, initial=step * batch_size, unit="img", desc=name, mininterval=5
     )
@@ -181,7 +198,7 @@ def train(
     return encoder
 
 
-def _render_pool(encoder: Encoder, recipe: dict[str, Any], n: int) -> tuple[torch.Tensor, Any]:
+def _render_pool(encoder: Encoder, recipe: Mapping[str, Any], n: int) -> tuple[torch.Tensor, Any]:
     silhouettes = load_silhouettes()
     strengths = (recipe["coat_strength"], recipe["scene_strength"])
     latents = sample_latents(silhouettes, "encoder", n=n, seed=recipe["seed"], strengths=strengths)

@@ -205,6 +205,18 @@ class Encoder:
                 out.append(_unit_rows(embedded))
         return np.concatenate(out) if out else np.empty((0, self.embedding_dim), dtype=np.float32)
 
+    def example(self) -> np.ndarray:
+        """Embed the fixed pixels of :func:`~icm_core.deploy.example_pixels`: (D,), unit length."""
+        import torch
+
+        from icm_core.deploy import example_pixels
+
+        size = self.preprocess["size"]
+        pixels = example_pixels((size, size) if isinstance(size, int) else size)
+        with torch.inference_mode(), self._autocast():
+            embedded = self.model.encode_image(pixels.to(self.device), normalize=False)
+        return _unit_rows(embedded)[0]
+
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
 

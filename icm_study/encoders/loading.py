@@ -87,6 +87,57 @@ def load_encoder(
     return Encoder(name, *_load(name), device, precision)
 
 
+def open_clip_arguments(name: str) -> dict[str, Any]:
+    """Give what ``open_clip.create_model`` takes to build an encoder.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`load_encoder` takes it.
+
+    Returns
+    -------
+    dict
+        *model_name*, and *pretrained* and *force_quick_gelu* of what is no local checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If open_clip cannot build it.
+    """
+    if name in (*SHIPPED, PHOTO):
+        raise ValueError(
+            f"open_clip cannot build {name!r}, whose tokenizer is this project's own. Name an "
+            "encoder of open_clip, such as 'ViT-B-16/openai', or a local checkpoint."
+        )
+    path = Path(name).expanduser()
+    if path.exists():
+        folder = path if path.is_dir() else path.parent
+        return {"model_name": f"local-dir:{folder.absolute()}"}
+    import open_clip
+
+    model_name, _, tag = name.partition("/")
+    quick_gelu = (open_clip.get_pretrained_cfg(model_name, tag) or {}).get("quick_gelu", False)
+    return {"model_name": model_name, "pretrained": tag, "force_quick_gelu": quick_gelu}
+
+
+def open_clip_config(encoder: Encoder) -> dict[str, Any]:
+    """Give what open_clip keeps of a model in ``open_clip_config.json``.
+
+    Raises
+    ------
+    ValueError
+        If open_clip cannot build the encoder.
+    """
+    import open_clip
+
+    model_name = open_clip_arguments(encoder.name)["model_name"]
+    return {
+        "model_cfg": open_clip.get_model_config(model_name),
+        "preprocess_cfg": dict(encoder.preprocess),
+    }
+
+
 def _load(name: str) -> Parts:
     if name in SHIPPED:
         return load_shipped(name)
@@ -218,6 +269,14 @@ def _text_config(model_name: str) -> tuple[dict[str, Any], Path | None]:
 def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
     """Advise by what went wrong while a model was built and its weights were read."""
     text, folder = _text_config(model_name)
+    for file in sorted(folder.iterdir()) if folder else []:
+        if file.suffix in OPEN_CLIP_SUFFIXES | OTHER_SUFFIXES and (words := _begins_as_text(file)):
+            what = "a web page (HTML)" if words.startswith("<") else "a text"
+            return (
+                f"{str(file)!r} holds no weights: it is {what}, which a server sends in the place "
+                f"of a file, and begins with {words!r}. Download the file itself, and compare its "
+                "size with the one that is told there."
+            )
     if "TorchScript" in str(error):
         return (
             "the file is a TorchScript archive, a program, and is not run. If you trust where "
@@ -250,6 +309,13 @@ def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
         "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is "
         "their architecture."
     )
+
+
+def _begins_as_text(path: Path) -> str:
+    """Give the first words of a file that is a text; nothing of one that holds weights."""
+    with open(path, "rb") as file:
+        head = " ".join(file.read(100).decode("utf-8", "replace").split())
+    return head[:60] if head.isprintable() and "\ufffd" not in head else ""
 
 
 def _ways_to_a_tokenizer(model_name: str) -> str:

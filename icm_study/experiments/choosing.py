@@ -153,15 +153,17 @@ class LeftOutDomain(Choice):
             )
 
     def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
-        """Fit without each domain in turn."""
-        parts = (task.sources.images, task.held_out.images)
-        return [
-            Fold(
-                task.sources.take(task.sources.images.domain != domain),
-                [part.take(part.domain == domain) for part in parts],
-            )
-            for domain in np.unique(task.sources.images.domain)
-        ]
+        """Fit without each domain in turn, and without the groups that have an image in it."""
+        sources, parts = task.sources.images, (task.sources.images, task.held_out.images)
+        folds = []
+        for domain in np.unique(sources.domain):
+            judged = [part.take(part.domain == domain) for part in parts]
+            fitted = sources.domain != domain
+            for part in judged:
+                if sources.group is not None and part.group is not None:
+                    fitted &= ~np.isin(sources.group, part.group)
+            folds.append(Fold(task.sources.take(fitted), judged))
+        return folds
 
     def accuracy(self, hits: Sequence[NDArray[np.bool_]]) -> float:
         """Pool the hits of all folds: the mean over domains."""

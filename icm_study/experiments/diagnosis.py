@@ -62,11 +62,15 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
     For each factor a ridge regression reads its values (one-hot) from the embedding, with a
-    penalty by cross-validation; it is fitted on half of the tested images (those without a
-    shortcut), on images for image pairs and on captions for text pairs. Of a folder, only
-    the class and the domain are known. With W its weights, the share is
-    ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²`` over rows that W was not fitted on: 0 for no change,
-    1 for an independent draw from the same distribution.
+    penalty by cross-validation, on the tested images (those without a shortcut), on images
+    for image pairs and on captions for text pairs. Of a folder, only the class and the
+    domain are known. Weights that read a factor well would do for the share
+    ``E‖W(f - f_do)‖² / 2E‖W(f - E f)‖²``: 0 for no change, 1 for an independent draw from the
+    same distribution. But those fitted on few images hold noise, in directions that an
+    intervention changes. So each third of the images has a regression of its own, and with
+    V and W, the weights of two, on rows of the last third, the share is
+    ``E⟨V(f - f_do), W(f - f_do)⟩ / 2E⟨V(f - E f), W(f - E f)⟩``: the noise of one, which
+    neither the other nor the rows know, cancels.
 
     Parameters
     ----------
@@ -75,9 +79,9 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns intervention, factor, share, and r2: how well the factor can be read on the
-        other half. Where that is below :data:`READABLE`, the share is NaN: it cannot be
-        told.
+        Columns intervention, factor, share, and r2: how well the factor can be read on a
+        half of the images from the other. Where that is below :data:`READABLE`, or the
+        readings of thirds have nothing in common, the share is NaN: it cannot be told.
     """
     plain = data.tested
     if "shortcut" in plain.coords:
@@ -87,18 +91,19 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
         if not (before in data.source and after in data.source):
             continue
         read = plain if before in plain else data.source
-        # rows may be in an order, such as by domain
-        half = np.random.default_rng(0).permutation(read.sizes["row"]) % 2 == 0
+        pairs = data.source[before].to_numpy(), data.source[after].to_numpy()
         is_source = data.tested is data.source or read is data.source
-        pairs = data.source.isel(row=~half) if is_source else data.source
-        f, f_do = (pairs[name].to_numpy() for name in (before, after))
+        half, thirds = _parts(read, 2), _parts(read, 3)
         for factor in FACTORS:
             if factor not in read.coords or not np.ptp(read[factor].to_numpy()):
                 continue
-            weights, r2 = _read_factor(read, before, factor, half)
-            change = np.square((f - f_do) @ weights).sum(axis=1).mean()
-            spread = np.square((f - f.mean(axis=0)) @ weights).sum(axis=1).mean()
-            share = change / (2 * spread) if r2 >= READABLE else np.nan
+            X, values = read[before].to_numpy(), read[factor].to_numpy()
+            _, r2 = read_factor(X, values, half == 0)
+            share = np.nan
+            if r2 >= READABLE:
+                onehot = _onehot(values)
+                weights = [_reader(X, onehot, thirds == part).coef_.T for part in range(3)]
+                share = _share(pairs, weights, thirds if is_source else None)
             rows.append({"intervention": intervention, "factor": factor, "share": share, "r2": r2})
     return pd.DataFrame(rows)
 
@@ -170,12 +175,48 @@ def diagnose(worlds: Sequence[EmbeddedData]) -> pd.DataFrame:
     return table.astype({"value": float})
 
 
-def _read_factor(
-    table: xr.Dataset, variable: str, factor: str, half: NDArray[np.bool_]
+def _parts(table: xr.Dataset, n: int) -> NDArray[np.integer]:
+    """Deal the rows, which may be in an order, out to n parts; a group goes to one part."""
+    rows = np.arange(table.sizes["row"])
+    group = table["group"].to_numpy() if "group" in table.coords else rows
+    names, number = np.unique(group, return_inverse=True)
+    return np.random.default_rng(0).permutation(len(names))[number] % n
+
+
+def _onehot(values: NDArray[np.integer]) -> NDArray[np.floating]:
+    return np.eye(values.max() + 1)[values]
+
+
+def _reader(X: NDArray[np.floating], Y: NDArray[np.floating], rows: NDArray[np.bool_]) -> RidgeCV:
+    """Fit a ridge regression that reads Y from X on some rows."""
+    return RidgeCV(alphas=np.square(X).sum() / X.shape[1] * PENALTIES).fit(X[rows], Y[rows])
+
+
+def _share(
+    pairs: tuple[NDArray[np.floating], NDArray[np.floating]],
+    weights: Sequence[NDArray[np.floating]],
+    thirds: NDArray[np.integer] | None,
+) -> float:
+    """Share of what weights of three thirds read that an intervention changes.
+
+    Two of the weights at a time, on the rows of the last third; on all where no row of the
+    pairs was fitted on.
+    """
+    f, f_do = pairs
+    change, spread = f - f_do, f - f.mean(axis=0)
+    of_change = of_spread = 0.0
+    for part in range(3):
+        one, other = (reads for third, reads in enumerate(weights) if third != part)
+        rows = slice(None) if thirds is None else thirds == part
+        of_change += np.sum((change[rows] @ one) * (change[rows] @ other))
+        of_spread += np.sum((spread[rows] @ one) * (spread[rows] @ other))
+    return max(of_change / (2 * of_spread), 0.0) if of_spread > 0 else np.nan
+
+
+def read_factor(
+    X: NDArray[np.floating], values: NDArray[np.integer], half: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], float]:
     """Weights (D, n_values) that read a factor, fitted on one half, and R² on the other."""
-    X, values = table[variable].to_numpy(), table[factor].to_numpy()
-    onehot = np.eye(values.max() + 1)[values]
-    scale = np.square(X).sum() / X.shape[1]
-    ridge = RidgeCV(alphas=scale * PENALTIES).fit(X[half], onehot[half])
-    return ridge.coef_.T, float(ridge.score(X[~half], onehot[~half]))
+    onehot = _onehot(values)
+    reader = _reader(X, onehot, half)
+    return reader.coef_.T, float(reader.score(X[~half], onehot[~half]))

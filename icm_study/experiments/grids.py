@@ -55,9 +55,6 @@ class GridOptions:
     n_pairs: int | None = None
 
 
-@threadpool_limits.wrap(
-    limits=1, user_api="blas"
-)  # the matrices are too small to gain from threads
 def grid_on_targets(
     bed: TestBed, data: EmbeddedData, intervention: str, options: GridOptions, seed: int
 ) -> pd.DataFrame:
@@ -86,34 +83,45 @@ def grid_on_targets(
     ValueError
         If the probe is unknown, there is nothing to try, or there are not that many pairs.
     """
-    rows = []
-    for target in bed.targets():
-        split = bed.split(data, target, seed)
-        held_out, label = split.held_out, split.held_out["label"].to_numpy()
-        kinds = {
-            name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
-            for name, variable in JUDGED_ON.items()
-        }
-        sets = {
-            name: (held_out[variable].to_numpy(), label)
-            for name, variable in kinds.items()
-            if variable in held_out
-        }
-        sets |= {
-            name: (test["original"].to_numpy(), test["label"].to_numpy())
-            for name, test in split.tests.items()
-        }
-        grid = grid_accuracy(
-            pair_moments(_some(split, options.n_pairs, seed), intervention),
-            paths(split, options.probe, options.probe_C),
-            sets,
-            n_components=options.n_components,
-            consistency_weights=options.consistency_weights,
-            projection=options.projection,
-        )
-        grid[list(sets)] *= 100
-        rows.append(grid.assign(target=target or "none", intervention=intervention, seed=seed))
-    return pd.concat(rows, ignore_index=True)
+    splits = _splits(bed, data, seed)
+    grids = [_grid_on(*one, intervention, options, seed) for one in splits.items()]
+    return pd.concat(grids, ignore_index=True)
+
+
+def _splits(bed: TestBed, data: EmbeddedData, seed: int) -> dict[str, Split]:
+    return {target or "none": bed.split(data, target, seed) for target in bed.targets()}
+
+
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # the matrices are too small to gain from threads
+def _grid_on(
+    target: str, split: Split, intervention: str, options: GridOptions, seed: int
+) -> pd.DataFrame:
+    held_out, label = split.held_out, split.held_out["label"].to_numpy()
+    kinds = {
+        name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
+        for name, variable in JUDGED_ON.items()
+    }
+    sets = {
+        name: (held_out[variable].to_numpy(), label)
+        for name, variable in kinds.items()
+        if variable in held_out
+    }
+    sets |= {
+        name: (test["original"].to_numpy(), test["label"].to_numpy())
+        for name, test in split.tests.items()
+    }
+    grid = grid_accuracy(
+        pair_moments(_some(split, options.n_pairs, seed), intervention),
+        paths(split, options.probe, options.probe_C),
+        sets,
+        n_components=options.n_components,
+        consistency_weights=options.consistency_weights,
+        projection=options.projection,
+    )
+    grid[list(sets)] *= 100
+    return grid.assign(target=target, intervention=intervention, seed=seed)
 
 
 def grids_over(
@@ -135,10 +143,12 @@ def grids_over(
     DataFrame
         The rows of :func:`grid_on_targets`.
     """
+    splits = {seed: _splits(bed, embedded, seed) for seed, embedded in data.items()}
     grids = [
-        grid_on_targets(bed, embedded, kind, options, seed)
+        _grid_on(*one, kind, options, seed)
         for kind in kinds
-        for seed, embedded in data.items()
+        for seed in data
+        for one in splits[seed].items()
     ]
     return pd.concat(grids, ignore_index=True)
 
@@ -174,6 +184,47 @@ def grids_by_pairs(
         for n in [*(n for n in n_pairs if n < every), every]
     ]
     return pd.concat(grids, ignore_index=True)
+
+
+def probes_by_penalty(
+    bed: TestBed,
+    data: Mapping[int, EmbeddedData],
+    kinds: Sequence[str],
+    penalties: Sequence[float],
+) -> pd.DataFrame:
+    """Accuracy of the linear probe at several penalties, behind the projection and without it.
+
+    For the projection λ is 1 and K the number of positive eigenvalues.
+
+    Parameters
+    ----------
+    bed, data, kinds
+        As for :func:`grids_over`.
+    penalties : sequence of float
+        Values of C, the inverse penalty.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`to_conditions`, with columns C; side (``"ICM"`` or ``"plain"``); and
+        penalty, C in words, or ``"chosen"``: of each side that which is best on intervened
+        source images, of equals the strongest.
+    """
+    whole = next(iter(data.values())).source.sizes["feature"]  # so many directions change nothing
+    options = GridOptions(["auto", whole], [1.0])
+    every = pd.concat(
+        [
+            grids_over(bed, data, kinds, replace(options, probe_C=C)).assign(C=C)
+            for C in sorted(penalties)
+        ]
+    )
+    every = every[every["predictor"] == "linear probe"]
+    rows = []
+    for side, mask in {"ICM": every["auto"], "plain": every["K"] == whole}.items():
+        part = every[mask].assign(side=side)
+        rows.append(part.assign(penalty=part["C"].map("{:g}".format)))
+        rows.append(choose(part, "intervened").drop(columns="choice").assign(penalty="chosen"))
+    return to_conditions(pd.concat(rows, ignore_index=True))
 
 
 def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:

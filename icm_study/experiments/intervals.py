@@ -1,11 +1,15 @@
-"""From runs to an interval: of a mean or of a paired difference, over seeds or over images.
+"""From runs to an interval: of a mean or of a paired difference, over seeds, images or groups.
 
 Two things can vary from one run to the next, and an interval says for which of them it
 speaks. In the animal world each seed draws new images, so runs with different seeds are
 independent, and the interval is over the *seeds*: Student's t, and never narrower than
 the images of the runs alone would make it. A folder of photographs is what it is: seeds
 only split it anew, every run is tested on the same target images, and the interval is
-over the *images*, as if others of the same domains had been taken.
+over the *images*, as if others of the same domains had been taken. Images that belong together
+(frames of a burst, pictures of one patient) are no such others: then it is over the
+*groups*, each of which counts as one image. That is as wide as it takes if all images of
+a group were always classified alike, and wider than it takes if they are not: how alike
+they are cannot be known well enough from a few groups.
 
 Over images the interval of one accuracy is Clopper and Pearson's, which covers the truth
 at least as often as it says, down to a single image. A mean over domains combines the
@@ -23,7 +27,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-OVER = ("seeds", "images")
+from icm_study.experiments.clusters import effective_size
+
+OVER = ("seeds", "images", "groups")
 #: Mean, low and high.
 Interval = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
 
@@ -229,12 +235,13 @@ def aggregate(table: pd.DataFrame, by: Sequence[str], *, over: str = "seeds") ->
         grid, there is an interval over seeds only, from their spread alone.
     by : sequence of str
         Columns to keep apart.
-    over : {"seeds", "images"}
+    over : {"seeds", "images", "groups"}
         What the interval speaks for. ``"seeds"``: Student's t, and no narrower than the
         images of all runs make it; targets of one seed share training images, so they are
         averaged first. With a single seed there is no interval (NaN). ``"images"``: over
         the test images of each target, which are independent of each other; seeds tested
-        on the same images count as one.
+        on the same images count as one. ``"groups"``: the same, and images of one group
+        count as one.
 
     Returns
     -------
@@ -251,6 +258,8 @@ def aggregate(table: pd.DataFrame, by: Sequence[str], *, over: str = "seeds") ->
     if "correct" in table:
         hits = [int.from_bytes(row).bit_count() for row in table["correct"]]
         runs = runs.assign(n=table["n"], hit=hits / table["n"])
+    if "group" in table:
+        runs = runs.assign(members=table["group"])
     pooled = _pool(runs, by, over, 0.95)
     return pooled.assign(low=pooled["low"].clip(lower=0), high=pooled["high"].clip(upper=100))
 
@@ -275,7 +284,7 @@ def contrast(
         "predictor": "linear probe", "choice": "intervened"}``.
     by : sequence of str
         Columns to keep apart.
-    over : {"seeds", "images"}
+    over : {"seeds", "images", "groups"}
         What the interval speaks for, see :func:`aggregate`.
     level : float
         Coverage of the interval.
@@ -321,6 +330,8 @@ def contrast(
         gains = [(a & ~b).bit_count() for a, b in zip(ours, theirs, strict=True)]
         losses = [(b & ~a).bit_count() for a, b in zip(ours, theirs, strict=True)]
         runs = runs.assign(n=first["n"], gained=gains / first["n"], lost=losses / first["n"])
+    if "group" in table:
+        runs = runs.assign(members=first["group"])
     pooled = _pool(runs.reset_index(), by, over, level)
     return pooled.assign(side=", ".join(side.values()), against=", ".join(against.values()))
 
@@ -332,17 +343,22 @@ def _pool(runs: pd.DataFrame, by: Sequence[str], over: str, level: float) -> pd.
     ----------
     runs : DataFrame
         Columns `by`, target, seed and value (percent); where it is known which images were
-        classified correctly, n, and hit or gained and lost (shares of the n images).
+        classified correctly, n, and hit or gained and lost (shares of the n images); where
+        images come in groups, members (see
+        :func:`~icm_study.experiments.clusters.pack_groups`).
     by, over, level
         As for :func:`contrast`.
     """
     if over not in OVER:
         raise ValueError(f"over={over!r} is unknown; choose one of {OVER}.")
-    if over == "images" and "n" not in runs:
-        raise ValueError("over='images' needs the column correct; the table has none.")
+    for kind, column, needed in (("images", "correct", "n"), ("groups", "group", "members")):
+        if over == kind and needed not in runs:
+            raise ValueError(f"over={over!r} needs the column {column}; the table has none.")
     runs = runs.assign(group=runs.groupby(list(by), sort=False, dropna=False).ngroup())
     _check_whole(runs, by)
-    if over == "images":
+    if over == "groups":
+        runs = runs.assign(n=effective_size(runs))
+    if over != "seeds":
         shares = [name for name in ("n", "hit", "gained", "lost") if name in runs]
         alike = runs.groupby(["group", "target"])[shares].mean()  # tested on the same images
         value, low, high = _over_images(alike.reset_index(), level)

@@ -42,7 +42,7 @@ class Results:
 
     @property
     def over(self) -> str:
-        """What an interval speaks for, ``"seeds"`` or ``"images"``."""
+        """What an interval speaks for, ``"seeds"``, ``"images"`` or ``"groups"``."""
         return self.record["testbed"]["over"]
 
     @property

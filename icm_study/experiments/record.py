@@ -23,7 +23,7 @@ import yaml
 from IPython import get_ipython
 
 from icm_study.experiments.names import check_names
-from icm_study.experiments.settings import NOTEBOOKS, check_settings
+from icm_study.experiments.settings import ANIMALS, NOTEBOOKS, check_no_animals, check_settings
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -32,7 +32,7 @@ PACKAGES = ("clip-icm", "numpy", "scipy", "scikit-learn", "torch", "torchvision"
 
 
 #: Parameters that name where things are kept: no part of what a run is.
-FILES = ("cache", "tables", "results", "claims", "projection", "example")
+FILES = ("cache", "tables", "results", "claims", "projection", "example", "parts")
 
 
 def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
@@ -66,6 +66,9 @@ def parameters(notebook: str, folder: str | Path = ".") -> dict[str, Any]:
         if cell.startswith("# Parameters\n"):  # papermill's own cell
             check_names(assigned(cell), known, notebook)
     given = checked(notebook, {name: namespace[name] for name in known})
+    if given.get("dataset", ANIMALS) != ANIMALS:
+        changed = [name for name, usual in known.items() if namespace[name] != usual]
+        check_no_animals(changed, notebook)
     namespace.update(given)
     return given
 
@@ -85,7 +88,7 @@ def checked(notebook: str, given: Mapping[str, Any]) -> dict[str, Any]:
     files = {name: _expanded(value) for name, value in given.items() if name in FILES}
     for name in ("results", "claims", "projection"):
         if isinstance(files.get(name), str):
-            _check_writable(name, Path(files[name]))
+            check_writable(name, Path(files[name]))
     return {name: {**settings, **files}[name] for name in given}
 
 
@@ -131,7 +134,7 @@ def _expanded(value: Any) -> Any:
     return [_expanded(path) for path in value] if isinstance(value, list) else value
 
 
-def _check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: Path) -> None:
     """Find out now, and not after all the work, whether a file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +157,7 @@ def write_table(table: pd.DataFrame, path: str | Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        table.to_parquet(aside, index=False)
+        table.to_parquet(aside, index=False, write_page_checksum=True)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -194,7 +197,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         If there is no such file.
     """
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -310,10 +313,9 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     )
     notebook = Path(joined["command"].split()[1]).stem
     joined["command"] = repeat_command(notebook, joined["parameters"])
-    joined["diagnosis"] = {
-        name: [value for record in records for value in record["diagnosis"][name]]
-        for name in records[0].get("diagnosis", {})
-    }
+    diagnoses = [pd.DataFrame(record.get("diagnosis", {})) for record in records]
+    # runs on the same images, with other targets, have the same
+    joined["diagnosis"] = pd.concat(diagnoses).drop_duplicates().to_dict("list")
     table = pd.concat(tables, ignore_index=True)
     table.attrs = joined
     return table

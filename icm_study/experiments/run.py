@@ -9,25 +9,24 @@ instead of the sources, and measured on the other, at the setting that is best t
 
 from __future__ import annotations
 
-import json
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
-from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, REFERENCE, Choice, Fold
+from icm_study.experiments.choosing import CHOICES
+from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.task import Task, make_task
-from icm_study.methods.base import Method
+from icm_study.experiments.trial import Judge, Trial
 from icm_study.methods.registry import METHODS, Entry, Grid, check_methods, check_names
 from icm_study.methods.sources import Images, Sources
 from icm_study.testbeds.base import TestBed
@@ -38,9 +37,6 @@ ICM_AND_PLAIN = (
     "ICM image", "ICM text", "ICM image+text", "ICM oracle",
     "ICM auto image", "ICM auto text", "ICM auto image+text", "ICM auto oracle",
 )  # fmt: skip
-Hits = dict[
-    str, NDArray[np.bool_]
-]  # predictor -> for each image, whether it is classified correctly
 
 
 @dataclass(frozen=True)
@@ -108,8 +104,8 @@ def run(
     Raises
     ------
     ValueError
-        If there is nothing to run, a seed or world is given twice, or a target is unknown;
-        before anything is embedded.
+        If there is nothing to run, a seed or world is given twice, a target is unknown, or
+        the data cannot be divided; before anything is embedded.
     """
     plan = plan or Plan()
     check_seeds(seeds)
@@ -119,6 +115,8 @@ def run(
     runs = [
         (bed, seed, target) for bed in beds for seed in seeds for target in bed.targets(targets)
     ]
+    for bed, seed in product(beds, seeds):
+        bed.check_splits(bed.targets(targets), seed)
     tables = []
     data: EmbeddedData | None = None
     embedded: tuple[Any, ...] = ()
@@ -159,11 +157,14 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     -------
     DataFrame
         One row for each method, predictor, choice and condition. Columns method, family,
-        predictor, choice (``"none"`` for a method with one setting), setting (JSON), K and
+        predictor, choice (``"none"`` for a method with one setting), judged_by (the probe
+        whose accuracy the choice went by: ``"itself"``, or ``"least squares"`` on sources
+        above :data:`~icm_study.experiments.trial.LARGE`), setting (JSON), K and
         consistency_weight (of a projection), fit_seconds, n_parameters, condition, n, value
         (accuracy in percent) and correct (bits, see
-        :func:`~icm_study.experiments.intervals.unpack`). The seconds alone differ from run
-        to run.
+        :func:`~icm_study.experiments.intervals.unpack`); where images come in groups also
+        group (see :func:`~icm_study.experiments.clusters.pack_groups`). The seconds alone
+        differ from run to run.
 
     Warns
     -----
@@ -193,7 +194,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
             except ValueError as error:  # such as a class with one image, not to be halved
                 errors[f"What {name!r} reaches when trained on half of the target"] = error
             rows += [
-                {"method": name, "family": METHODS[name].family} | row | _measured(hits, condition)
+                {"method": name, "family": METHODS[name].family}
+                | row
+                | _measured(hits, condition, task.tests[condition])
                 for row, tests in measured
                 for condition, hits in tests.items()
             ]
@@ -203,189 +206,6 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     for line in said:
         warnings.warn(line, stacklevel=2)
     return pd.DataFrame(rows)
-
-
-class Judge:
-    """The ways of choosing on one task, whose folds are made once for all methods.
-
-    Raises
-    ------
-    ValueError
-        If a choice cannot be made on the task.
-    """
-
-    def __init__(self, task: Task, choices: Sequence[Choice]) -> None:
-        self.task = task
-        self.choices = choices
-        self._folds: dict[tuple[str, frozenset[str]], list[Fold]] = {}
-        for choice in choices:
-            choice.check(task)
-
-    def folds(self, choice: Choice, sees: frozenset[str]) -> list[Fold]:
-        """Give what a method that sees some kinds of interventions is fitted and judged on."""
-        key = choice.name, sees & {"image", "oracle"}
-        if key not in self._folds:
-            self._folds[key] = choice.folds(self.task, key[1])
-        return self._folds[key]
-
-    def measure(self, method: Method) -> dict[str, Hits]:
-        """Give the hits of a fitted method under each condition."""
-        return {
-            condition: hits_of(method, [images], self.task.candidates.get(condition))
-            for condition, images in self.task.tests.items()
-        }
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A setting, fitted on all sources, and its accuracy by each choice and predictor."""
-
-    setting: dict[str, Any]
-    method: Method
-    seconds: float
-    accuracy: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A method with its settings and a random state."""
-
-    name: str
-    entry: Entry
-    given: Grid | None
-    seed: int
-
-    def chosen(self, judge: Judge) -> Iterator[tuple[dict[str, Any], Hits]]:
-        """Give, for each predictor and choice, the row of the best setting and its hits."""
-        settings = self.entry.settings(judge.task.sources.prompts.shape[1], self.given)
-        choices = judge.choices if len(settings) > 1 else []
-        fitted = self._each(settings, lambda setting: self._fit(setting, judge, choices))
-        measured: dict[int, dict[str, Hits]] = {}  # by the place of the setting
-        for predictor in fitted[0].method.n_parameters_:
-            for choice in [one.name for one in choices] or [NOT_CHOSEN]:
-                place = 0
-                if choice != NOT_CHOSEN:
-                    place = int(np.argmax([one.accuracy[choice][predictor] for one in fitted]))
-                if place not in measured:
-                    measured[place] = judge.measure(fitted[place].method)
-                hits = {name: of[predictor] for name, of in measured[place].items()}
-                yield self._row(fitted[place], predictor, choice), hits
-
-    def trained_on_target(self, task: Task) -> Iterator[tuple[dict[str, Any], Hits]]:
-        """Fit on each half of the target and measure on the other, at the setting best there."""
-        if not self.entry.on_target or task.target not in task.tests:
-            return
-        target = task.tests[task.target]
-        halves = train_test_split(
-            np.arange(len(target)), test_size=0.5, stratify=target.label, random_state=self.seed
-        )
-
-        def attempt(setting: dict[str, Any]) -> tuple[Fitted, Hits]:
-            start = time.perf_counter()
-            methods = [
-                self._make(setting).fit(self._asked(task.sources.labelled(target.take(half))))
-                for half in halves
-            ]
-            seconds = (time.perf_counter() - start) / len(halves)
-            hits = {name: np.empty(len(target), dtype=bool) for name in methods[0].n_parameters_}
-            for method, half in zip(methods, reversed(halves), strict=True):
-                for predictor, correct in hits_of(method, [target.take(half)]).items():
-                    hits[predictor][half] = correct
-            return Fitted(setting, methods[0], seconds, {}), hits
-
-        settings = self.entry.settings(task.sources.prompts.shape[1], self.given)
-        tried = self._each(settings, attempt)
-        for predictor in tried[0][0].method.n_parameters_:
-            best, hits = max(tried, key=lambda one: one[1][predictor].mean())
-            yield self._row(best, predictor, REFERENCE), {task.target: hits[predictor]}
-
-    def _fit(self, setting: dict[str, Any], judge: Judge, choices: Sequence[Choice]) -> Fitted:
-        sources = self._asked(judge.task.sources)
-        sources.shared.borrowed_seconds()
-        start = time.perf_counter()
-        method = self._make(setting).fit(sources)
-        seconds = time.perf_counter() - start + sources.shared.borrowed_seconds()
-        accuracy: dict[str, dict[str, float]] = {}
-        for choice in choices:
-            judged = []
-            for fold in judge.folds(choice, method.sees_interventions):
-                own = fold.sources is judge.task.sources
-                fitted = method if own else self._make(setting).fit(self._asked(fold.sources))
-                judged.append(hits_of(fitted, fold.judged))
-            accuracy[choice.name] = {
-                name: choice.accuracy([hits[name] for hits in judged]) for name in judged[0]
-            }
-        return Fitted(setting, method, seconds, accuracy)
-
-    def _make(self, setting: dict[str, Any]) -> Method:
-        method = self.entry.make(**setting)
-        takes_seed = "random_state" in method.get_params()
-        return method.set_params(random_state=self.seed) if takes_seed else method
-
-    def _asked(self, sources: Sources) -> Sources:
-        """Ask for the predictors that are reported of this method."""
-        names = self.entry.predictors or self._make({}).predictors
-        asked = tuple(name for name in sources.predictors if name in names)
-        if not asked:
-            raise ValueError(
-                f"it answers by {' and '.join(names)} only, and the tests have classes that the "
-                "sources have not, which zero-shot alone can tell."
-            )
-        return replace(sources, predictors=asked)
-
-    def _each(
-        self, settings: Sequence[dict[str, Any]], attempt: Callable[[dict[str, Any]], Any]
-    ) -> list[Any]:
-        """Try every setting; those that cannot be fitted are left out, unless none can."""
-        tried, errors = [], []
-        for setting in settings:
-            try:
-                tried.append(attempt(setting))
-            except ValueError as error:
-                errors.append(error)
-        if not tried:
-            raise errors[0]
-        if errors:
-            warnings.warn(
-                f"{len(errors)} of the {len(settings)} settings of {self.name!r} are left out: "
-                f"{errors[0]}",
-                stacklevel=2,
-            )
-        return tried
-
-    def _row(self, fitted: Fitted, predictor: str, choice: str) -> dict[str, Any]:
-        method = fitted.method
-        return {
-            "predictor": predictor, "choice": choice, "setting": json.dumps(fitted.setting),
-            "K": getattr(method, "n_components_", np.nan),
-            "consistency_weight": getattr(method, "consistency_weight_", np.nan),
-            "fit_seconds": fitted.seconds, "n_parameters": method.n_parameters_[predictor],
-        }  # fmt: skip
-
-
-def hits_of(
-    method: Method, parts: Sequence[Images], among: NDArray[np.integer] | None = None
-) -> Hits:
-    """For each predictor, whether each image is classified correctly.
-
-    Parameters
-    ----------
-    method : Method
-        Fitted.
-    parts : sequence of Images
-    among : ndarray of int, optional
-        The labels to choose among.
-    """
-    hits: dict[str, list[NDArray[np.bool_]]] = {}
-    for images in parts:
-        if not len(images):
-            continue
-        for name, scores in method.scores(images).items():
-            if among is not None:
-                rest = np.setdiff1d(np.arange(scores.shape[1]), among)
-                scores[:, rest] = -np.inf
-            hits.setdefault(name, []).append(scores.argmax(axis=1) == images.label)
-    return {name: np.concatenate(part) for name, part in hits.items()}
 
 
 def _can_be_fitted(entry: Entry, sources: Sources) -> bool:
@@ -399,8 +219,9 @@ def _can_be_fitted(entry: Entry, sources: Sources) -> bool:
     return method.sees_interventions <= has
 
 
-def _measured(correct: NDArray[np.bool_], condition: str) -> dict[str, Any]:
-    return {
+def _measured(correct: NDArray[np.bool_], condition: str, images: Images) -> dict[str, Any]:
+    measured = {
         "condition": condition, "n": len(correct), "value": 100 * float(correct.mean()),
         "correct": pack(correct),
     }  # fmt: skip
+    return measured if images.group is None else measured | {"group": pack_groups(images.group)}

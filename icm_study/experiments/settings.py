@@ -8,8 +8,9 @@ whole numbers where a fraction is wanted become fractions, and a path that begin
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -38,12 +39,39 @@ Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
 Names = Annotated[list[Text], AfterValidator(each_once)]
 Choice = Literal["held-out", "left-out domain", "intervened", "unseen intervention", "target"]
 Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(each_once)]
+
+
+def tried(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return values to try; raise a ValueError if one is no K, no λ, or no positive number."""
+    for name, values in grid.items():
+        wanted, is_good = KINDS_OF_VALUES.get(name, ("", lambda _: True))
+        for value in values:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_rule = name in RULED and value in ("auto", "held-out")
+            if not is_rule and wanted and not (is_number and is_good(value)):
+                rules = ", 'auto' or 'held-out'" * (name in RULED)
+                raise ValueError(f"{name}: got {value!r}, but it should be {wanted}{rules}")
+    return grid
+
+
+#: For settings of methods what a value should be, and whether a number is that.
+KINDS_OF_VALUES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "n_components": ("a whole number from 1 on", lambda k: isinstance(k, int) and k >= 1),
+    "consistency_weight": ("a number, at least 0", lambda weight: 0 <= weight < math.inf),
+    "C": ("a number above 0", lambda C: 0 < C < math.inf),
+    "learning_rate": ("a number above 0", lambda rate: 0 < rate < math.inf),
+}
+RULED = ("n_components", "consistency_weight")  # a rule may set these
 #: Values to try of each setting of each method.
-Grids = dict[Text, dict[Text, Annotated[list[Any], Field(min_length=1)]]]
+Grid = Annotated[dict[Text, Annotated[list[Any], Field(min_length=1)]], AfterValidator(tried)]
+Grids = dict[Text, Grid]
 Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
 Weights = Annotated[list[Weight], Field(min_length=1), AfterValidator(each_once)]
+Penalties = Annotated[
+    list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(each_once)
+]
 Precision = Literal["float32", "bfloat16", "float16"]
 #: The names in :data:`~icm_core.interventions.IMAGE_INTERVENTIONS`.
 Intervention = Literal[
@@ -100,6 +128,7 @@ class Reading(TypedDict, total=False):
 
     interventions: Annotated[list[Intervention], AfterValidator(each_once)]
     nested: bool
+    groups: Location | None
     classes: Literal["all", "common"]
     value_range: Literal["file", "used"] | Annotated[tuple[float, float], Field(strict=False)]
     domain_words: dict[str, Text | None]
@@ -155,6 +184,7 @@ class Ablations(TypedDict, total=False):
     fine_weights: Weights
     single_seeds: Count
     n_pairs: Counts
+    penalties: Penalties
     cache: Location
 
 
@@ -179,6 +209,27 @@ class Methods(AcrossMethods, Subject, total=False):
     """Settings of 06_methods."""
 
 
+class RealClip(TypedDict, total=False):
+    """Settings of 08_real_clip."""
+
+    dataset: Location
+    n_names: Counts
+    ranks: Counts
+    n_draws: Count
+    seeds: Seeds
+    widths: Counts
+    lengths: Counts
+    n_images: Count
+    cache: Location
+
+
+class Explore(Subject, Images, total=False):
+    """Settings of 07_explore."""
+
+    protocol: Protocol
+    worlds: Worlds
+
+
 #: The settings of each notebook that has some; the files that it reads and writes are
 #: no settings.
 NOTEBOOKS: dict[str, type] = {
@@ -188,6 +239,8 @@ NOTEBOOKS: dict[str, type] = {
     "04_imagenet_variants": ImageNetVariants,
     "05_your_data": YourData,
     "06_methods": Methods,
+    "08_real_clip": RealClip,
+    "07_explore": Explore,
 }
 ANIMALS = "animal-world"
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
@@ -197,8 +250,10 @@ KINDS = ("image", "text", "image+text")
 OF_A_FOLDER: dict[str, Any] = {
     "variants": {}, "projection_images": "", "captioner": None, "accept_problems": False,
     "nested": False, "domain_words": {}, "interventions": [], "editor": "rules",
-    "classes": "all", "value_range": "file",
+    "classes": "all", "value_range": "file", "groups": None,
 }  # fmt: skip
+#: What the animal world can be given and a folder of images cannot.
+OF_ANIMALS = ("worlds", "world", "reference")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -244,9 +299,33 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
     return settings
 
 
+def check_no_animals(given: Collection[str], where: str) -> None:
+    """Refuse, for a folder of images, settings that only the animal world has.
+
+    Raises
+    ------
+    ValueError
+    """
+    if ignored := [name for name in OF_ANIMALS if name in given]:
+        raise ValueError(
+            f"{where}: got {', '.join(ignored)}, which a folder of images does not have; leave it "
+            f"out, or take {ANIMALS!r} as 'dataset'."
+        )
+
+
 def _check_judged(page: type, methods: Any, where: str) -> None:
-    """Refuse methods by which a page of 02 or 04 cannot judge CLIP-ICM."""
-    if methods in (None, [], "all") or not {"protocol", "variants"} & set(get_type_hints(page)):
+    """Refuse methods by which a page of 02, 04 or 05 cannot judge CLIP-ICM."""
+    if methods in (None, [], "all"):
+        return
+    if page is YourData:
+        any_way = {f"{way} {kind}" for way in ("ICM", "ICM auto") for kind in KINDS}
+        if "plain" not in methods or not any_way & set(methods):
+            raise ValueError(
+                f"{where}: 'methods': got {list(methods)}, but CLIP-ICM is compared with the plain "
+                "probe; name 'plain', and at least one of "
+                f"{', '.join(map(repr, sorted(any_way)))}, beside what else you want."
+            )
+    if not {"protocol", "variants"} & set(get_type_hints(page)):
         return
     ways = [{kind for kind in KINDS if f"{way} {kind}" in methods} for way in ("ICM", "ICM auto")]
     if "plain" not in methods or not ways[0] or ways[0] != ways[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from icm_study.experiments.reading import Results
-from icm_study.experiments.record import gather, run_record, write_table
+from icm_study.experiments.record import FILES, commit, gather, read_table, run_record, write_table
+from icm_study.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from icm_core.projection import InvariantProjection
     from icm_study.embedding.tables import EmbeddedData, Embedder
     from icm_study.experiments.run import Plan
     from icm_study.testbeds.base import TestBed
@@ -34,7 +37,8 @@ class Study:
         Its parameters: what :func:`~icm_study.testbeds.opening.open_testbeds` reads,
         *encoder*, *seeds* and *cache*; as far as it has them *targets*, *methods*, *choices*
         and *settings* (see :class:`~icm_study.experiments.run.Plan`); *tables*, paths of
-        earlier runs to show together, and *results*, where to write the table.
+        earlier runs to show together; *results*, where to write the table; and *parts*, a
+        folder where the table of each seed is kept, for a run that is interrupted.
     """
 
     def __init__(self, notebook: str, given: Mapping[str, Any]) -> None:
@@ -66,6 +70,11 @@ class Study:
         encoder = load_encoder(self.given["encoder"], precision=self.given.get("precision"))
         return Embedder(encoder, EmbeddingStore(self.given["cache"]))
 
+    @cached_property
+    def pooled(self) -> EmbeddedData:
+        """The embedded data of the first seed, which projections to keep are made from."""
+        return self.embedded(self.given["seeds"][0])
+
     def results(self) -> Results:
         """Read the tables that are given, or run what the parameters say; write the table.
 
@@ -91,6 +100,22 @@ class Study:
         """Embed the data of the first test bed, or open what is stored."""
         return self.beds[0].embed(self.embedder, seed)
 
+    def fit_projection(self, intervention: str, **settings: Any) -> InvariantProjection:
+        """Estimate a projection from the pairs of all domains.
+
+        Parameters
+        ----------
+        intervention : str
+            The pairs to learn from, see :func:`~icm_study.embedding.tables.pair_moments`.
+        **settings
+            Of :class:`~icm_core.projection.InvariantProjection`.
+        """
+        from icm_core.projection import InvariantProjection
+        from icm_study.embedding.tables import pair_moments
+
+        moments = pair_moments(self.pooled.source, intervention)
+        return InvariantProjection(**settings).fit_moments(moments)
+
     def save_projection(self, advice: Mapping[str, Any], path: str | Path) -> tuple[int, ...]:
         """Estimate the advised projection from the pairs of all domains, and save it.
 
@@ -100,37 +125,106 @@ class Study:
             With *intervention*, *n_components* and *consistency_weight*; all of it is told in
             the file.
         path : path-like
-            Where to write safetensors: *components*, (K, D), and in the metadata the advice,
-            the encoder and what the pairs were made from.
+            Where to write, see :meth:`~icm_core.projection.InvariantProjection.save`.
 
         Returns
         -------
         tuple of int
             The shape of the components.
         """
-        from safetensors.numpy import save_file
-
-        from icm_core.projection import InvariantProjection
-        from icm_study.embedding.tables import pair_moments
-
-        data = self.embedded(self.given["seeds"][0])
-        weight = advice["consistency_weight"]
-        fitted = InvariantProjection(advice["n_components"], consistency_weight=weight)
-        fitted.fit_moments(pair_moments(data.source, advice["intervention"]))
-        about = {name: str(value) for name, value in {**data.provenance, **advice}.items()}
+        names = ("n_components", "consistency_weight")
+        settings = {name: advice[name] for name in names}
+        fitted = self.fit_projection(advice["intervention"], **settings)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({"components": fitted.components_.copy()}, path, metadata=about)
+        fitted.save(path, made_from=self.made_from() | dict(advice))
         return fitted.components_.shape
 
-    def _run(self) -> pd.DataFrame:
-        from icm_study.experiments.run import check_seeds, run
+    def save_probe(self, projection: InvariantProjection, path: str | Path) -> float:
+        """Fit a linear probe behind a projection on the images of all domains, and save it.
 
-        plan, seeds, targets = self.plan, self.given["seeds"], self.given.get("targets")
-        check_seeds(seeds)
+        Parameters
+        ----------
+        projection : InvariantProjection
+        path : path-like
+            Where to write, see :func:`~icm_core.deploy.save_probe`.
+
+        Returns
+        -------
+        float
+            Its accuracy on the images that it was fitted on.
+
+        Raises
+        ------
+        ValueError
+            If open_clip cannot build the encoder, so that the file could not be served.
+        """
+        from icm_core.deploy import save_probe
+        from icm_core.prediction import LinearProbe
+        from icm_study.encoders.loading import open_clip_arguments
+
+        data, encoder = self.pooled, self.embedder.encoder
+        built = {
+            "open_clip": open_clip_arguments(encoder.name), "preprocess": encoder.preprocess
+        }  # fmt: skip
+        X, y = (data.source[name].to_numpy() for name in ("original", "label"))
+        projected = projection.transform(X)
+        probe = LinearProbe().fit(projected, y)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_probe(
+            path, probe, projection, classes=data.classes, encoder=built,
+            example=encoder.example(), made_from=self.made_from(),
+        )  # fmt: skip
+        return probe.score(projected, y)
+
+    def made_from(self) -> dict[str, Any]:
+        """Tell commit, encoder and data, with their fingerprints."""
+        return {"commit": commit(), **self.pooled.provenance}
+
+    def check(self) -> Plan:
+        """Open the data, and check all that can be known before anything is embedded.
+
+        Returns
+        -------
+        Plan
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid, or the data have problems.
+        """
+        from icm_study.experiments.run import check_seeds
+
+        plan = self.plan
+        check_seeds(self.given["seeds"])
         for bed in self.beds:
-            bed.targets(targets)
-        table = run(self.beds, self.embedder, seeds, targets, plan)
+            bed.targets(self.given.get("targets"))
+        return plan
+
+    def _run(self) -> pd.DataFrame:
+        from icm_study.experiments.run import run
+
+        plan = self.check()
+        seeds, targets = self.given["seeds"], self.given.get("targets")
+        if self.given.get("parts"):
+            table = pd.concat([self._part(seed) for seed in seeds], ignore_index=True)
+        else:
+            table = run(self.beds, self.embedder, seeds, targets, plan)
         table.attrs.update(self._record())
+        return table
+
+    def _part(self, seed: int) -> pd.DataFrame:
+        """Run one seed, or read what an interrupted run of the same code and data has left."""
+        from icm_study.experiments.run import run
+
+        left_out = (*FILES, "seeds", "worth")
+        told = {name: value for name, value in self.given.items() if name not in left_out}
+        what = json.dumps([told, self.made_from(), self.embedder.encoder.precision, seed])
+        path = Path(self.given["parts"], f"{fingerprint(what)}.parquet")
+        is_known_code = len(commit()) == 40  # neither changed nor unknown
+        if is_known_code and path.is_file():
+            return read_table(path)
+        table = run(self.beds, self.embedder, [seed], self.given.get("targets"), self.plan)
+        write_table(table, path)
         return table
 
     def _record(self) -> dict[str, Any]:
@@ -143,7 +237,10 @@ class Study:
         if data[0].pairs is not None:
             prints["projection_images"] = data[0].pairs.attrs["images"]
         encoders = [self.embedder.encoder, *bed.encoders]
-        return run_record(self.notebook, self.given, encoders, prints) | {
+        given = dict(self.given)
+        if "folder" in given:  # the notebook's own name for its data set
+            given.pop("dataset")
+        return run_record(self.notebook, given, encoders, prints) | {
             "testbed": {"name": bed.name, "world": bed.world, "note": bed.note, "over": bed.over},
             "diagnosis": diagnose(data).to_dict("list"),
             "spectrum": rounded_spectra(data[0]),

@@ -159,6 +159,7 @@ def _images(table: xr.Dataset, variable: str, load: Loader) -> Images:
         domain=table["domain"].to_numpy() if "domain" in table.coords else np.zeros_like(label),
         rows=table["number"].to_numpy(),
         load=load,
+        group=table["group"].to_numpy() if "group" in table.coords else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import RidgeClassifier
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_study.encoders.encoder import Encoder
@@ -77,14 +78,23 @@ class EmbeddingMap(Method):
             self.heads_["zero-shot"] = self._zero_shot(sources)
             self.n_parameters_["zero-shot"] = learnt
         if "linear probe" in sources.predictors:
-            probe = LinearProbe(C=self.probe_C()).fit(*self._labelled(sources))
+            probe = self._probe(*self._labelled(sources), least_squares=sources.only_judged)
             self.heads_["linear probe"] = probe
-            self.n_parameters_["linear probe"] = learnt + n_weights(probe.model_)
+            self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
 
     def probe_C(self) -> float:
-        """Inverse penalty of the probe; the paper's."""
+        """Inverse penalty of the probe; the default of LinearProbe, which says what it is."""
         return 0.316
+
+    def _probe(
+        self, X: np.ndarray, y: np.ndarray, *, least_squares: bool
+    ) -> LinearProbe | RidgeClassifier:
+        """Fit the probe, or one of least squares with a penalty in the same units."""
+        if not least_squares:
+            return LinearProbe(C=self.probe_C()).fit(X, y)
+        penalty = float(np.square(X, dtype=np.float64).mean()) / self.probe_C()
+        return RidgeClassifier(alpha=penalty, solver="cholesky").fit(X, y)
 
     def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
         return ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
@@ -117,6 +127,26 @@ def class_prototypes(sources: Sources) -> np.ndarray:
     """For each class the mean of its unit prompts, at unit length: (n_classes, D), float32."""
     fitted = ZeroShotClassifier().fit(sources.prompts, sources.prompt_label)
     return fitted.prototypes_.astype(np.float32)
+
+
+def spurious_prompts(sources: Sources) -> np.ndarray:
+    """Embed the prompts that name a variant value and no class, once: (n, D), float64, unit rows.
+
+    Raises
+    ------
+    ValueError
+        If the data have none.
+    """
+    if not sources.spurious:
+        raise ValueError(
+            "These data have no prompts that name a variant value and no class, and the method "
+            "learns from such prompts. Leave it out here."
+        )
+
+    def embed() -> np.ndarray:
+        return sources.encoder.encode_text(sources.spurious).astype(np.float64)
+
+    return sources.shared.once("spurious prompts", embed, of_pairs=False)
 
 
 def logit_scale(encoder: Encoder) -> float:

@@ -23,8 +23,8 @@ class FineTuning(EmbeddingMap):
     """Train the image tower on the sources, by the cross-entropy with frozen class prompts.
 
     Source: Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*, arXiv
-    2109.01903, whose optimiser this is, AdamW with weight decay 0.1; the classifier
-    here is frozen, as its text tower.
+    2109.01903, whose optimiser this is, AdamW with weight decay 0.1, but without its
+    warm-up and its clipping of gradients; the classifier here is frozen, as its text tower.
 
     Parameters
     ----------

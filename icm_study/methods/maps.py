@@ -16,7 +16,7 @@ import numpy as np
 from icm_core.prediction import ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_core.spectrum import generalized_spectrum, trace_spectrum
-from icm_study.methods.base import EmbeddingMap
+from icm_study.methods.base import EmbeddingMap, spurious_prompts
 from icm_study.methods.sources import Sources
 
 
@@ -37,7 +37,7 @@ class _LinearMap(EmbeddingMap):
         return embedded @ self.components_.T
 
 
-def _directions(name: str, value: int, n_features: int, least: int = 1) -> int:
+def checked_directions(name: str, value: int, n_features: int, least: int = 1) -> int:
     """Give a number of directions as it is; raise a ValueError where there are not as many."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not (whole and least <= value <= n_features):
@@ -57,7 +57,7 @@ class Plain(EmbeddingMap):
     Parameters
     ----------
     C : float
-        Inverse penalty of the probe; the default is CLIP-ICM's.
+        Inverse penalty of the probe.
     prompts : {"ensemble", "single"}
         Whether all prompts of a class tell what it is, or the first one alone.
     """
@@ -96,7 +96,7 @@ class PCA(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         X = sources.images.embedded.astype(np.float64)
-        kept = _directions("n_components", self.n_components, X.shape[1])
+        kept = checked_directions("n_components", self.n_components, X.shape[1])
         return trace_spectrum(X.T @ X / len(X), np.zeros((X.shape[1],) * 2), 0.0)[1][:kept]
 
 
@@ -122,7 +122,7 @@ class RandomProjection(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         n_features = sources.prompts.shape[1]
-        kept = _directions("n_components", self.n_components, n_features)
+        kept = checked_directions("n_components", self.n_components, n_features)
         drawn = np.random.default_rng(self.random_state).normal(size=(n_features, kept))
         return np.linalg.qr(drawn)[0].T
 
@@ -141,6 +141,8 @@ class ICM(_LinearMap):
     consistency_weight : float, "auto" or "held-out"
         λ; "auto" looks for the gap in what the interventions re-draw, "held-out" takes what
         does best on pairs that were not fitted on.
+    C : float
+        Inverse penalty of the probe.
     """
 
     def __init__(
@@ -148,10 +150,16 @@ class ICM(_LinearMap):
         intervention: str = "image+text",
         n_components: int | str = "auto",
         consistency_weight: float | str = 1.0,
+        C: float = 0.316,
     ):
         self.intervention = intervention
         self.n_components = n_components
         self.consistency_weight = consistency_weight
+        self.C = C
+
+    def probe_C(self) -> float:
+        """Inverse penalty of the probe."""
+        return self.C
 
     @property
     def sees_interventions(self) -> frozenset[str]:
@@ -210,7 +218,7 @@ class FukunagaKoontz(_LinearMap):
 
     def _matrix(self, sources: Sources) -> np.ndarray:
         moments = sources.moments(self.intervention)
-        kept = _directions("n_components", self.n_components, len(moments.C))
+        kept = checked_directions("n_components", self.n_components, len(moments.C))
         rows = generalized_spectrum(moments.C, moments.S, self.shrinkage)[1][:kept]
         total = moments.C + moments.S
         total += 3 * self.shrinkage * np.trace(moments.C) / len(total) * np.eye(len(total))
@@ -279,11 +287,8 @@ class BiasedPrompts(_LinearMap):
         return frozenset(["text"] if self.calibration else [])
 
     def _matrix(self, sources: Sources) -> np.ndarray:
-        def embed() -> np.ndarray:
-            return sources.encoder.encode_text(sources.spurious)
-
-        prompts = sources.shared.once("spurious prompts", embed).astype(np.float64)
-        erased = _directions("n_directions", self.n_directions, prompts.shape[1], least=0)
+        prompts = spurious_prompts(sources)
+        erased = checked_directions("n_directions", self.n_directions, prompts.shape[1], least=0)
         spurious = np.linalg.svd(prompts - prompts.mean(axis=0))[2][:erased]
         identity = np.eye(prompts.shape[1])
         removed = identity - spurious.T @ spurious

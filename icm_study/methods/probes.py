@@ -62,7 +62,7 @@ class Augmentation(_Probe):
         X = np.concatenate([part.embedded for part in parts])
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearProbe(C=self.C).fit(X, np.concatenate([part.label for part in parts]))
-        self.n_parameters_ = {"linear probe": n_weights(self.probe_.model_)}
+        self.n_parameters_ = {"linear probe": n_weights(self.probe_)}
         return self
 
 
@@ -111,7 +111,7 @@ class CORAL(_Probe):
         aligned = self.align(images.embedded.astype(np.float64), images.domain)
         self.n_classes_ = len(sources.words)
         self.probe_ = LinearProbe(C=self.C).fit(aligned, images.label)
-        self.n_parameters_ = {"linear probe": n_weights(self.probe_.model_)}
+        self.n_parameters_ = {"linear probe": n_weights(self.probe_)}
         return self
 
     def align(self, X: np.ndarray, domain: np.ndarray) -> np.ndarray:

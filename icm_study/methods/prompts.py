@@ -27,7 +27,8 @@ class CoOp(Method):
     Four vectors stand before the class name; they start at "a photo of a".
 
     Source: Zhou et al. 2022, *Learning to prompt for vision-language models*, arXiv
-    2109.01134, in the unified form, by Adam instead of plain gradient descent.
+    2109.01134, in the unified form, by Adam instead of plain gradient descent. There a full
+    stop follows the class name; here nothing does, as in all prompts of the study.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ class CoCoOp(CoOp):
     n_classes prompts.
 
     Source: Zhou et al. 2022, *Conditional prompt learning for vision-language models*,
-    arXiv 2203.05557.
+    arXiv 2203.05557. The full stop is missing as in :class:`CoOp`.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ class DPL(CoOp):
     layers are as wide as the embedding.
 
     Source: Zhang et al. 2021, *Domain prompt learning for efficiently adapting CLIP to
-    unseen domains*, arXiv 2111.12853.
+    unseen domains*, arXiv 2111.12853. Here the network is given embeddings of unit length.
 
     Parameters
     ----------

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 
 from icm_core.selection import CONSISTENCY_WEIGHTS, default_n_components
-from icm_study.methods.adapters import CLIPAdapter, TipAdapter
+from icm_study.methods.adapters import CLIPAdapter, ICAAdapter, TipAdapter
 from icm_study.methods.base import Method
+from icm_study.methods.debiasing import SHED, SPD, TIE, Centring
 from icm_study.methods.finetuning import FineTuning, WiSEFT
 from icm_study.methods.lora import LoRA, LoRAThenICM
 from icm_study.methods.maps import (
@@ -93,6 +94,7 @@ class Entry:
 
 
 PENALTIES = (0.316, 0.0316, 0.00316)
+TUNED = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}
 KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
@@ -114,7 +116,7 @@ METHODS: dict[str, Entry] = {
         note="here with the first prompt of a class alone",
     ),
     "tuned penalty": Entry(
-        Plain, "CLIP", {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}, ("linear probe",),
+        Plain, "CLIP", TUNED, ("linear probe",),
         on_target=True, note="here with the penalty of the probe chosen",
     ),
     "random projection": Entry(RandomProjection, "map", {"n_components": "K"}, or_all=True),
@@ -128,8 +130,19 @@ METHODS: dict[str, Entry] = {
         FukunagaKoontz, "map", {"intervention": ["image+text", "image"], "n_components": "K"},
         ("linear probe",),
     ),
+    "centring": Entry(Centring, "map"),
+    "SPD": Entry(SPD, "map", {"n_rounds": [0, 1, 2, 4, 8]}),
+    "SHED": Entry(SHED, "map"),
+    "TIE": Entry(TIE, "map", {"strength": [0.0, 0.5, 1.0]}),
     **{f"ICM {kind}": _chosen(kind, pairs) for kind, pairs in KINDS.items()},
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
+    **{
+        f"tuned penalty, ICM {kind}": Entry(
+            ICM, "CLIP-ICM", {"intervention": [kind], **TUNED}, ("linear probe",),
+            note=f"{pairs}; λ = 1, K = positive eigenvalues, the penalty of the probe chosen",
+        )
+        for kind, pairs in KINDS.items()
+    },
     **{
         f"ICM gap {kind}": _ruled(
             kind, "λ and K from the widest gap of the shares", consistency_weight="auto"
@@ -138,7 +151,7 @@ METHODS: dict[str, Entry] = {
     },
     **{
         f"ICM held-out {kind}": _ruled(
-            kind, "λ and K that do best on pairs held out",
+            kind, "λ and K by pairs held out",
             consistency_weight="held-out", n_components="held-out",
         )
         for kind in KINDS
@@ -155,6 +168,10 @@ METHODS: dict[str, Entry] = {
     "CLIP-Adapter": Entry(CLIPAdapter, "adapter", {"ratio": [0.2, 0.5, 0.8]}),
     "Tip-Adapter": Entry(
         TipAdapter, "adapter", {"alpha": [0.01, 0.03, 0.1, 0.3, 1.0], "beta": [20.0, 5.5, 1.0]}
+    ),
+    "ICA": Entry(
+        ICAAdapter, "adapter",
+        {"text_weight": [1.0, 0.1, 0.0], "C": PENALTIES[:2], "n_components": "K"},
     ),
     "CoOp": Entry(CoOp, "prompts", {"learning_rate": [2e-3, 8e-3]}),
     "CoCoOp": Entry(CoCoOp, "prompts"),

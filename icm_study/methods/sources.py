@@ -37,6 +37,8 @@ class Images:
     load : callable
         From an array of rows to their pixels, uint8 (n, 3, H, W), before the encoder's
         resizing or after it.
+    group : ndarray of shape (n,), optional
+        Which images belong together, as frames of a burst do.
     """
 
     embedded: NDArray[np.floating]
@@ -44,16 +46,15 @@ class Images:
     domain: NDArray[np.integer]
     rows: NDArray[np.intp]
     load: Loader
+    group: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def take(self, index: NDArray | slice) -> Images:
         """Keep the images at these places, or under this mask."""
-        kept = {
-            name: getattr(self, name)[index] for name in ("embedded", "label", "domain", "rows")
-        }
-        return replace(self, **kept)
+        names = ["embedded", "label", "domain", "rows", *["group"] * (self.group is not None)]
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def pixels(self) -> torch.Tensor:
         """Load all of these images, uint8 (n, 3, H, W)."""
@@ -95,6 +96,9 @@ class Sources:
     others : mapping of str to (before, after), optional
         Pairs of other images, by kind of intervention, that the projection is estimated
         from instead.
+    only_judged : bool
+        Whether a fit is only to be judged, so that a map may have a probe of least squares
+        behind it, which takes a hundredth of the time.
     shared : Shared
         What methods have computed once on these sources.
     """
@@ -110,6 +114,7 @@ class Sources:
     encoder: Encoder
     predictors: tuple[str, ...] = PREDICTORS
     others: Mapping[str, Pairs] | None = None
+    only_judged: bool = False
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     def take(self, index: NDArray) -> Sources:

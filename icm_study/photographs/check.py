@@ -4,54 +4,94 @@
 twice, and compares the counts with what is known of the data set. It is one
 pass over the files and keeps nothing, so it can be run as often as one likes.
 `load_folder` is the way to use a folder: it goes on only if the check found no problem,
-or if the caller accepts the problems.
+or if the caller accepts the problems. It keeps what it saw, and opens a file again only
+when that has changed (see `icm_study.photographs.seen`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
-import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from icm_study.photographs.counts import common_classes, hindrances
 from icm_study.photographs.depth import (
     ValueRange,
     check_value_range,
-    deep_values,
     eight_bit_copies,
     flaws,
     summarize,
 )
 from icm_study.photographs.folders import (
     SPLITS,
-    decode_image,
     folder_name,
     images_left_out,
+    images_not_read,
     index_classes,
     index_folder,
     index_images,
-    open_image,
     subfolders,
 )
-from icm_study.photographs.known import guess_dataset, known_dataset
+from icm_study.photographs.groups import BY_FOLDER, check_groups, group_images
+from icm_study.photographs.known import guess_dataset, known_dataset, name_flaws
+from icm_study.photographs.seen import look_at_all
 
 #: How many entries of a long list a report prints; `FolderReport` has them all.
 SHOWN = 10
 
-BLOCK = 1000
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data folder is read.
+
+    Attributes
+    ----------
+    nested : bool
+        Take the images in folders below a class folder too (bursts, patients), as
+        images of that class.
+    classes : {"all", "common"}
+        Take all classes, or those only that are in every domain, with images enough to
+        leave each domain out (see `icm_study.photographs.counts.common_classes`).
+    value_range : {"file", "used"} or (low, high)
+        The values that become black and white in gray images of more than 8 bits:
+        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
+        domain; or two numbers, for all.
+    groups : str, optional
+        Which images belong together: "folder", "folder name" (both take the images below
+        class folders) or a CSV file (see `icm_study.photographs.groups.group_images`).
+
+    Raises
+    ------
+    ValueError
+        If `classes` or `value_range` is none of these.
+    FileNotFoundError
+        If there is no such table of groups.
+    """
+
+    nested: bool = False
+    classes: str = "all"
+    value_range: ValueRange = "file"
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes not in ("all", "common"):
+            raise ValueError(f"classes is {self.classes!r}; expected 'all' or 'common'.")
+        check_value_range(self.value_range)
+        if self.groups is not None:
+            check_groups(self.groups)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the images below a class folder are taken."""
+        return self.nested or self.groups in BY_FOLDER
 
 
 @dataclass(frozen=True)
@@ -65,7 +105,8 @@ class FolderReport:
     dataset : str or None
         The known data set that it was compared with.
     images : pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*.
+        The readable images, with the columns *path*, *label*, *domain*, and *group*
+        where they come in groups.
     counts : pandas.DataFrame of shape (n_classes, n_domains)
         The number of readable images.
     unreadable : tuple of (str, str)
@@ -82,6 +123,12 @@ class FolderReport:
         values are cut (see `icm_study.photographs.depth.flaws`).
     differences : tuple of str
         How the folder differs from what is known of the data set.
+    names : tuple of str
+        Folders whose names give no word, or cannot be told apart (see
+        `icm_study.photographs.known.name_flaws`).
+    not_read : mapping of str to int
+        Files of images of kinds that are not read (.heic of phones, .dcm of clinics), and how
+        many of each.
     left_out : mapping of str to int
         Folders with images that were not taken, and how many: they lie in no class
         folder, or deeper.
@@ -103,6 +150,8 @@ class FolderReport:
     repeats: tuple[tuple[str, ...], ...]
     few_levels: tuple[str, ...]
     differences: tuple[str, ...]
+    names: tuple[str, ...]
+    not_read: Mapping[str, int]
     left_out: Mapping[str, int]
     splits: tuple[str, ...]
     hindrances: tuple[str, ...]
@@ -128,9 +177,15 @@ class FolderReport:
             or (self.repeats and not self.is_known)
             or self.few_levels
             or self.differences
+            or self.names
+            or self.not_read
             or self.left_out
             or self.splits
         )
+
+    @property
+    def _grouped(self) -> str:
+        return f", {self.images['group'].nunique():,} groups" if "group" in self.images else ""
 
     def __str__(self) -> str:
         compared = (
@@ -138,7 +193,7 @@ class FolderReport:
         )
         lines = [
             f"{self.root}: {len(self.images):,} readable images, {self.counts.shape[1]} domain(s), "
-            f"{self.counts.shape[0]} classes; {compared}",
+            f"{self.counts.shape[0]} classes{self._grouped}; {compared}",
             "",
             _table(self.counts),
         ]
@@ -161,6 +216,11 @@ class FolderReport:
             self.few_levels,
         )
         lines += _section("differences from what is known", self.differences)
+        lines += _section("names of folders; rename them, or put them together", self.names)
+        lines += _section(
+            "kinds of images that are not read, and are left out; convert them to PNG or JPEG",
+            [f"{suffix}: {n:,} files" for suffix, n in self.not_read.items()],
+        )
         if self.left_out:
             lines += _section(
                 f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
@@ -184,12 +244,7 @@ class FolderReport:
 
 
 def check_folder(
-    root: str | os.PathLike[str],
-    dataset: str | None = None,
-    *,
-    nested: bool = False,
-    classes: str = "all",
-    value_range: ValueRange = "file",
+    root: str | os.PathLike[str], dataset: str | None = None, **reading: Any
 ) -> FolderReport:
     """Open every image of a data folder and compare the folder with what is known.
 
@@ -201,16 +256,8 @@ def check_folder(
     dataset : str, optional
         A name in `icm_study.photographs.known.CATALOG`. If it is not given and the
         folder's name is one, it is that.
-    nested : bool
-        Take the images in folders below a class folder too (bursts, patients), as
-        images of that class.
-    classes : {"all", "common"}
-        Take all classes, or those only that are in every domain, with images enough to
-        leave each domain out (see `icm_study.photographs.counts.common_classes`).
-    value_range : {"file", "used"} or (low, high)
-        The values that become black and white in gray images of more than 8 bits:
-        "file", 0 and 65,535; "used", the lowest and the highest in the images of the
-        domain; or two numbers, for all.
+    **reading
+        The attributes of `Reading`.
 
     Returns
     -------
@@ -219,33 +266,35 @@ def check_folder(
     Raises
     ------
     FileNotFoundError
-        If `root` does not exist.
+        If `root` does not exist, or as `Reading`.
     ValueError
-        If the data set is unknown, `classes` or `value_range` is none of these, or the
-        folder has not the layout; see `icm_study.photographs.folders.index_folder`.
+        If the data set is unknown, the folder has not the layout (see
+        `icm_study.photographs.folders.index_folder`), or as `Reading` and
+        `icm_study.photographs.groups.group_images`.
     """
-    report, _ = _check_folder(root, dataset, nested, classes, value_range)
+    report, _ = _check_folder(root, dataset, Reading(**reading))
     return report
 
 
 def _check_folder(
     root: str | os.PathLike[str],
     dataset: str | None,
-    nested: bool,
-    classes: str,
-    value_range: ValueRange,
+    reading: Reading,
+    cache: str | os.PathLike[str] | None = None,
 ) -> tuple[FolderReport, pd.DataFrame]:
     """Give the report, and the readable images with all that was seen of them."""
-    if classes not in ("all", "common"):
-        raise ValueError(f"classes is {classes!r}; expected 'all' or 'common'.")
     name = dataset or guess_dataset(root)
     known = known_dataset(name) if name else None
     flat = known is not None and known.flat
-    table = (index_classes if flat else index_folder)(root, True, nested)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    table = (index_classes if flat else index_folder)(root, True, reading.is_deep)
+    if reading.groups is not None:
+        depth = 1 if flat else 2
+        table["group"] = group_images(table, root, reading.groups, depth=depth)
+    seen = table.join(look_at_all(table["path"].tolist(), reading.value_range, cache))
     bad = seen["reason"] != ""
     images = seen[~bad]
-    names = _class_names(Path(root), flat) if classes == "all" else common_classes(images)
+    all_classes = reading.classes == "all"
+    names = _class_names(Path(root), flat) if all_classes else common_classes(images)
     is_taken = images["label"].isin(names)
     dropped = images["label"][~is_taken].value_counts().sort_index()
     images = images[is_taken].reset_index(drop=True)
@@ -253,7 +302,7 @@ def _check_folder(
     counts = pd.crosstab(images["label"], images["domain"]).reindex(
         index=names, columns=domains, fill_value=0
     )
-    groups = _same_bytes(images)
+    alike = _same_bytes(images)
     report = FolderReport(
         root=str(root),
         dataset=name,
@@ -265,10 +314,12 @@ def _check_folder(
             for domain in domains
             if (lacks := counts.index[counts[domain] == 0].tolist())
         },
-        duplicates=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() > 1),
-        repeats=tuple(tuple(group["path"]) for group in groups if group["domain"].nunique() == 1),
-        few_levels=flaws(summarize(images), value_range),
+        duplicates=tuple(tuple(files["path"]) for files in alike if files["domain"].nunique() > 1),
+        repeats=tuple(tuple(files["path"]) for files in alike if files["domain"].nunique() == 1),
+        few_levels=flaws(summarize(images), reading.value_range),
         differences=known.differences(table) if known else (),
+        names=tuple(name_flaws(name, domains, names)),
+        not_read=images_not_read(root),
         left_out=images_left_out(root, table),
         splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
         hindrances=() if flat else hindrances(images),
@@ -282,10 +333,8 @@ def load_folder(
     dataset: str | None = None,
     *,
     accept_problems: bool = False,
-    nested: bool = False,
-    classes: str = "all",
-    value_range: ValueRange = "file",
     cache: str | os.PathLike[str] = "cache",
+    **reading: Any,
 ) -> pd.DataFrame:
     """Check a data folder and list its images.
 
@@ -299,32 +348,35 @@ def load_folder(
     accept_problems : bool
         Go on without the unreadable images, and with a warning, where the check found
         problems.
-    nested, classes, value_range
-        As in `check_folder`.
     cache : path-like
-        Where 8-bit copies are kept of images that are read by another range than
-        "file" (see `icm_study.photographs.depth.eight_bit_copies`).
+        Where what was seen of each image is kept, and 8-bit copies of images that are
+        read by another range than "file" (see
+        `icm_study.photographs.depth.eight_bit_copies`).
+    **reading
+        The attributes of `Reading`.
 
     Returns
     -------
     pandas.DataFrame
-        The readable images, with the columns *path*, *label*, *domain*. The path is
-        that of the copy where there is one, so all that reads the image reads the copy.
+        The readable images, with the columns *path*, *label*, *domain*, and *group*
+        where they come in groups. The path is that of the copy where there is one, so
+        all that reads the image reads the copy.
 
     Raises
     ------
     ValueError
         If there are problems that are not accepted, or not one readable image; the
-        message is the report.
+        message is the report. And as `check_folder`.
     FileNotFoundError
-        If `root` does not exist.
+        As `check_folder`.
 
     Warns
     -----
     UserWarning
         If there are problems and they are accepted; the text is the report.
     """
-    report, images = _check_folder(root, dataset, nested, classes, value_range)
+    how = Reading(**reading)
+    report, images = _check_folder(root, dataset, how, cache)
     if report.images.empty or not (report.sound or accept_problems):
         raise ValueError(
             f"{report}\nNothing was computed. Repair the folder, or pass accept_problems=True to "
@@ -332,7 +384,7 @@ def load_folder(
         )
     if not report.sound:
         warnings.warn(f"going on in spite of problems, as asked:\n{report}", stacklevel=2)
-    return _by_range(images, value_range, root, cache)[list(report.images)]
+    return _by_range(images, how.value_range, root, cache)[list(report.images)]
 
 
 def load_images(
@@ -371,8 +423,9 @@ def load_images(
     UserWarning
         If there are such problems and they are accepted.
     """
+    check_value_range(value_range)
     table = index_images(root)
-    seen = table.join(_look_at_all(table["path"].tolist(), value_range))
+    seen = table.join(look_at_all(table["path"].tolist(), value_range, cache))
     unreadable = seen["reason"][seen["reason"] != ""].tolist()
     images = seen[seen["reason"] == ""].reset_index(drop=True)
     few_levels = flaws(summarize(images), value_range)
@@ -392,23 +445,9 @@ def load_images(
     return _by_range(images, value_range, root, cache)[list(table)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m icm_study.photographs.check ROOT``.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The command line's words.
-
-    Returns
-    -------
-    int
-        0 if the folder is in order, 1 otherwise.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m icm_study.photographs.check",
-        description="Open every image of a folder; compare with what is known.",
-    )
+def command_line(prog: str, description: str) -> argparse.ArgumentParser:
+    """Give a command line that takes a folder and how it is read."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("root", help="the folder: root/domain/class/image")
     parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
@@ -424,26 +463,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--value-range", nargs="+", default=["file"], metavar="RANGE",
         help="of gray images of more than 8 bits: file, used, or two numbers",
     )  # fmt: skip
-    options = vars(parser.parse_args(arguments))
+    parser.add_argument(
+        "--groups", metavar="GROUPS",
+        help="images that belong together: folder, 'folder name', or a CSV file",
+    )  # fmt: skip
+    return parser
+
+
+def check_as_told(options: Mapping[str, Any]) -> FolderReport:
+    """Check a folder by the words of `command_line`; see `check_folder`."""
+    words = options["value_range"]
+    value_range = words[0] if len(words) == 1 else tuple(map(float, words))
+    return check_folder(**{**options, "value_range": value_range})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m icm_study.photographs.check ROOT``.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line's words.
+
+    Returns
+    -------
+    int
+        0 if the folder is in order, 1 otherwise.
+    """
+    parser = command_line(
+        "python -m icm_study.photographs.check",
+        "Open every image of a folder; compare with what is known.",
+    )
     try:
-        words = options.pop("value_range")
-        options["value_range"] = words[0] if len(words) == 1 else tuple(map(float, words))
-        report = check_folder(options.pop("root"), **options)
+        report = check_as_told(vars(parser.parse_args(arguments)))
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     print(report)
     return 0 if report.ok else 1
-
-
-class _Look(NamedTuple):
-    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
-
-    digest: str = ""
-    reason: str = ""
-    kind: str = ""
-    low: float = math.nan
-    high: float = math.nan
 
 
 def _by_range(
@@ -457,33 +514,6 @@ def _by_range(
     place = Path(root).absolute()
     name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
     return eight_bit_copies(images, value_range, Path(cache).expanduser() / "eight_bits" / name)
-
-
-def _look_at_all(paths: Sequence[str], value_range: ValueRange) -> pd.DataFrame:
-    check_value_range(value_range)
-    look = partial(_look, any_range=value_range != "file")
-    found: list[_Look] = []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(paths), desc="checking", unit="image") as bar,
-    ):
-        for start in range(
-            0, len(paths), BLOCK
-        ):  # in blocks, so that a waiting task for each file is not kept
-            found += pool.map(look, paths[start : start + BLOCK])
-            bar.update(len(found) - start)
-    return pd.DataFrame(found, columns=_Look._fields)
-
-
-def _look(path: str, any_range: bool) -> _Look:
-    try:
-        with open_image(path) as stream:
-            data = stream.read()
-        # floating-point pixels can be read by some range, which is not known yet
-        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
-    except (OSError, ValueError) as error:
-        return _Look(reason=str(error))
-    return _Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
 
 
 def _class_names(root: Path, flat: bool) -> list[str]:

@@ -18,13 +18,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from icm_study.cores import available_cores
 from icm_study.photographs.conversion import write_whole
 from icm_study.photographs.folders import is_deep, read_image
 
@@ -37,8 +39,15 @@ LEAST_LEVELS = 128
 ValueRange = str | tuple[float, float]
 
 
+#: Share of an image's pixels that may be spoilt, at either end.
+SPOILT = 0.001
+
+
 def deep_values(stream: BinaryIO) -> tuple[str, float, float]:
     """Find the lowest and the highest value of an image of more than 8 bits a channel.
+
+    Where the range would be less than half without one pixel in a thousand at either end,
+    these are taken to be spoilt (hot pixels of a sensor), and do not count.
 
     Parameters
     ----------
@@ -54,12 +63,19 @@ def deep_values(stream: BinaryIO) -> tuple[str, float, float]:
     """
     with Image.open(stream) as image:
         if is_deep(image.mode):
-            values = np.asarray(image)
-            return "gray", float(values.min()), float(values.max())
+            return "gray", *_ends(np.asarray(image))
         if ";16" in str(image.tile):
             bands = np.asarray(image.convert("RGB"), dtype=float) * 257
-            return "color", float(bands.min()), float(bands.max())
+            return "color", *_ends(bands)
     return "", math.nan, math.nan
+
+
+def _ends(values: NDArray[Any]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    usual_low = float(np.quantile(values, SPOILT, method="lower"))
+    usual_high = float(np.quantile(values, 1 - SPOILT, method="higher"))
+    is_spoilt = 2 * (usual_high - usual_low) < high - low
+    return (usual_low, usual_high) if is_spoilt else (low, high)
 
 
 def check_value_range(value_range: ValueRange) -> None:
@@ -170,7 +186,7 @@ def eight_bit_copies(
 
     gray = images["kind"] == "gray"
     rows = images.loc[gray, ["path", "label", "domain", "digest"]].to_numpy().tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         paths = list(tqdm(pool.map(copy, rows), "8-bit copies", len(rows), disable=not rows))
     copied = images.copy()
     copied.loc[gray, "path"] = paths

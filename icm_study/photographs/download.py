@@ -39,8 +39,10 @@ from icm_study.photographs.conversion import (
 )
 from icm_study.photographs.folders import index_classes, index_folder
 from icm_study.photographs.known import CATALOG, Hub, KnownDataset, WebFile, known_dataset
+from icm_study.photographs.real_clip import FILES, FOLDER, LICENCES, open_real_clip, write_real_clip
 
 RECORD = "SOURCE.json"
+REAL_CLIP = "real-clip"  # embeddings, no images: see icm_study.photographs.real_clip
 
 _CHUNK = 1 << 20
 
@@ -53,7 +55,7 @@ def download(
     Parameters
     ----------
     name : str
-        A name in `icm_study.photographs.known.CATALOG`.
+        A name in `icm_study.photographs.known.CATALOG`, or "real-clip".
     destination : path-like
         The folder in which the data set's own folder is made.
     revision : str, optional
@@ -74,6 +76,8 @@ def download(
         should be, or the images found in the end are not those that are known. What was
         downloaded is kept.
     """
+    if name == REAL_CLIP:
+        return _published(Path(destination), revision)
     known = known_dataset(name)
     root, parts = Path(destination) / name, Path(destination) / f".{name}.download"
     if revision is not None and not isinstance(known.source, Hub):
@@ -117,7 +121,7 @@ def fetch(file: WebFile, path: Path) -> Path:
     Parameters
     ----------
     file : WebFile
-        Its address, and its MD5 hash where it is known.
+        Its address, with its size and its hashes where they are known.
     path : Path
         Where to put it. Until it is complete, it lies beside, with ``.part`` at the end
         of its name.
@@ -150,6 +154,7 @@ def fetch(file: WebFile, path: Path) -> Path:
                 not part.exists() or part.stat().st_size <= before
             ):  # try again while there is progress
                 raise RuntimeError(_no_download(file.url, error)) from error
+    total = file.size or total
     if total is not None and part.stat().st_size != total:
         size = part.stat().st_size
         part.unlink()
@@ -157,12 +162,13 @@ def fetch(file: WebFile, path: Path) -> Path:
             f"{size:,} bytes of {file.url} have arrived, but it has {total:,}: it changed on the "
             "server since an earlier run. What had arrived was deleted; run the command again."
         )
-    if file.md5 is not None and _digest(part, "md5") != file.md5:
-        part.unlink()
-        raise RuntimeError(
-            f"{file.url} has another MD5 hash than {file.md5}; it was damaged on the way or "
-            "changed on the server. It was deleted; run the command again."
-        )
+    for algorithm, expected in {"md5": file.md5, "sha256": file.sha256}.items():
+        if expected is not None and _digest(part, algorithm) != expected:
+            part.unlink()
+            raise RuntimeError(
+                f"{file.url} has another {algorithm.upper()} hash than {expected}; it was damaged "
+                "on the way or changed on the server. It was deleted; run the command again."
+            )
     os.replace(part, path)
     return path
 
@@ -183,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m icm_study.photographs.download", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("name", choices=CATALOG, metavar="NAME", help=", ".join(CATALOG))
+    names = [*CATALOG, REAL_CLIP]
+    parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "destination", nargs="?", default="data", metavar="DESTINATION", help="default: data"
     )
@@ -197,6 +204,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _published(destination: Path, revision: str | None) -> Path:
+    """Download the embeddings of real CLIPs, and what they are of."""
+    root, parts = destination / FOLDER, destination / f".{FOLDER}.download"
+    if revision is not None:
+        raise ValueError(
+            f"{REAL_CLIP} does not come from the hub, so there is no revision to choose."
+        )
+    if not root.exists() or not any(root.iterdir()):
+        size = sum(file.size or 0 for file in FILES.values())
+        print(f"{REAL_CLIP}: {size / 1e6:.0f} MB to download. Licences: {LICENCES}")
+        got = {name: fetch(file, parts / name) for name, file in FILES.items()}
+        whole = parts / FOLDER
+        write_real_clip(got, whole)
+        files = [{"url": file.url, "sha256": file.sha256} for file in FILES.values()]
+        _write_record(whole, {"files": files, "complete": True})
+        os.replace(whole, root)
+        shutil.rmtree(parts)
+    try:
+        open_real_clip(root)
+    except (ValueError, FileNotFoundError) as error:
+        raise RuntimeError(
+            f"{root} has not what it should have: {error} If the folder is your own, choose "
+            "another destination."
+        ) from error
+    print(f"{root} is complete.")
+    return root
 
 
 def _from_hub(source: Hub, revision: str, parts: Path) -> tuple[list[Path], dict[str, Any]]:

@@ -26,6 +26,12 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
 
+#: Suffixes of images that are not read: of phones, cameras, clinics and drawing programs.
+UNREAD_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".j2k", ".jxl", ".svg", ".psd", ".tga"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".exr", ".dcm"}
+)
+
 #: Names of the parts that a data set is divided into; no domains and no classes.
 SPLITS = frozenset(
     (
@@ -328,6 +334,16 @@ def images_left_out(root: str | os.PathLike[str], table: pd.DataFrame) -> dict[s
         for folder in _folders_below(Path(root))
         if folder.resolve() not in taken and (n := len(_images(folder)))
     }
+
+
+def images_not_read(root: str | os.PathLike[str]) -> dict[str, int]:
+    """Count the files of images that cannot be read, by suffix, in a folder and all below it."""
+    found: dict[str, int] = {}
+    for folder in _folders_below(Path(root)):
+        for file in _visible(folder):
+            if file.suffix.lower() in UNREAD_SUFFIXES and not file.is_dir():
+                found[file.suffix.lower()] = found.get(file.suffix.lower(), 0) + 1
+    return dict(sorted(found.items()))
 
 
 def _data_folder(root: str | os.PathLike[str], layout: str) -> Path:

@@ -34,10 +34,12 @@ class Hub:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file on a web server, with its MD5 hash where it is known."""
+    """A file on a web server, with its size in bytes and its hashes where they are known."""
 
     url: str
     md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,45 @@ def class_word(name: str, overrides: Mapping[str, str] | None = None) -> str:
     if not word.strip():
         raise ValueError(f"the class {name!r} gives no word for a prompt; rename the folder.")
     return word
+
+
+def name_flaws(dataset: str | None, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Say which folders' names give no word, or cannot be told apart.
+
+    Parameters
+    ----------
+    dataset : str or None
+        As in `class_words`.
+    domains, classes : sequence of str
+        The folders' names.
+
+    Returns
+    -------
+    list of str
+        A sentence for each class without a word and for each group of names that differ
+        in case, blanks and underscores only: of classes, which are then one word in a
+        prompt, and of domains, which are then likely one domain.
+    """
+    if dataset is not None and known_dataset(dataset).flat:
+        return []
+    overrides = known_dataset(dataset).class_words if dataset is not None else {}
+    flaws = []
+    words: dict[str, list[str]] = {}
+    for name in classes:
+        try:
+            words.setdefault(class_word(name, overrides).lower(), []).append(name)
+        except ValueError as error:
+            flaws.append(str(error).removesuffix("."))
+    places: dict[str, list[str]] = {}
+    for name in domains:
+        places.setdefault(" ".join(name.replace("_", " ").lower().split()), []).append(name)
+    for what, alike in (("classes", words), ("domains", places)):
+        flaws += [
+            f"the {what} {', '.join(map(repr, names))} are one name but for case, blanks and '_'"
+            for names in alike.values()
+            if len(names) > 1
+        ]
+    return flaws
 
 
 def class_words(dataset: str | None, names: Sequence[str]) -> list[str]:

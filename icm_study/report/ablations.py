@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from icm_study.embedding.tables import INTERVENTIONS
-from icm_study.experiments.intervals import aggregate
+from icm_study.experiments.intervals import aggregate, contrast
 from icm_study.report.figures import grid_figure, sweep_figure
 from icm_study.report.style import condition_name
 from icm_study.report.tables import interval_table, readable
@@ -153,11 +153,13 @@ def pairs_figure(means: pd.DataFrame, title: str) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    panels = {
-        condition_name[condition]: means["condition"] == condition
-        for condition in ("unseen", "reversed")
-    }
-    return sweep_figure(means, "n_pairs", panels, xlabel="pairs", xscale="log", title=title)
+    return sweep_figure(
+        means, "n_pairs", _by_shift(means), xlabel="pairs", xscale="log", title=title
+    )
+
+
+def _by_shift(means: pd.DataFrame) -> dict[str, pd.Series]:
+    return {condition_name[name]: means["condition"] == name for name in ("unseen", "reversed")}
 
 
 def pairs_words(means: pd.DataFrame) -> str:
@@ -170,3 +172,71 @@ def pairs_words(means: pd.DataFrame) -> str:
         f"{name} {row[fewest]:.1f} % and {row[every]:.1f} %" for name, row in wide.iterrows()
     )
     return f"With {fewest} pairs, and with {every}, the probe has: {listed}."
+
+
+def penalty_means(by_penalty: pd.DataFrame) -> pd.DataFrame:
+    """Pool the probe's accuracies at each penalty, with the names of the methods.
+
+    Parameters
+    ----------
+    by_penalty : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.probes_by_penalty`.
+    """
+    part = by_penalty[by_penalty["penalty"] != "chosen"]
+    kinds = part["intervention"].where(part["side"] == "ICM", "")
+    part = part.assign(name=(part["side"] + " " + kinds).str.strip())
+    part = part.drop_duplicates(["name", "C", "condition", "target", "seed"])  # plain is of no kind
+    return aggregate(part, ["name", "C", "condition"])
+
+
+def penalty_figure(means: pd.DataFrame, title: str) -> Figure:
+    """Show accuracy against the penalty, one panel a shift.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Rows of :func:`penalty_means`.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    label = "C, inverse penalty of the probe"
+    return sweep_figure(means, "C", _by_shift(means), xlabel=label, xscale="log", title=title)
+
+
+def penalty_gains(by_penalty: pd.DataFrame) -> pd.DataFrame:
+    """Compare the probe behind the projection with the plain one at the same penalty.
+
+    Parameters
+    ----------
+    by_penalty : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.probes_by_penalty`.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`~icm_study.experiments.intervals.contrast`, with intervention,
+        condition and penalty.
+    """
+    by = ["intervention", "condition", "penalty"]
+    return contrast(by_penalty, {"side": "ICM"}, {"side": "plain"}, by)
+
+
+def penalty_words(gains: pd.DataFrame) -> str:
+    """Say between which values the gains lie with the shortcut reversed, over all penalties.
+
+    Parameters
+    ----------
+    gains : DataFrame
+        Rows of :func:`penalty_gains`.
+    """
+    part = gains[gains["condition"] == "reversed"]
+    at = part[part["penalty"] != "chosen"].groupby("intervention", sort=False)["value"]
+    chosen = part[part["penalty"] == "chosen"].set_index("intervention")["value"]
+    return "; ".join(
+        f"ICM {kind} {low:+.1f} to {high:+.1f} points, and {chosen[kind]:+.1f} where each side's "
+        "penalty is chosen"
+        for kind, low, high in zip(at.min().index, at.min(), at.max(), strict=True)
+    )

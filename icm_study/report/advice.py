@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from icm_study.experiments.clusters import count_groups
 from icm_study.experiments.intervals import difference_interval
 from icm_study.experiments.reading import Results
 from icm_study.report.claims import ways
@@ -65,6 +66,16 @@ class Advice:
     verdict: str
     answer: str
 
+    def summary(self, worth: float) -> str:
+        """Say what came out, in Markdown, where a gain matters from `worth` points on."""
+        return (
+            f"**{self.answer}** The best way to run it is *{self.method}*, mostly with "
+            f"$K = {self.n_components}$ and $\\lambda = {self.consistency_weight:g}$: it differs "
+            f"from the plain probe by {self.gain:+.1f} points ({self.low:+.1f} to "
+            f"{self.high:+.1f}). On average the best of all that is cheap to run is "
+            f"*{self.best}*. A gain matters from {worth:g} points on."
+        )
+
 
 def gains_over_plain_probe(results: Results) -> pd.DataFrame:
     """Compare all that is cheap to run with the plain probe, on an unseen domain.
@@ -78,8 +89,8 @@ def gains_over_plain_probe(results: Results) -> pd.DataFrame:
     -------
     DataFrame
         One row for each candidate. Columns name, method, predictor, choice, condition, value
-        (percentage points), low, high, n_runs and level. The intervals are over images, and
-        hold at 95 % for all rows at once; level is that of each.
+        (percentage points), low, high, n_runs and level. The intervals are over images, or
+        groups of them, and hold at 95 % for all rows at once; level is that of each.
 
     Raises
     ------
@@ -141,7 +152,7 @@ def advise(results: Results, *, worth: float = 1.0) -> Advice:
         verdict = "helps" if way["low"] > 0 else "cannot be told"
     answer = ANSWERS[verdict].format(most=most)
     if small:
-        answer += f" Domains with too few images to say anything: {', '.join(small)}."
+        answer += f" Domains with too few {results.over} to say anything: {', '.join(small)}."
     side = {name: way[name] for name in ("method", "predictor", "choice")}
     runs = results.of(condition="unseen", **side).table
     n_components, weight = runs[["K", "consistency_weight"]].value_counts(sort=True).index[0]
@@ -157,6 +168,21 @@ def advise(results: Results, *, worth: float = 1.0) -> Advice:
         verdict=verdict,
         answer=answer,
     )
+
+
+def domain_sizes(results: Results) -> pd.DataFrame:
+    """Count what each domain has while it is the unseen one.
+
+    Returns
+    -------
+    DataFrame
+        Columns target and images, and groups where images come in some.
+    """
+    unseen = results.of(condition="unseen").table
+    tested = unseen.drop_duplicates("target").rename(columns={"n": "images"})
+    if "group" in tested:
+        tested = tested.assign(groups=tested["group"].map(count_groups))
+    return tested[[name for name in ("target", "images", "groups") if name in tested]]
 
 
 def _is_candidate(side: dict[str, str], results: Results) -> bool:
@@ -179,6 +205,8 @@ def _name(side: dict[str, str]) -> str:
 
 def _too_small(rows: pd.DataFrame, level: float) -> list[str]:
     """Name the domains where even a gain on every image has zero in its interval."""
+    if "group" in rows:
+        rows = rows.assign(n=rows["group"].map(count_groups))
     n = rows.groupby("target", sort=False)["n"].min()
     low, _ = difference_interval(n, 0 * n, n, level)
     return [str(name) for name, least in zip(n.index, low, strict=True) if least <= 0]

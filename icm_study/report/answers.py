@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython.display import Markdown
@@ -11,10 +10,8 @@ from IPython.display import Markdown
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import learnt_from, variant_claims, ways
+from icm_study.report.finding import Finding, verdicts_of
 from icm_study.report.style import said
-
-if TYPE_CHECKING:
-    from icm_study.report.theory_claims import Finding
 
 ANSWER = "**The answer of this run.** "
 
@@ -143,15 +140,25 @@ def gains_answer(gains: pd.DataFrame) -> str:
 
 def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
     """Say which objective finds the invariant subspace, and which claims do not hold."""
-    # with it come the models of the theory, which no other page needs
-    from icm_study.report.theory_claims import verdicts_of
-
     lines = [
         "How far is each way to estimate the invariant subspace from the true one? "
         + findings["methods"].words,
         count_verdicts(verdicts_of(findings)),
     ]
     return Markdown(ANSWER + " ".join(lines))
+
+
+def real_clip_answer(findings: Mapping[str, Finding]) -> Markdown:
+    """Say what was claimed of real CLIPs, and what came out, without the controls."""
+    judged = ("P5.3", "C5.2", "ICM over plain")
+    lines = [
+        f"{row['statement']} — {row['measured']}, {row['verdict']}"
+        for finding in findings.values()
+        for row in finding.claims
+        if any(one in row["claim"] + row["statement"] for one in judged)
+        and "shuffled" not in row["statement"]
+    ]
+    return Markdown(f"{ANSWER}What is claimed of real CLIPs: {'; '.join(lines)}.")
 
 
 def ablation_answer(verdicts: pd.DataFrame) -> Markdown:

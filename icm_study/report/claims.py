@@ -207,7 +207,11 @@ def variant_claims(results: Results) -> pd.DataFrame:
 
 
 def ablation_claims(
-    choices: pd.DataFrame, objectives: pd.DataFrame, where: str, kind: str = "image+text"
+    choices: pd.DataFrame,
+    objectives: pd.DataFrame,
+    penalties: pd.DataFrame,
+    where: str,
+    kind: str = "image+text",
 ) -> pd.DataFrame:
     """Judge the choices of the method by the probe's accuracy with the shortcut reversed.
 
@@ -218,6 +222,8 @@ def ablation_claims(
         ("intervened", "held-out", "auto").
     objectives : DataFrame
         Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column objective.
+    penalties : DataFrame
+        Rows of :func:`~icm_study.experiments.grids.probes_by_penalty`.
     where : str
         The world and the encoder, as the verdicts name them.
     kind : str
@@ -238,14 +244,17 @@ def ablation_claims(
          "keeping the largest eigenvalues beats the released order"),
         (objectives, "objective", "trace", "generalized",
          "the trace objective beats the generalised one, which has no λ"),
+        (penalties[penalties["penalty"] == "chosen"], "side", "ICM", "plain",
+         f"the projection ({AUTO}) beats the plain probe, the penalty of both chosen on "
+         "intervened source images"),
     ]  # fmt: skip
     rows = []
     for table, column, first, second, statement in questions:
         part = table[(table["predictor"] == "linear probe") & (table["intervention"] == kind)]
         part = part[part["condition"] == "reversed"]
         gain = contrast(part, {column: first}, {column: second}, ["condition"])
-        topic = "Choosing" if column == "choice" else "Objective"
-        name = f"{topic} ({where}, {table['seed'].nunique()} seeds)"
+        topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
+        name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
         section = CHOOSING if column == "choice" else ORDER
         rows.append(gain_claim(name, said, gain, section))
@@ -259,6 +268,10 @@ RIVALS = (
     ("tuned penalty", "linear probe", "the plain probe with a chosen penalty"),
     ("augmentation", "linear probe", "the probe trained on augmented images with a chosen penalty"),
     ("LDA", "linear probe", "linear discriminant analysis"),
+    ("ICA", "linear probe", "independent components and text together"),
+    ("SPD", "linear probe", "the probe without the directions that tell the domain"),
+    ("SHED", "linear probe", "the probe without the centroids of styles"),
+    ("TIE", "linear probe", "the probe on images moved against the values that they show"),
 )
 
 
@@ -331,6 +344,13 @@ def comparison_claims(results: Results) -> pd.DataFrame:
                 statement = f"{subject}: beats {said} {SAID[shift]}"
                 gain = part.gain(first, second)
                 rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
+    tuned = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
+    tuned_plain = part.side_of("tuned penalty", "linear probe")
+    if tuned and tuned_plain:
+        said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
+        gain = part.gain(tuned, tuned_plain)
+        statement = f"{said}: beats the plain probe {SAID[shift]}"
+        rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")

@@ -118,6 +118,6 @@ def gains_of_choosing(results: Results) -> pd.DataFrame:
         pooled = mean_interval(mean, by, "value").rename(columns={"mean": "value"})
         tables.append(pooled.assign(ways=f"{results.choice} over {other}"))
     gained = pd.concat(tables, ignore_index=True)
-    if results.over == "images":
+    if results.over != "seeds":
         gained[["low", "high"]] = float("nan")
     return gained

@@ -13,6 +13,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from icm_study.experiments.reading import Results, by_worst_case, quantity
+from icm_study.experiments.record import read_table
 from icm_study.experiments.settings import KINDS
 from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
@@ -22,6 +23,7 @@ from icm_study.report.words import NOTES, badges, came_out, limits, points
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
+REAL_CLIP = "real-clip"  # the run of 08_real_clip
 
 
 def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:
@@ -127,7 +129,7 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     if len(released):
         text += f" Lead over the released code's order: {points(released.iloc[0])}."
     if not any(PAPER_ENCODER in run for run in gains["run"]):
-        text += " Not run: the paper's ViT-B/16."
+        text += " Not run: the paper's benchmarks with ViT-B/16."
     return Markdown(f'<div class="answer">\n\n{text}\n\n</div>')
 
 
@@ -192,6 +194,35 @@ def claims_words(rows: pd.DataFrame, link: bool = True) -> Markdown:
     listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
     more = " [Every claim](results/claims.ipynb) has its numbers, and where they are from."
     return came_out(f"Of {len(rows)} claims: {listed}.{more if link else ''}")
+
+
+def of_real_clip(claims: Sequence[str], shown: Sequence[Results]) -> Markdown:
+    """Say which results are of a real CLIP, and what they are not, in two sentences.
+
+    Parameters
+    ----------
+    claims : sequence of str
+        Paths of the verdicts of all pages; those of the page on real CLIP have its name.
+    shown : sequence of Results
+        All runs with accuracies on domains or variants.
+    """
+    path = next((one for one in claims if Path(one).stem == f"{REAL_CLIP}_claims"), None)
+    if path is None:
+        return Markdown("No result here is of embeddings by a real CLIP that others published.")
+    counts = read_table(path)["verdict"].value_counts()
+    told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    names = sorted({run.encoder for run in shown if "/" in run.encoder})
+    limit = (
+        f"The accuracies of this page have {', '.join(names)} too, by runs of this study."
+        if names
+        else "They are not a run of DomainBed or of ImageNet's variants: no accuracy on this page "
+        "is of a real CLIP."
+    )
+    return Markdown(
+        f"**Of real CLIP.** [Real CLIP](results/{REAL_CLIP}.ipynb) is about embeddings by OpenAI's "
+        "ViT-B/16 (the paper's encoder; 500 photographs with their captions), ViT-B/32 and RN50 "
+        f"(1,203 names) that others have published (verdicts: {told}). {limit}"
+    )
 
 
 def run_line(results: Results, path: str) -> str:

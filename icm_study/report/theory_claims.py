@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from scipy.stats import binomtest
 
 from icm_study.experiments.intervals import mean_interval
-from icm_study.report import words
+from icm_study.report.finding import Finding
 from icm_study.report.tables import with_interval
-from icm_study.report.verdicts import COLUMNS, claim, judge, located
+from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
 from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
 
@@ -32,30 +30,6 @@ SECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What came out of an experiment.
-
-    Attributes
-    ----------
-    summary : DataFrame
-        What its figure or table shows beside the runs.
-    words : str
-        The same as a sentence or two, in Markdown.
-    claims : list of dict
-        Rows of :func:`~icm_study.report.verdicts.claim`.
-    """
-
-    summary: pd.DataFrame
-    words: str
-    claims: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def came_out(self) -> Markdown:
-        """The words under their heading."""
-        return words.came_out(self.words)
-
-
 def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str, Finding]:
     """Say of each experiment what came out.
 
@@ -71,22 +45,6 @@ def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str
     dict of str to Finding
     """
     return {name: FINDERS[name](table, given) for name, table in runs.items()}
-
-
-def verdicts_of(findings: Mapping[str, Finding]) -> pd.DataFrame:
-    """Put the verdicts of all experiments into one table.
-
-    Returns
-    -------
-    DataFrame
-        The columns of a table of verdicts.
-    """
-    rows = [
-        {**row, **located(SECTIONS[name])}
-        for name, finding in findings.items()
-        for row in finding.claims
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:

@@ -42,6 +42,11 @@ SPREAD = {
         "Intervals: 95 %, over the images that are tested, as if others had been collected in the "
         "same way; seeds only split the images to train on anew. The encoder and the domains stay."
     ),
+    "groups": (
+        "Intervals: 95 %, over the groups of images that are tested, as if others had been "
+        "collected in the same way: a group counts as one image. Seeds only split the groups to "
+        "train on anew. The encoder and the domains stay."
+    ),
 }
 
 
@@ -128,7 +133,7 @@ def difference_caption(results: Results) -> Markdown:
 
 
 def chosen(results: Results) -> HTML:
-    """Tabulate K and λ of CLIP-ICM, the median over the runs."""
+    """Tabulate K and λ of CLIP-ICM, the median over the runs; say which accuracy chose them."""
     table = results.table
     rows = table[table["K"].notna() & (table["condition"] == results.shifts[0])]
     medians = (
@@ -138,7 +143,10 @@ def chosen(results: Results) -> HTML:
         .median()
         .rename(columns={"consistency_weight": "λ"})
     )
-    return html(medians.reset_index())
+    by = "of the predictor itself"
+    if "least squares" in set(rows["judged_by"]):
+        by += "; for the probe, as the data set is large, of one of least squares"
+    return HTML(f"{html(medians.reset_index()).data}<p>Chosen by the accuracy {by}.</p>")
 
 
 def record(results: Results) -> Markdown:

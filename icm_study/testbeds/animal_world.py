@@ -131,6 +131,34 @@ class AnimalWorld(TestBed):
             strengths=tuple(shortcut_strengths(self.shortcut, self.strength).values()),
         )  # fmt: skip
 
+    def outline(self, seed: int) -> EmbeddedData:
+        """Give the data without any embedding."""
+        source = self.latents("source", "aligned", seed)
+        tests = [
+            xr.Dataset(coords=_test_coordinates(self.latents("test", shortcut, seed), shortcut))
+            for shortcut in SHORTCUTS
+        ]
+        return EmbeddedData(
+            source=xr.Dataset(
+                coords=_source_coordinates(source, redraw_variant(source, seed=seed))
+            ),
+            test=xr.concat(tests, "row"),
+            prompts=xr.Dataset(coords={"label": ("row", np.arange(len(CLASSES)))}),
+            provenance={},
+            domains=STYLES,
+            classes=CLASSES,
+        )
+
+    def check_splits(self, targets: Sequence[str | None], seed: int) -> None:
+        """Find out whether there are images enough, before any is embedded."""
+        try:
+            super().check_splits(targets, seed)
+        except ValueError as error:
+            raise ValueError(
+                f"n_images={self.n}: with seed {seed} so many images of animals cannot be divided. "
+                f"{error} Give more, or None for every animal once."
+            ) from error
+
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed sources with all their pairs, and tests under every shortcut.
 
@@ -267,10 +295,12 @@ class AnimalWorld(TestBed):
     def _embed_test(self, embedder: Embedder, shortcut: str, seed: int) -> xr.Dataset:
         latents = self.latents("test", shortcut, seed)
         original = embed_rendered(embedder, self.silhouettes, latents)[:, 0]
-        coordinates = _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}
         caption = embedder.texts(captions(latents, left_out=0.0))
         variables = {"original": original, "caption": caption}
-        return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
+        return xr.Dataset(
+            {k: (("row", "feature"), v) for k, v in variables.items()},
+            _test_coordinates(latents, shortcut),
+        )
 
 
 def shortcut_strengths(shortcut: str, strength: float) -> dict[str, Any]:
@@ -314,8 +344,10 @@ def embed_source(
         "caption": embedder.texts(words),
         "edit": embedder.texts(edits),
     }
-    coordinates = _coordinates(latents) | {"oracle_domain": ("row", redrawn["style"].to_numpy())}
-    return xr.Dataset({k: (("row", "feature"), v) for k, v in variables.items()}, coordinates)
+    return xr.Dataset(
+        {k: (("row", "feature"), v) for k, v in variables.items()},
+        _source_coordinates(latents, redrawn),
+    )
 
 
 def embed_rendered(
@@ -362,3 +394,11 @@ def _coordinates(latents: pd.DataFrame) -> dict[str, Any]:
     renamed = latents.rename(columns={"style": "domain"})
     keep = ["silhouette", "label", "domain", "coat", "scene", "light", "blur"]
     return {name: ("row", renamed[name].to_numpy()) for name in keep}
+
+
+def _source_coordinates(latents: pd.DataFrame, redrawn: pd.DataFrame) -> dict[str, Any]:
+    return _coordinates(latents) | {"oracle_domain": ("row", redrawn["style"].to_numpy())}
+
+
+def _test_coordinates(latents: pd.DataFrame, shortcut: str) -> dict[str, Any]:
+    return _coordinates(latents) | {"shortcut": ("row", [shortcut] * len(latents))}

@@ -72,17 +72,22 @@ class TestBed(ABC):
     ----------
     name : str
         The data set's, as tables and pages call it.
-    over : {"seeds", "images"}
-        What an interval speaks for: other draws of the simulator, whose runs are
-        independent, or other images of the same domains, where seeds only split anew.
     protocol : str
         One of :data:`PROTOCOLS`.
     """
 
     __test__: ClassVar[bool] = False  # the name is no test to pytest
     name: str
-    over: ClassVar[str]
     protocol: str = PROTOCOLS[0]
+
+    @property
+    @abstractmethod
+    def over(self) -> str:
+        """What an interval speaks for, one of :data:`~icm_study.experiments.intervals.OVER`.
+
+        Other draws of the simulator (``"seeds"``), whose runs are independent, or, where
+        seeds only split anew, other ``"images"`` of the same domains, or ``"groups"`` of them.
+        """
 
     @property
     def world(self) -> str:
@@ -163,6 +168,22 @@ class TestBed(ABC):
                 f"once. Unknown: {unknown}."
             )
         return list(chosen)
+
+    def outline(self, seed: int) -> EmbeddedData | None:
+        """Give the data without any embedding, as far as a split needs them; None if unknown."""
+        return None
+
+    def check_splits(self, targets: Sequence[str | None], seed: int) -> None:
+        """Find out whether the data can be divided, before anything is embedded.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`split`.
+        """
+        if (data := self.outline(seed)) is not None:
+            for target in targets:
+                self.split(data, target, seed)
 
     @abstractmethod
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:

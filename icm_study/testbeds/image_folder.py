@@ -1,13 +1,17 @@
-"""A folder of images as a test bed: any domain can be the target, and images are what varies."""
+"""A folder of images as a test bed: any domain can be the target, and images are what varies.
+
+Where images come in groups (bursts, patients, sessions), it is groups that vary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import ImageOps
 
@@ -41,8 +45,8 @@ class ImageFolder(TestBed):
         The data set's, for its words in prompts and captions (see
         :mod:`icm_study.photographs.known`) and for the record.
     images : DataFrame
-        Columns path, label and domain, as :func:`~icm_study.photographs.check.load_folder`
-        returns it.
+        Columns path, label and domain, and where images come in groups, group, as
+        :func:`~icm_study.photographs.check.load_folder` returns it.
     texts : Texts
         What writes captions and edits them. An encoder that ships with the project knows
         the words of the animal world only, and has no text interventions here.
@@ -58,10 +62,10 @@ class ImageFolder(TestBed):
     Raises
     ------
     ValueError
-        If the protocol is unknown, or cannot divide the images.
+        If the protocol is unknown or cannot divide the images, or a prompt cannot name a
+        class, or tell it from another.
     """
 
-    over: ClassVar[str] = "images"
     name: str
     images: pd.DataFrame
     texts: Texts = field(default_factory=Texts)
@@ -73,14 +77,27 @@ class ImageFolder(TestBed):
     def __post_init__(self) -> None:
         self.check_protocol()
         check_counts(self.images, self.protocol)
+        class_words(self._known, self.classes)
+
+    @property
+    def over(self) -> str:
+        """Groups, where images come in some."""
+        return "groups" if "group" in self.images else "images"
 
     @property
     def note(self) -> str:
         """What a page says of the data."""
+        grouped = ""
+        if "group" in self.images:
+            grouped = (
+                f" The {len(self.images):,} images come in {self.images['group'].nunique():,} "
+                "groups: no group is on two sides of a split, and in an interval each counts as "
+                "one image."
+            )
         return (
             "The data are photographs and pictures as they were collected. No caption comes with "
             f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing "
-            "can be rendered again."
+            f"can be rendered again.{grouped}"
         )
 
     @property
@@ -94,14 +111,34 @@ class ImageFolder(TestBed):
         return tuple(sorted(self.images["label"].unique()))
 
     @property
+    def _known(self) -> str | None:
+        return self.name if self.name in CATALOG else None
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The class names as they stand in prompts."""
-        return tuple(class_words(self.name if self.name in CATALOG else None, self.classes))
+        return tuple(class_words(self._known, self.classes))
 
     @property
     def spurious(self) -> tuple[str, ...]:
         """Prompts for kinds of pictures."""
         return tuple(f"a {value} of an object" for value in PHOTO_LEXICON["medium"])
+
+    def prompts(self, embedder: Embedder) -> xr.Dataset:
+        """Embed the prompts of the classes, see :meth:`Embedder.prompts`.
+
+        Raises
+        ------
+        ValueError
+            If the encoder does not know a word, or cuts two classes to the same words.
+        """
+        return embedder.prompts(self.words, self.templates)
+
+    def outline(self, seed: int) -> EmbeddedData:
+        """Give the data without any embedding."""
+        labels = xr.Dataset(coords={"label": ("row", np.arange(len(self.classes)))})
+        source = xr.Dataset(coords=self._coordinates())
+        return EmbeddedData(source, None, labels, {}, self.domains, self.classes)
 
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed each image, also after an image intervention, and its texts; whatever the seed.
@@ -119,25 +156,21 @@ class ImageFolder(TestBed):
         Raises
         ------
         ValueError
-            If an image cannot be read, or an embedding is not finite; or as the captioner
-            and the editor.
+            As :meth:`prompts`, before any image is embedded; if an image cannot be read, or an
+            embedding is not finite; or as the captioner and the editor.
         OSError
             If the store's directory cannot be written.
         """
         encoder = embedder.encoder
-        texts = None
-        if self.has_texts and encoder.name not in SHIPPED:
-            texts = self.texts.write(self.images, self.name, embedder.store.root)
+        prompts = self.prompts(embedder)  # first, since it refuses what it cannot read
+        texts = self.written(embedder)
         source = embedder.pairs(self.images, texts, interventions=self.interventions)
-        numbers = {"label": self.classes, "domain": self.domains}
-        source = source.assign_coords(
-            {k: ("row", [of.index(value) for value in self.images[k]]) for k, of in numbers.items()}
-        )
+        source = source.assign_coords(self._coordinates())
         written = (text for part in texts or () for text in part)
         return EmbeddedData(
             source=source,
             test=None,
-            prompts=embedder.prompts(self.words, self.templates),
+            prompts=prompts,
             provenance={
                 "encoder": encoder.name,
                 "weights": encoder.fingerprint,
@@ -146,10 +179,31 @@ class ImageFolder(TestBed):
                 "texts": fingerprint(*self.templates, *written),
                 "seed": 0,
                 "n": len(self.images),
-            },
+            }
+            | ({"groups": fingerprint(source["group"].to_numpy())} if "group" in source else {}),
             domains=self.domains,
             classes=self.classes,
         )
+
+    def _coordinates(self) -> dict[str, tuple[str, NDArray[np.integer]]]:
+        """Give classes, domains and groups of the images as numbers."""
+        names = [name for name in ("label", "domain", "group") if name in self.images]
+        return {
+            name: ("row", np.unique(self.images[name].to_numpy(str), return_inverse=True)[1])
+            for name in names
+        }
+
+    def written(self, embedder: Embedder) -> tuple[list[str], list[str]] | None:
+        """Write a caption and its edit for each image; None where there are no texts."""
+        if not self.has_texts or embedder.encoder.name in SHIPPED:
+            return None
+        return self.texts.write(self.images, self.name, embedder.store.root)
+
+    def embed_texts(self, embedder: Embedder) -> None:
+        """Embed the texts only: what :meth:`embed` then finds stored."""
+        for part in self.written(embedder) or ():
+            embedder.store_texts(part)
+        self.prompts(embedder)
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the images, see :func:`~icm_study.testbeds.splits.split`."""

@@ -22,6 +22,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.embedding.tables import EmbeddedData, Embedder
 from icm_study.photographs.imagenet import imagenet_index, imagenet_templates
 from icm_study.testbeds.animal_variants import variants_are_no_targets
@@ -151,11 +152,9 @@ class ImageNetVariants(TestBed):
         from icm_study.embedding.files import embed_files  # imports torch, which is slow
 
         pairs, folder = None, self._folder
+        folder.prompts(embedder)  # first, since it refuses what it cannot read
         if self.others is not None:
-            name, others = self.others
-            has_classes = (others["label"] != "").all()
-            texts = self.texts.write(others, name, embedder.store.root) if has_classes else None
-            pairs = embedder.pairs(others, texts)
+            pairs = embedder.pairs(self.others[1], self._texts_of_others(embedder))
         data = folder.embed(embedder, seed)
         classes = imagenet_index(list(folder.classes))
         place = {index: number for number, index in enumerate(classes)}
@@ -174,6 +173,25 @@ class ImageNetVariants(TestBed):
             domains=self.domains,
             pairs=pairs,
         )
+
+    @property
+    def images_to_embed(self) -> list[tuple[pd.DataFrame, tuple[str, ...]]]:
+        """The images, and the image interventions that they are embedded after, too."""
+        others = [] if self.others is None else [(self.others[1], tuple(IMAGE_INTERVENTIONS))]
+        trained = (self.images, tuple(self._folder.interventions))
+        return [*others, trained, *((images, ()) for images in self.variants.values())]
+
+    def embed_texts(self, embedder: Embedder) -> None:
+        """Embed the texts only: what :meth:`embed` then finds stored."""
+        for part in self._texts_of_others(embedder) or ():
+            embedder.store_texts(part)
+        self._folder.embed_texts(embedder)
+
+    def _texts_of_others(self, embedder: Embedder) -> tuple[list[str], list[str]] | None:
+        """Write texts for the images of the projection, if each lies in the folder of a class."""
+        if self.others is None or not (self.others[1]["label"] != "").all():
+            return None
+        return self.texts.write(self.others[1], self.others[0], embedder.store.root)
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the training images, see :func:`~icm_study.testbeds.splits.variant_split`."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.check import load_folder, load_images
@@ -33,8 +36,8 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
         Parameters of a notebook, of which these count: *dataset*, ``"animal-world"`` or a
         folder; *protocol*; for animals *worlds*, pairs of a shortcut and its strength, or
         *world*, one of them, *n_images*, and for variants *reference*; for a folder
-        *accept_problems*, *nested*, *classes* and *value_range* (see
-        :func:`~icm_study.photographs.check.load_folder`), *captioner*, *editor* and
+        *accept_problems*, *nested*, *groups*, *classes* and *value_range* (see
+        :class:`~icm_study.photographs.check.Reading`), *captioner*, *editor* and
         *domain_words* (see :class:`~icm_study.text.pairs.Texts`), and *interventions*, image
         interventions to draw from (all where none is named). Where *variants* is
         given, the test beds are variants: of animals, or the named folders, with
@@ -64,6 +67,31 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
     protocol = given.get("protocol", PROTOCOLS[0])
     drawn = {"interventions": given["interventions"]} if given.get("interventions") else {}
     return [ImageFolder(folder.name, images, texts, protocol, **drawn)]
+
+
+def images_to_embed(given: Mapping[str, Any]) -> list[tuple[pd.DataFrame, tuple[str, ...]]]:
+    """List the image files that a run on folders embeds, whatever its protocol is.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        As for :func:`open_testbeds`.
+
+    Returns
+    -------
+    list of (DataFrame, tuple of str)
+        Tables with the columns path, label and domain, and for each the image interventions
+        that its images are embedded after, too.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As :func:`open_testbeds`.
+    """
+    if "variants" in given:
+        return _imagenet(given, Texts()).images_to_embed
+    drawn = tuple(given.get("interventions") or IMAGE_INTERVENTIONS)
+    return [(load_folder(given["dataset"], **_reading(given)), drawn)]
 
 
 def example_or_folder(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,32 +164,33 @@ def _worlds(given: Mapping[str, Any]) -> list[tuple[str, float]]:
     return worlds
 
 
-def _imagenet(given: Mapping[str, Any], texts: Texts) -> TestBed:
+def _imagenet(given: Mapping[str, Any], texts: Texts) -> ImageNetVariants:
     accept, n = given.get("accept_problems", False), given.get("n_images")
     if n is not None and n < 1:
         raise ValueError(
             f"n_images={n}; expected at least one training image of each class, or None for all."
         )
-    images = load_folder(given["dataset"], "imagenet", accept_problems=accept)
+    kept = {"accept_problems": accept, "cache": given.get("cache", "cache")}
+    images = load_folder(given["dataset"], "imagenet", **kept)
     if n is not None:
         shuffled = images.sample(frac=1, random_state=0)
         images = shuffled.groupby("label").head(n).sort_index()
     variants = {}
     for name, folder in given["variants"].items():
         known = guess_dataset(folder)  # a part of a known variant would pass for the whole
-        variants[name] = load_folder(
-            folder, known or "imagenet", accept_problems=accept and not known
-        )
+        kept["accept_problems"] = accept and not known
+        variants[name] = load_folder(folder, known or "imagenet", **kept)
     others = None
     if given.get("projection_images"):
         folder = Path(given["projection_images"])
-        others = (folder.name, load_images(folder, accept_problems=accept))
+        kept["accept_problems"] = accept
+        others = (folder.name, load_images(folder, **kept))
     return ImageNetVariants(Path(given["dataset"]).name, images, variants, texts, others)
 
 
 def _reading(given: Mapping[str, Any]) -> dict[str, Any]:
     """Give the parameters that say how a folder is read."""
-    names = ("accept_problems", "nested", "classes", "value_range", "cache")
+    names = ("accept_problems", "nested", "groups", "classes", "value_range", "cache")
     return {name: given[name] for name in names if name in given}
 
 

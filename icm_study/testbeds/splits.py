@@ -19,7 +19,9 @@ instead), choosing K and λ sees ``held_out`` only, and ``tests`` are for measur
 
 In the animal world the tests show other animals. In a folder of images every image can
 train or test, so the rows that are held out are halved: one half chooses, the other
-measures.
+measures. So a source domain is divided 80/10/10, class by class, and all of the target is
+tested; DomainBed divides every domain 80/20 at random. Where images come in groups, a group
+is on one side only: no source shares one with the target, and rows are held out by groups.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
-from sklearn.model_selection import train_test_split
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from icm_study.embedding.tables import EmbeddedData
-from icm_study.photographs.counts import LEAST_IMAGES, too_few
+from icm_study.photographs.counts import LEAST_IMAGES, least_of, too_few
 from icm_study.testbeds.base import PROTOCOLS, Split
 
 
@@ -44,8 +47,8 @@ def split(
 ) -> Split:
     """Divide data by a protocol.
 
-    Source rows whose oracle re-rendering falls into the target domain are left out, so
-    that no method sees an image of the target.
+    Source rows whose oracle re-rendering falls into the target domain are left out, and
+    those of a group that has a row there, so that no method sees an image of the target.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ def split(
         The domain to set aside; None for the protocol ``"open class"``, which sets none aside.
     protocol : {"leave-one-domain-out", "open class", "domain shift with open classes"}
     held_out : float
-        Share of the source rows that are not trained on.
+        Share of the source rows that are not trained on; about that share, of groups.
     seed : int
 
     Returns
@@ -77,26 +80,35 @@ def split(
     is_source = _rows(source, "domain", target, equal=False) & _rows(
         source, "oracle_domain", target, equal=False
     )
+    classes = np.unique(data.tested["label"])
+    seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
+    if "group" in source.coords:
+        is_tested = ~np.isin(source["label"], seen) if target is None else ~is_source
+        is_source &= ~np.isin(source["group"], source["group"][is_tested])
     if not is_source.any():
         raise ValueError(
             "No source domain is left beside the target; leave-one-domain-out needs two domains."
         )
-    classes = np.unique(data.tested["label"])
-    seen = classes if protocol == PROTOCOLS[0] else classes[: (len(classes) + 1) // 2]
     usable = np.flatnonzero(is_source & np.isin(source["label"], seen))
     _check_classes(seen, classes, source.isel(row=usable), data.prompts)
-    train, rest = hold_out(source, usable, held_out, seed)
+    if "group" in source.coords:
+        train, rest, measure = _hold_out_groups(source, usable, held_out, seed)
+    else:
+        train, rest = hold_out(source, usable, held_out, seed)
+        if data.test is None:
+            rest, measure = hold_out(source, rest, 0.5, seed)
     if data.test is None:
-        rest, measure = hold_out(source, rest, 0.5, seed)
         tests = _folder_tests(source, target, seen, protocol, measure)
     else:
         tests = _animal_tests(data.test, target, seen, protocol)
     for condition, table in tests.items():
         if not table.sizes["row"]:
             raise ValueError(
-                f"The test table has no image for the condition {condition!r} of target {target}; "
-                "expected images of every domain (in the animal world with each shortcut: "
-                "'aligned', 'none' and 'reversed')."
+                f"There is no image for the condition {condition!r} of the target "
+                f"{'none' if target is None else data.domains[target]!r}; expected some in every "
+                "domain, of the classes that are trained on and of those that are not (in the "
+                "animal world with each shortcut: 'aligned', 'none' and 'reversed'). Add images, "
+                "or name other targets."
             )
     return Split(
         train=source.isel(row=train),
@@ -119,11 +131,13 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
     Raises
     ------
     ValueError
-        If fewer than two classes are trained on, a domain must be left out and there is
-        one only, or a class that is trained on has fewer than
-        :data:`~icm_study.photographs.counts.LEAST_IMAGES` images in the sources. The
-        message names them.
+        If the protocol is unknown, fewer than two classes are trained on, a domain must be
+        left out and there is one only, or a class that is trained on has too few images in
+        the sources (see :func:`~icm_study.photographs.counts.too_few`). The message names
+        them.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; choose one of {PROTOCOLS}.")
     domains, classes = sorted(images["domain"].unique()), sorted(images["label"].unique())
     if protocol != "open class" and len(domains) < 2:
         raise ValueError(
@@ -138,12 +152,16 @@ def check_counts(images: pd.DataFrame, protocol: str = PROTOCOLS[0]) -> None:
             "folders of other classes."
         )
     for target in domains if protocol != "open class" else [None]:
-        few = {name: n for name, n in too_few(images, target).items() if name in seen}
+        is_tested = ~images["label"].isin(seen) if target is None else images["domain"] == target
+        few = {name: n for name, n in too_few(images, is_tested).items() if name in seen}
         if few:
             listing = ", ".join(f"{name!r} has {n}" for name, n in few.items())
+            least, what = least_of(images)
+            shared = " (Groups that are tested too do not count.)" * ("group" in images)
             raise ValueError(
-                f"Each class needs {LEAST_IMAGES} images or more outside the target {target!r}, to "
-                f"train, to choose and to measure: {listing}. Add images, or remove these classes."
+                f"Each class needs {least} {what} or more outside the target {target!r}, to "
+                f"train, to choose and to measure: {listing}.{shared} Add images, or remove these "
+                "classes."
             )
 
 
@@ -192,6 +210,51 @@ def hold_out(
     return rows[np.isin(group, kept)], rows[np.isin(group, held)]
 
 
+def group_folds(
+    label: NDArray[np.integer], group: NDArray[np.integer], n: int, seed: int
+) -> list[NDArray[np.intp]]:
+    """Divide rows into n parts, each class in about the same proportion, each group in one part.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer than n groups, or all of its groups come into one part.
+    """
+    n_groups = _groups_of_each(label, group)
+    if n_groups.min() < n:
+        raise ValueError(
+            f"A class has images in {n_groups.min()} group(s), which cannot be divided into {n} "
+            "parts, each group in one; expected as many. Add images of other groups, or leave the "
+            "class out."
+        )
+    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    parts = [part for _, part in folds.split(label, label, group)]
+    if min(len(np.unique(np.delete(label, part))) for part in parts) < len(n_groups):
+        raise ValueError(
+            f"The groups are so unequal that no {n} parts of them have all classes. Make smaller "
+            "groups, or leave out the classes with few."
+        )
+    return parts
+
+
+def _groups_of_each(label: NDArray[np.integer], group: NDArray[np.integer]) -> pd.Series:
+    return pd.Series(group).groupby(label).nunique()
+
+
+def _hold_out_groups(
+    source: xr.Dataset, rows: NDArray[np.intp], share: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Divide rows by groups into those that train, choose and measure.
+
+    Of a class with few groups each of these gets one at least, so that more than `share` is
+    held out.
+    """
+    label, group = (source[name].to_numpy()[rows] for name in ("label", "group"))
+    n = min(round(2 / share), int(_groups_of_each(label, group).min()))
+    choose, measure, *train = group_folds(label, group, max(n, 3), seed)
+    return rows[np.sort(np.concatenate(train))], rows[choose], rows[measure]
+
+
 def _animal_tests(
     test: xr.Dataset, target: int | None, seen: np.ndarray, protocol: str
 ) -> dict[str, xr.Dataset]:
@@ -233,9 +296,12 @@ def _check_table(name: str, table: xr.Dataset, *, every_domain: bool) -> None:
     # of a folder, the check before embedding has told, and the user has decided
     if not every_domain:
         return
-    present = pd.crosstab(table["domain"].to_numpy(), table["label"].to_numpy())
-    for domain, counts in present.iterrows():
-        absent = counts.index[counts == 0].tolist()
+    domains, domain = np.unique(table["domain"], return_inverse=True)
+    labels, label = np.unique(table["label"], return_inverse=True)
+    present = np.zeros((len(domains), len(labels)), dtype=bool)
+    present[domain, label] = True
+    for domain, row in zip(domains, present, strict=True):
+        absent = labels[~row].tolist()
         if absent:
             raise ValueError(
                 f"The {name} table has no image of class {absent} in domain {domain}; every class "

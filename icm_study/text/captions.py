@@ -239,6 +239,14 @@ def lexicon_for(
     return left
 
 
+#: Other spellings of the lexicon's words, in the names of folders.
+SPELLINGS = {
+    "photographic": "photo", "photography": "photo", "photograph": "photo",
+    "watercolour": "watercolor", "water colour": "watercolor", "water color": "watercolor",
+    "colourful": "colorful", "grey": "gray",
+}  # fmt: skip
+
+
 def domain_word(folder: str, lexicon: Lexicon = PHOTO_LEXICON) -> str | None:
     """Find the lexicon's word for a domain's folder.
 
@@ -251,9 +259,9 @@ def domain_word(folder: str, lexicon: Lexicon = PHOTO_LEXICON) -> str | None:
     Returns
     -------
     str or None
-        The value that the name is, or is the plural or the last word of ("clipart",
-        "sketches", "night" for "at night"), or the one medium that it contains
-        ("pencil_sketch"). None where there is no such value.
+        The value that the name is, in this spelling or another ("watercolour"), or is the
+        plural or the last word of ("clipart", "sketches", "night" for "at night"), or the
+        one medium that it contains ("pencil_sketch"). None where there is no such value.
 
     Examples
     --------
@@ -261,6 +269,8 @@ def domain_word(folder: str, lexicon: Lexicon = PHOTO_LEXICON) -> str | None:
     ('sketch', 'at night', None)
     """
     name = " ".join(re.split(r"[\s_-]+", folder.lower()))
+    for spelling, value in SPELLINGS.items():
+        name = re.sub(rf"\b{spelling}(?=s?\b)", value, name)
     for values in lexicon.values():
         for value in values:
             joined = (re.sub(r"[\s_-]+", "", text) for text in (name, value))

@@ -54,6 +54,16 @@ REFUSALS = 5  # so many captions in a row without a good answer, and the model i
 
 REASONING = "think|thinking|thought|reasoning"  # the tags in which models think aloud
 
+TIMEOUTS = 3  # so many requests in a row without an answer in time, and the server is stuck
+
+#: What models write before the caption that they were asked for alone.
+LABEL = re.compile(
+    r"^(?:[\w' ]{0,40}\bcaption|answer|output|result|edit(?:ed)?(?: version)?)\s*:",
+    re.IGNORECASE,
+)
+
+QUOTES = ('""', "''", "“”", "„“", "‘’", "«»")
+
 SILENCES = 3  # so many captions in a row without any answer, and the server is taken to be down
 
 
@@ -114,6 +124,7 @@ class LLMEditor:
         self._sleep, self._clock = sleep, clock
         self._next_request = clock()
         self._was_heard = False  # whether the server has ever answered
+        self._timeouts = 0  # requests in a row that were not answered in time
         self._takes_seed = True
 
     def __call__(
@@ -138,10 +149,11 @@ class LLMEditor:
             If captions and class words do not fit together, or a caption lacks its class word.
         RuntimeError
             If something is missing in the environment; if nothing listens at the
-            address; if the server refuses (status 400, 401, 403, 404 and the like),
-            with its message; if a few captions in a row have no good answer, with what
-            the model said; or, after all others are done, if some have none, with a
-            list of them. What was answered is in the cache.
+            address, or several requests in a row get no answer in time; if the server
+            refuses (status 400, 401, 403, 404 and the like), with its message; if a few
+            captions in a row have no good answer, with what the model said; or, after all
+            others are done, if some have none, with a list of them. What was answered is
+            in the cache.
         """
         check_pairs(captions, class_words)
         seed = operator.index(seed)
@@ -181,8 +193,8 @@ class LLMEditor:
 
     def _recall(self, caption: str, word: str, seed: int) -> str | None:
         """Take an edit from the cache, if it is good for the class words at hand."""
-        edit = self.cache.get(self._key(caption, word, seed))
-        return None if edit is None or self._flaw(edit, caption, word) else edit
+        edit = _undecorated(self.cache.get(self._key(caption, word, seed)) or "")
+        return None if self._flaw(edit, caption, word) else edit
 
     def _report(self, failures: list[str], n_done: int, n: int, stopped: str) -> str:
         left = n - n_done - len(failures)
@@ -302,6 +314,14 @@ class LLMEditor:
             )
         except _PASSING as error:
             said = _hide(key, f"{type(error).__name__}: {error}")
+            self._timeouts += isinstance(error, requests.ReadTimeout)
+            if self._timeouts == TIMEOUTS:
+                raise RuntimeError(
+                    f"The server of {BASE_URL} takes requests and has not answered {TIMEOUTS} in a "
+                    f"row within {self.timeout:g} seconds each. It may be loading the model, or be "
+                    f"stuck: ask it by hand, and run again, with a longer timeout if it is slow. "
+                    f"What was answered is kept in {str(self.cache.path)!r}."
+                ) from None
             if self._was_heard or not _finds_nobody(error):
                 raise _TryAgain(said) from None
             raise RuntimeError(
@@ -310,7 +330,7 @@ class LLMEditor:
             ) from None
         except (requests.RequestException, ValueError) as error:
             raise RuntimeError(_hide(key, f"{BASE_URL} is {url!r}: {error}")) from None
-        self._was_heard = True
+        self._was_heard, self._timeouts = True, 0
         return response
 
 
@@ -390,20 +410,36 @@ def _text(answer: Any) -> str:
     match answer:
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
+        case {"choices": [{"message": {"content": [*parts]}}, *_]}:
+            return "".join(part["text"] for part in parts if _is_text(part))
     return ""
+
+
+def _is_text(part: Any) -> bool:
+    match part:
+        case {"type": "text" | "output_text", "text": str()}:
+            return True
+    return False
 
 
 def _without_reasoning(text: str) -> str:
     """Drop what a model thinks aloud in tags, also where one of a pair is missing."""
     text = re.split(rf"</(?:{REASONING})>", text, flags=re.IGNORECASE)[-1]
-    return _unquoted(re.split(rf"<(?:{REASONING})>", text, flags=re.IGNORECASE)[0])
+    return _undecorated(re.split(rf"<(?:{REASONING})>", text, flags=re.IGNORECASE)[0])
 
 
-def _unquoted(text: str) -> str:
-    """Take blanks, and quotation marks around all of a text, away."""
-    text = text.strip()
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1].strip() if quoted else text
+def _undecorated(text: str) -> str:
+    """Take away what is around an answer: a label, Markdown, quotation marks, blanks."""
+    before = None
+    while text != before:
+        before = text
+        text = re.sub(r"^```\w*\n(.*)\n```$", r"\1", text.strip(), flags=re.DOTALL)
+        text = re.sub(r"(\*\*|__|[*`])(?=\S)(.+?)(?<=\S)\1", r"\2", text)
+        text = re.sub(r"^[-*•>#]+\s+", "", text.strip())
+        text = LABEL.sub("", text, count=1)
+        if len(text) > 1 and text[0] + text[-1] in QUOTES:
+            text = text[1:-1]
+    return text
 
 
 def _letters(text: str) -> str:

@@ -88,7 +88,7 @@ def test_folds_are_the_moments_of_the_other_rows_and_of_their_own():
     fold = fold_of_each(X, X_do)
     assert np.bincount(fold).min() > 800
     folds = PairMoments(D).update(X, X_do).folds()
-    assert len(folds) == 5
+    assert len(folds) == PairMoments(D).update(X, X_do).n_folds == 5
     for number, (C, S, C_out, S_out) in enumerate(folds):
         rest, own = (
             PairMoments(D).update(X[rows], X_do[rows]) for rows in (fold != number, fold == number)
@@ -108,6 +108,7 @@ def test_pairs_of_one_original_are_in_one_fold_whatever_their_precision_and_layo
     np.testing.assert_array_equal(fold_of_each(X, X), fold_of_each(X, X + 1))
     with pytest.raises(ValueError, match=r"All pairs are in one fold \(n_samples=7\)"):
         PairMoments(D).update(np.ones((7, D)), X[:7]).folds()
+    assert PairMoments(D).update(np.ones((7, D)), X[:7]).n_folds == 1
     with pytest.raises(ValueError, match=r"one fold \(n_samples=0\)"):
         PairMoments(D).folds()
 

@@ -23,7 +23,7 @@ from icm_study.animals.latents import STYLES
 from icm_study.experiments import settings
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.names import check_names, unknown_name
-from icm_study.experiments.settings import NOTEBOOKS, Methods, Theory, check_settings
+from icm_study.experiments.settings import NOTEBOOKS, Ablations, Methods, Theory, check_settings
 from icm_study.testbeds.base import PROTOCOLS
 
 PLAIN = st.recursive(
@@ -131,6 +131,42 @@ class TestSettings:
         check_settings(Methods, {"methods": ["LDA"]})
 
     @pytest.mark.parametrize(
+        ("name", "values", "message"),
+        [
+            (
+                "n_components",
+                [8, 1.5],
+                "got 1.5, but it should be a whole number from 1 on, 'auto'",
+            ),
+            ("n_components", [0], "got 0"),
+            ("n_components", ["all"], "got 'all'"),
+            ("n_components", [True], "got True"),
+            ("consistency_weight", [1, -1.0], "got -1.0, but it should be a number, at least 0"),
+            ("consistency_weight", ["1e3"], "got '1e3'"),
+            ("C", [0.1, 0], "C: got 0, but it should be a number above 0"),
+            ("learning_rate", ["auto"], "got 'auto'"),
+        ],
+    )
+    def test_values_to_try_are_checked(self, name: str, values: list[Any], message: str) -> None:
+        for notebook in ("05_your_data", "06_methods"):
+            with pytest.raises(ValueError, match=f"'settings.a method': {name}: .*|{message}") as e:
+                check_settings(NOTEBOOKS[notebook], {"settings": {"a method": {name: values}}})
+            assert message in str(e.value)
+
+    def test_values_to_try_that_are_good(self) -> None:
+        grids = {
+            "a": {"n_components": [1, 64, "auto"], "consistency_weight": [0, 1.5, "held-out"]},
+            "b": {"C": [1, 0.5], "alpha": ["anything", None]},
+        }
+        assert check_settings(Methods, {"settings": grids}) == {"settings": grids}
+
+    @pytest.mark.parametrize("name", ["n_components", "fine_components", "n_pairs"])
+    @pytest.mark.parametrize("value", [[1.5], [0], ["held-out"], "held-out", [], [8, 8]])
+    def test_a_grid_of_the_ablations_has_whole_numbers(self, name: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=rf"settings: '{name}[^ ]*: .*(should|twice)"):
+            check_settings(Ablations, {name: value})
+
+    @pytest.mark.parametrize(
         ("name", "value", "notebook"),
         [
             ("variants", {"V2": "v2"}, "04_imagenet_variants"),
@@ -139,6 +175,7 @@ class TestSettings:
             ("editor", "llm", "02_domain_generalization"),
             ("classes", "common", "06_methods"),
             ("value_range", "used", "06_methods"),
+            ("groups", "folder", "06_methods"),
             ("interventions", ["invert"], "02_domain_generalization"),
         ],
     )
@@ -151,6 +188,32 @@ class TestSettings:
         assert check_settings(kind, given | {"dataset": "imagenet"})[name] == value
         usual = {"editor": "rules", "classes": "all", "value_range": "file", "interventions": []}
         check_settings(kind, {name: usual.get(name)} if name in usual else {})
+
+    def test_a_page_that_compares_with_the_plain_probe_needs_both(self) -> None:
+        kind = NOTEBOOKS["05_your_data"]
+        for methods in (["plain"], ["ICM image"], ["plain", "LDA"], ["plain", "ICM oracle"]):
+            with pytest.raises(ValueError, match="compared with the plain probe; name 'plain', "):
+                check_settings(kind, {"methods": methods})
+        for methods in ([], "all", ["plain", "ICM auto image"], ["ICM text", "LDA", "plain"]):
+            assert check_settings(kind, {"methods": methods}) == {"methods": methods}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "notebook"),
+    [
+        ("worlds", [["coat", 0.5]], "02_domain_generalization"),
+        ("world", ["coat", 0.5], "06_methods"),
+        ("reference", "animal-world", "04_imagenet_variants"),
+    ],
+)
+def test_what_only_animals_can_be_given_is_refused_with_a_folder(
+    name: str, value: Any, notebook: str, tmp_path: Path
+) -> None:
+    run = {"notebook": notebook, "dataset": "PACS", "encoder": "e", "seeds": [0], name: value}
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / CONFIG).write_text(yaml.safe_dump(change({"mine": run}, "recorded")))
+    with pytest.raises(ValueError, match=f"recorded.mine: got {name}, which a folder of images"):
+        read_config(tmp_path)
 
 
 def change(value: Any, *path: str) -> dict[str, Any]:
@@ -232,6 +295,12 @@ class TestConfig:
             ((*PACS, "seed"), [0], "recorded.PACS_lite0-minilm: 'seed' is unknown; did you mean"),
             (("recorded", "x"), {"notebook": "06_methods"}, "recorded.x: 'dataset' is missing"),
             (("recorded", "x"), {}, "recorded.x: notebook: 'None' is unknown"),
+            (("recorded", "x"), {"notebook": "08_real_clip"}, "recorded.x: 'dataset' is missing"),
+            (
+                ("recorded", "x"),
+                {"notebook": "08_real_clip", "dataset": "real_clip", "width": [64]},
+                "recorded.x: 'width' is unknown; did you mean 'widths'?",
+            ),
             (("recorded", "methods_animal-world"), None, "recorded.methods_animal-world"),
         ],
     )

@@ -10,7 +10,7 @@ WEIGHTS = ROOT / "icm_study" / "encoders" / "weights"
 
 
 def test_the_readme_example_runs_as_it_stands():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names = {}
     exec(code, names)
     accuracy = names["probe"].score(

@@ -17,7 +17,7 @@ import papermill
 import pytest
 from conftest import FRONT, PAGES, ROOT, execute
 from PIL import Image
-from safetensors import safe_open
+from real_clip_stand_in import write_stand_in
 from safetensors.torch import save_file
 
 from icm_core.projection import InvariantProjection
@@ -27,9 +27,11 @@ from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import pair_moments
 from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.real_clip_runs import experiments_of
 from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
 from icm_study.photographs.imagenet import imagenet_classes
+from icm_study.photographs.real_clip import open_real_clip
 from icm_study.report.verdicts import COLUMNS
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -177,6 +179,32 @@ def test_the_comparison_runs_anew_on_the_animal_world(tmp_path: Path) -> None:
     assert tuple(pd.read_parquet(files["claims"])) == COLUMNS
 
 
+@pytest.mark.slow
+def test_real_clip_runs_on_embeddings_at_hand(tmp_path: Path) -> None:
+    folder = write_stand_in(tmp_path / "real_clip")
+    given = {
+        "dataset": str(folder), "n_names": [20], "ranks": [2, 4], "n_draws": 2, "seeds": [0],
+        "widths": [8], "lengths": [128], "n_images": 160, "cache": str(tmp_path / "encoders"),
+    }  # fmt: skip
+    files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
+    execute("08_real_clip", tmp_path / "page.ipynb", given | files)
+    table = pd.read_parquet(files["results"])
+    assert table.attrs["data"] == {"real_clip": open_real_clip(folder).fingerprint}
+    assert "cache" not in table.attrs["parameters"]
+    assert set(experiments_of(table)) == {
+        "names", "diversity", "narrow", "classes", "modality_probe", "modality_retrieval",
+        "modality_kept", "modality_grid", "animal_read", "animal_spans", "animal_pairs",
+    }  # fmt: skip
+    verdicts = pd.read_parquet(files["claims"]).set_index("statement")["verdict"]
+    assert verdicts["an exact linear map is found"] == "supported"
+    assert verdicts["names that are shuffled have no map"] == "supported"
+    # the names of the stand-in are of twelve factors, linearly
+    assert verdicts["a linear map from RN50 to ViT-B-32 explains new names"] == "supported"
+    execute(
+        "08_real_clip", tmp_path / "again.ipynb", {"dataset": "none", "tables": [files["results"]]}
+    )
+
+
 @pytest.fixture(scope="module")
 def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a folder of images, domain/class/image."""
@@ -216,12 +244,13 @@ def test_your_data_saves_the_projection_that_it_tells(tmp_path: Path, animals: P
         "projection": str(saved),
     }
     execute("05_your_data", tmp_path / "page.ipynb", given | {"cache": str(tmp_path / "cache")})
-    with safe_open(saved, "numpy") as file:
-        components, told = file.get_tensor("components"), file.metadata()
+    loaded = InvariantProjection.load(saved)
+    components, told = loaded.components_, loaded.made_from_
+    assert {"commit", "weights", "pixels", "verdict"} <= set(told)
     encoder, images = load_encoder(told["encoder"]), load_folder(animals)
     embedded = embed_files(encoder, images, EmbeddingStore(tmp_path / "cache"))
     expected = InvariantProjection(
-        int(told["n_components"]), consistency_weight=float(told["consistency_weight"])
+        told["n_components"], consistency_weight=told["consistency_weight"]
     ).fit_moments(pair_moments(embedded, told["intervention"]))
     np.testing.assert_allclose(components, expected.components_, atol=1e-6)
     np.testing.assert_allclose(components @ components.T, np.eye(len(components)), atol=1e-6)

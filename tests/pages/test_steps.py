@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import copy_workflow, run
-from damage import damaged_files
+from damage import damaged_files, is_archive, is_parquet
+
+from icm_study.experiments.record import read_table, write_table
+
+
+def table() -> bytes:
+    """Write a small table of results, as the study writes them."""
+    with TemporaryDirectory() as place:
+        path = Path(place, "table.parquet")
+        write_table(pd.DataFrame({"method": ["plain", "ICM"] * 40, "value": range(80)}), path)
+        return path.read_bytes()
+
 
 #: In place of all that computes: writes every file that a step is to leave, whole.
 WRITER = """
@@ -20,7 +34,7 @@ from pathlib import Path
 import yaml
 
 WHOLE = {
-    ".parquet": b"PAR1" + bytes(4) + b"PAR1",
+    ".parquet": TABLE,
     ".safetensors": (2).to_bytes(8, "little") + b"{}",
     ".html": b"<html>",
 }
@@ -37,6 +51,8 @@ def write(path):
 kind, *given = Path(sys.argv[0]).stem, *sys.argv[1:]
 if kind == "render_report":
     write(Path("_site/index.html"))
+elif "--check" in given:
+    pass
 elif kind in ("execute", "run_study"):
     if kind == "execute":
         write(Path(given[1]))
@@ -47,15 +63,10 @@ elif kind in ("execute", "run_study"):
 else:
     write(Path(given[-1]))
 """
-NOTEBOOKS = (
-    "00_summary",
-    "00_claims",
-    "00_numbers",
-    "01_theory",
-    "02_domain_generalization",
-    "03_ablations",
-)
-NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods")
+SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
+SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
+NOTEBOOKS = ("00_summary", "00_claims", "00_numbers", "01_theory", "02_domain_generalization")
+NOTEBOOKS += ("03_ablations", "04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {
@@ -69,6 +80,7 @@ CONFIG: dict[str, Any] = {
         },
     },
     "data": "data",
+    "embedding_jobs": 2,
     "recorded": {
         "photos": {
             "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
@@ -98,16 +110,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with the real workflow in which nothing is computed, finished."""
     study = tmp_path_factory.mktemp("study")
     copy_workflow(study)
-    for name in ("execute", "run_study", "embed", "world", "render_report"):
-        (study / "workflow" / "scripts" / f"{name}.py").write_text(WRITER)
+    for name in SCRIPTS:
+        script = WRITER.replace("TABLE", repr(table()))
+        (study / "workflow" / "scripts" / f"{name}.py").write_text(script)
     for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
         (study / folder).mkdir(parents=True)
     for name in NOTEBOOKS:
         (study / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}')
     for name in ("photos", "compared"):
-        (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(
-            b"PAR1" + bytes(8) + b"PAR1"
-        )
+        (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(table())
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()
     write_config(study, CONFIG)
@@ -128,6 +139,9 @@ FRONT = {**JUDGED, "numbers": 1}
 EMBEDDED = {
     "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
     "methods_on_target": 4, "gather_methods": 1,
+}  # fmt: skip
+EVALUATED = {
+    "recorded_check": 1, "recorded_on_target": 1, "recorded_run": 1, "recorded_page": 1,
 }  # fmt: skip
 CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "nothing": (("data",), "data", {}),
@@ -159,15 +173,26 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
         ("notebooks", "04_imagenet_variants", "n_images"), 500, {"imagenet_variants": 1, **JUDGED},
     ),
     "your data": (("notebooks", "05_your_data"), {"seeds": [0]}, {"your_data": 1, "report": 1}),
+    "explore": (("notebooks", "07_explore"), {"seeds": [1]}, {"explore": 1, "report": 1}),
     "a method": (
         ("methods", "compared", "methods"), ["plain"],
         {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **JUDGED},
     ),
     "a setting of a recorded run": (
         ("recorded", "photos", "accept_problems"), True,
-        {"recorded_run": 1, "recorded_page": 1, **JUDGED},
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **JUDGED},
     ),
-    "the place of the data": (("data",), "elsewhere", {"recorded_run": 1}),
+    "the targets of a recorded run": (
+        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **JUDGED},
+    ),
+    "the texts of a recorded run": (
+        ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **JUDGED},
+    ),
+    "the place of the data": (
+        ("data",), "elsewhere",
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, "recorded_check": 1,
+         "recorded_on_target": 1, "recorded_run": 1},
+    ),
 }  # fmt: skip
 
 
@@ -233,6 +258,27 @@ def cut(path: Path) -> None:
 
 def empty(path: Path) -> None:
     path.write_bytes(b"")
+
+
+def test_damage_inside_a_file_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = tmp_path / "table.parquet", tmp_path / "arrays.npz"
+    values = pd.DataFrame({"value": rng.normal(size=4000), "bits": [rng.bytes(9)] * 4000})
+    write_table(values, paths[0])
+    np.savez_compressed(paths[1], values=rng.integers(9, size=4000))
+    for path, is_whole in zip(paths, (is_parquet, is_archive), strict=True):
+        whole = path.read_bytes()
+        assert is_whole(path)
+        for place in rng.integers(100, len(whole) // 2, size=40).tolist():
+            spoilt = bytearray(whole)
+            spoilt[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(spoilt)
+            assert not is_whole(path), place
+        if path.suffix == ".parquet":
+            with pytest.raises(ValueError, match="is no whole table of results"):
+                read_table(path)
+        path.write_bytes(whole)
+        assert is_whole(path)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from conftest import ROOT, run
 
 #: Rooms of the study, in the order in which data flow. A room imports only rooms before it.
 ROOMS = (
-    "fingerprint", "animals", "photographs", "encoders", "text", "embedding", "testbeds",
-    "methods", "experiments", "theory", "report",
+    "fingerprint", "cores", "animals", "photographs", "encoders", "text", "embedding", "testbeds",
+    "methods", "experiments", "theory", "report", "command",
 )  # fmt: skip
 WIDTH = 100
 MOST_PARAMETERS = 7
@@ -96,7 +96,7 @@ def test_theory_stands_on_the_core_alone(path):
     assert {room(name) for name in imports(path)} <= {None, "theory"}
 
 
-@each([p for p in FILES if room(NAMES[p]) != "report"])
+@each([p for p in FILES if room(NAMES[p]) not in ("report", "command")])
 def test_nothing_but_pages_imports_the_report(path):
     assert "report" not in {room(name) for name in imports(path)}
 
@@ -111,6 +111,7 @@ def test_files_import_each_other_in_no_circle():
 
 #: Modules about pixels or models; others import them, and torch, where they need one of these.
 WITH_TORCH = {
+    "icm_core.deploy",
     "icm_study.animals.rendering", "icm_study.embedding.files", "icm_study.text.captioner",
     "icm_study.encoders.animal_pretraining", "icm_study.encoders.lite0_minilm",
     "icm_study.methods.contexts", "icm_study.methods.tuning",

@@ -256,6 +256,7 @@ RUNS = [
     "03_ablations 0 1",
     "04_imagenet_variants 0 1",
     "05_your_data",
+    "07_explore 0",
     "run of 02_domain_generalization 0",
     "run of 02_domain_generalization 1",
 ]
@@ -280,6 +281,7 @@ def study(tmp_path: Path) -> Path:
         "notebooks": {},
         "domain_generalization": {"main": {"encoder": "animal-world", "worlds": worlds}},
         "data": "data",
+        "embedding_jobs": 1,
         "recorded": {},
         "methods": {},
     }
@@ -411,6 +413,6 @@ def test_every_notebook_knows_the_names_that_it_is_given() -> None:
         notebook = words[words.index("workflow/scripts/execute.py") + 1]
         texts = [text for option, text in pairwise(words) if option == "-y"]
         given.setdefault(notebook, set()).update(*map(yaml.safe_load, texts))
-    assert len(given) == 9
+    assert len(given) == 10
     for notebook, names in given.items():
         check_names(names, papermill.inspect_notebook(str(ROOT / notebook)), notebook)

@@ -15,11 +15,15 @@ def worlds_to_embed(seed):
     return worlds
 
 
+localrules: world  # of seconds; a job of a cluster waits longer in its queue
+
+
 rule world:
     message: "World: silhouettes and their split"
     priority: 4
     output: "cache/silhouettes.npz"
     log: "results/logs/world.log"
+    resources: mem_mb=growing(1000), runtime=growing(10)
     params: code=digest(f"{SCRIPTS}/world.py")
     shell: "{JOB} {SCRIPTS}/world.py {output} > {log} 2>&1"
 
@@ -31,6 +35,7 @@ rule embeddings:
     input: "cache/silhouettes.npz"
     output: "cache/embeddings/seed{seed}.json"
     log: "results/logs/embeddings_seed{seed}.log"
+    resources: mem_mb=growing(3000), runtime=growing(60)
     params:
         code=digest(f"{SCRIPTS}/embed.py", data=WEIGHTS),
         worlds=lambda wildcards: write_yaml(worlds_to_embed(int(wildcards.seed))),
@@ -47,6 +52,7 @@ rule theory:
         results="results/01_theory.parquet",
         claims="results/01_theory_claims.parquet",
     log: "results/logs/01_theory.log"
+    resources: mem_mb=growing(2000), runtime=growing(60)
     params:
         code=code("01_theory", data=None),
         settings=as_yaml(settings_of("01_theory")),
@@ -63,6 +69,7 @@ rule domain_generalization:
     output:
         results="results/02_domain_generalization/{run}_seed{seed}.parquet",
     log: "results/logs/02_domain_generalization_{run}_seed{seed}.log"
+    resources: mem_mb=growing(3000), runtime=growing(60)
     params:
         code=code("02_domain_generalization"),
         settings=lambda wildcards: write_yaml(
@@ -92,6 +99,7 @@ rule gather_domain_generalization:
         results="results/02_domain_generalization_{run}.parquet",
         claims="results/02_domain_generalization_{run}_claims.parquet",
     log: "results/logs/02_domain_generalization_{run}.log"
+    resources: mem_mb=growing(3000), runtime=growing(60)
     params:
         code=code("02_domain_generalization"),
         settings=lambda wildcards: write_yaml(RUNS[wildcards.run]),
@@ -112,6 +120,7 @@ rule ablations:
         results="results/03_ablations.parquet",
         claims="results/03_ablations_claims.parquet",
     log: "results/logs/03_ablations.log"
+    resources: mem_mb=growing(3000), runtime=growing(120)
     params:
         code=code("03_ablations"),
         settings=as_yaml(settings_of("03_ablations", seeds=SEEDS)),
@@ -127,6 +136,7 @@ rule imagenet_variants:
         results="results/04_imagenet_variants.parquet",
         claims="results/04_imagenet_variants_claims.parquet",
     log: "results/logs/04_imagenet_variants.log"
+    resources: mem_mb=growing(3000), runtime=growing(60)
     params:
         code=code("04_imagenet_variants"),
         settings=as_yaml(settings_of("04_imagenet_variants", seeds=SEEDS)),
@@ -141,8 +151,23 @@ rule your_data:
         page="results/05_your_data.ipynb",
         projection="results/05_your_data.safetensors",
     log: "results/logs/05_your_data.log"
+    resources: mem_mb=growing(3000), runtime=growing(60)
     params:
         code=code("05_your_data"),
         settings=as_yaml(settings_of("05_your_data")),
+        files=files,
+    shell: EXECUTE
+
+
+rule explore:
+    message: "Explore, a still"
+    input:
+        notebook=ancient("notebooks/07_explore.ipynb"),
+        embeddings=f"cache/embeddings/seed{SEEDS[0]}.json",
+    output: page="results/07_explore.ipynb"
+    log: "results/logs/07_explore.log"
+    params:
+        code=code("07_explore"),
+        settings=as_yaml(settings_of("07_explore")),
         files=files,
     shell: EXECUTE

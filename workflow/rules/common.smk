@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow" / "scripts")]
+from cluster import is_on_slurm
 from config import read_config
 from pages import OVERVIEWS, pages_of, recorded_runs, shown_runs
 from plain_yaml import write_yaml
@@ -64,6 +65,19 @@ def code(notebook, data=WEIGHTS):
     return digest(f"notebooks/{notebook}.ipynb", *scripts, data=data)
 
 
+def growing(first):
+    """A resource of a step that a cluster ends where it is not enough: more at each attempt."""
+    return lambda wildcards, attempt: first * attempt
+
+
+def all_cores():
+    """The cores of this machine; on a cluster one, or what `set-threads` in the profile says."""
+    try:
+        return 1 if is_on_slurm() else workflow.cores
+    except WorkflowError:  # another executor, which was given none
+        return 1
+
+
 def settings_of(notebook, **shared):
     """Settings of a notebook that is run once, over those that the study shares."""
     return shared | STUDY["notebooks"].get(notebook, {})
@@ -88,5 +102,6 @@ def files(wildcards, input, output):
 
 def title(run):
     """What the heading of a page adds: one notebook makes the pages of many runs."""
-    said = f"{run.get('dataset', 'animal-world')}, encoder {run['encoder']}"
-    return said + (f", {run['protocol']}" if "protocol" in run else "")
+    said = [run.get("dataset", "animal-world")]
+    said += [f"encoder {run['encoder']}"] if "encoder" in run else []
+    return ", ".join([*said, *filter(None, [run.get("protocol")])])

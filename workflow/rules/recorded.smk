@@ -1,8 +1,12 @@
 # Runs whose tables are kept in reports/recorded/, from which their pages are made: they need data
 # or weights from outside, or take long.
 
+import unicodedata
+from hashlib import sha256
+
 METHODS = STUDY["methods"]
 RECORDED = recorded_runs(STUDY)
+PHOTO_WEIGHTS = "icm_study/encoders/weights/*.safetensors"
 PHOTOGRAPHS = [run for run in RECORDED if run not in METHODS]
 
 
@@ -30,7 +34,8 @@ def at_hand(run):
     named = [settings["dataset"], *settings.get("variants", {}).values()]
     named += filter(None, [settings.get("projection_images")])
     folders = [Path(STUDY["data"], name) for name in named]
-    return all(any(folder.glob("*/")) for folder in folders)  # an empty folder is no data
+    # an empty folder is no data
+    return all(any([*folder.glob("*/"), *folder.glob("*.npy")]) for folder in folders)
 
 
 def photographs_at_hand(wildcards):
@@ -45,12 +50,60 @@ def photographs_at_hand(wildcards):
     return [f"results/recorded/{run}.parquet" for run in runs]
 
 
-def all_cores():
-    """The cores of this machine; a job on a cluster has one, or what `--set-threads` says."""
-    try:
-        return workflow.cores
-    except WorkflowError:
-        return 1
+#: The settings that say which images are embedded, and how.
+IMAGES = (
+    "precision", "accept_problems", "n_images", "nested", "classes", "value_range", "interventions",
+    "variants", "projection_images",
+)
+
+
+#: Those that say, beside these, which texts are.
+TEXTS = ("captioner", "editor", "domain_words", "protocol")
+
+
+def embeddings_of(run):
+    """Name what a run embeds: runs of one name share it."""
+    settings = RECORDED[run]
+    own = {name: settings[name] for name in IMAGES if name in settings}
+    name = re.sub(r"[^\w.+-]+", "-", f"{settings['dataset']}_{settings['encoder']}")
+    return f"{name}-{sha256(write_yaml(own).encode()).hexdigest()[:8]}" if own else name
+
+
+def embedded_by(images, *others):
+    """Notebooks, and settings of the runs that embed the same: those that count for it, each once.
+
+    Images depend on no other setting, texts on a few more; what else a run is set to may change.
+    """
+    counting = {"dataset", "encoder", *IMAGES, *others}
+    listed = []
+    for run in PHOTOGRAPHS:
+        if embeddings_of(run) == images:
+            settings = recorded_settings(run, STUDY["data"])
+            own = {name: value for name, value in settings.items() if name in counting}
+            one = [RECORDED[run]["notebook"], own]
+            listed += [one] if own not in [other for _, other in listed] else []
+    return listed
+
+
+def targets_of(run):
+    """Map a name for files to each target of a recorded run; None leaves no domain out."""
+    settings = RECORDED[run]
+    if "variants" in settings or settings.get("protocol") == "open class":
+        return {"all": None}
+    folders = Path(STUDY["data"], settings["dataset"]).glob("[!.]*/")
+    domains = sorted(unicodedata.normalize("NFC", folder.name) for folder in folders)
+    names = settings.get("targets") or domains
+    return {f"{i}-" + re.sub(r"[^\w.+-]+", "-", name): name for i, name in enumerate(names)}
+
+
+def settings_on_target(wildcards):
+    """Settings of a recorded run with one seed and one target."""
+    target = targets_of(wildcards.run)[wildcards.target]
+    return write_yaml(
+        recorded_settings(wildcards.run, STUDY["data"])
+        | {"seeds": [int(wildcards.seed)]}
+        | ({"targets": [target]} if target else {})
+    )
 
 
 # Photographs: `make photographs` runs what is at hand, and keeps the tables.
@@ -58,24 +111,125 @@ rule photographs:
     input: photographs_at_hand
 
 
+# The images of a data set are listed, looked at and hashed once, and cut into shards; jobs embed
+# the shards, each some; then the texts are embedded. Runs only read what is stored.
+rule embedding_plan:
+    message: "Images: {wildcards.images}"
+    priority: 3
+    output: "cache/plans/{images}.parquet"
+    log: "results/logs/plan_{images}.log"
+    threads: all_cores()
+    resources: mem_mb=growing(2000), runtime=growing(120)
+    params:
+        code=digest(f"{SCRIPTS}/embedding_plan.py"),
+        notebook=lambda wildcards: embedded_by(wildcards.images)[0][0],
+        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
+    shell:
+        "unset TQDM_DISABLE; "
+        "{JOB} {SCRIPTS}/embedding_plan.py {params.notebook} -y {params.settings:q} {output}"
+        " > {log} 2>&1"
+
+
+rule embed_images:
+    message: "Embeddings: {wildcards.images}, {wildcards.part} of {wildcards.parts} ({log})"
+    priority: 3
+    input: ancient("cache/plans/{images}.parquet")
+    output: "cache/embeddings/parts/{images}_{part}of{parts}.json"
+    log: "results/logs/embed_{images}_{part}of{parts}.log"
+    threads: all_cores()
+    resources: mem_mb=growing(4000), runtime=growing(720)
+    params:
+        code=digest(f"{SCRIPTS}/embed_images.py", data=PHOTO_WEIGHTS),
+        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
+    wildcard_constraints: part="[0-9]+", parts="[0-9]+"
+    shell:
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
+        "{JOB} {SCRIPTS}/embed_images.py -y {params.settings:q}"
+        " --part {wildcards.part} --parts {wildcards.parts} {input} {output} > {log} 2>&1"
+
+
+rule embed_texts:
+    message: "Embeddings: {wildcards.images}, texts"
+    priority: 3
+    input:
+        expand(
+            "cache/embeddings/parts/{{images}}_{part}of{parts}.json",
+            part=range(1, STUDY["embedding_jobs"] + 1), parts=STUDY["embedding_jobs"],
+        ),
+    output: "cache/embeddings/{images}.json"
+    log: "results/logs/embed_{images}_texts.log"
+    threads: all_cores()
+    resources: mem_mb=growing(4000), runtime=growing(720)
+    params:
+        code=digest(f"{SCRIPTS}/embed_texts.py", data=PHOTO_WEIGHTS),
+        runs=lambda wildcards: write_yaml(embedded_by(wildcards.images, *TEXTS)),
+    wildcard_constraints: images=one_of({embeddings_of(run) for run in PHOTOGRAPHS})
+    shell:
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
+        "{JOB} {SCRIPTS}/embed_texts.py --runs {params.runs:q} {output} > {log} 2>&1"
+
+
+rule recorded_check:
+    message: "Photographs: {wildcards.run}, check of the settings"
+    priority: 4
+    input:
+        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
+        plan=lambda wildcards: ancient(f"cache/plans/{embeddings_of(wildcards.run)}.parquet"),
+    output: touch("results/photographs/{run}.checked")
+    log: "results/logs/{run}_check.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
+    params:
+        notebook=lambda wildcards: RECORDED[wildcards.run]["notebook"],
+        settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
+    wildcard_constraints: run=one_of(PHOTOGRAPHS)
+    shell:
+        "{JOB} {SCRIPTS}/run_study.py {params.notebook} --check -y {params.settings:q} > {log} 2>&1"
+
+
+rule recorded_on_target:
+    message: "Photographs: {wildcards.run}, seed {wildcards.seed}, target {wildcards.target}"
+    priority: 1
+    input:
+        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
+        embeddings=lambda wildcards: [
+            ancient(f"cache/embeddings/{embeddings_of(wildcards.run)}.json"),
+            ancient(f"results/photographs/{wildcards.run}.checked"),
+        ],
+    output:
+        results="results/photographs/{run}_seed{seed}_{target}.parquet",
+    log: "results/logs/{run}_seed{seed}_{target}.log"
+    resources: mem_mb=growing(4000), runtime=growing(240)
+    params:
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], PHOTO_WEIGHTS),
+        notebook=lambda wildcards: RECORDED[wildcards.run]["notebook"],
+        settings=settings_on_target,
+        files=files,
+    wildcard_constraints: run=one_of(PHOTOGRAPHS)
+    shell:
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
+        + RUN_STUDY.replace("NOTEBOOK", "{params.notebook}")
+
+
 rule recorded_run:
-    message: "Photographs: {wildcards.run} (progress: results/logs/recorded_{wildcards.run}.log)"
-    input: notebook=lambda wildcards: ancient(recorded_notebook(wildcards))
+    message: "Photographs: {wildcards.run}, all seeds and targets"
+    input:
+        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
+        tables=lambda wildcards: expand(
+            "results/photographs/{run}_seed{seed}_{target}.parquet",
+            run=wildcards.run, seed=RECORDED[wildcards.run]["seeds"],
+            target=targets_of(wildcards.run),
+        ),
     output:
         page="results/recorded/{run}.ipynb",
         results="results/recorded/{run}.parquet",
     log: "results/logs/recorded_{run}.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
     params:
-        code=lambda wildcards: code(
-            RECORDED[wildcards.run]["notebook"], "icm_study/encoders/weights/*.safetensors"
-        ),
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], PHOTO_WEIGHTS),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
         files=files,
     wildcard_constraints: run=one_of(PHOTOGRAPHS)
-    threads: all_cores()
-    shell:
-        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
-        + EXECUTE.replace(" > ", " --log-output > ")
+    shell: EXECUTE
 
 
 # The comparison of all methods, `make methods`: every seed and target on its own, then all of them.
@@ -91,6 +245,7 @@ rule methods_on_target:
     output:
         results="results/06_methods/{run}_seed{seed}_{target}.parquet",
     log: "results/logs/{run}_seed{seed}_{target}.log"
+    resources: mem_mb=growing(3000), runtime=growing(240)
     params:
         code=lambda wildcards: code("06_methods"),
         settings=lambda wildcards: write_yaml(
@@ -114,12 +269,16 @@ rule gather_methods:
         page="results/recorded/{run}.ipynb",
         results="results/recorded/{run}.parquet",
     log: "results/logs/recorded_{run}.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
     params:
         code=lambda wildcards: code("06_methods"),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
         files=files,
     wildcard_constraints: run=one_of(METHODS)
     shell: EXECUTE
+
+
+localrules: recorded_run, gather_methods, recorded_page  # pages of tables, of seconds
 
 
 rule recorded_page:
@@ -131,6 +290,7 @@ rule recorded_page:
         page="results/{run}.ipynb",
         claims="results/{run}_claims.parquet",
     log: "results/logs/{run}.log"
+    resources: mem_mb=growing(2000), runtime=growing(30)
     params:
         code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"]),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, "data")),

@@ -22,11 +22,13 @@ from icm_study.experiments.settings import (
     Location,
     Plan,
     Protocol,
+    RealClip,
     Seeds,
     Styles,
     Text,
     World,
     Worlds,
+    check_no_animals,
     check_settings,
     each_once,
 )
@@ -34,7 +36,7 @@ from icm_study.experiments.settings import (
 CONFIG = "workflow/config.yaml"
 #: The notebooks that are run once; the others are run by the sections named after what
 #: they do.
-SINGLE = ("01_theory", "03_ablations", "04_imagenet_variants", "05_your_data")
+SINGLE = ("01_theory", "03_ablations", "04_imagenet_variants", "05_your_data", "07_explore")
 
 
 def file_name(name: str) -> str:
@@ -55,6 +57,7 @@ class Study(TypedDict):
     notebooks: dict[str, dict[str, Any]]
     methods: dict[RunName, dict[str, Any]]
     data: Location
+    embedding_jobs: Count
     recorded: dict[RunName, dict[str, Any]]
 
 
@@ -99,11 +102,22 @@ class PhotographsAcrossMethods(AcrossMethods, Photographs):
     """A recorded run of 06_methods."""
 
 
+class Embeddings(TypedDict):
+    """What a recorded run has that needs embeddings only: a folder of `data`."""
+
+    dataset: Location
+
+
+class RealEmbeddings(RealClip, Embeddings):
+    """A recorded run of 08_real_clip."""
+
+
 #: The kinds of recorded runs, by their notebooks.
 RECORDED: dict[str, type] = {
     "02_domain_generalization": PhotographsAcrossDomains,
     "04_imagenet_variants": PhotographsAcrossVariants,
     "06_methods": PhotographsAcrossMethods,
+    "08_real_clip": RealEmbeddings,
 }
 
 
@@ -164,6 +178,7 @@ def _recorded_run(run: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings = {name: value for name, value in run.items() if name != "notebook"}
     notebook = str(run.get("notebook"))
     check_names([notebook], RECORDED, f"{where}: notebook")
+    check_no_animals(settings, where)
     return {"notebook": notebook, **check_settings(RECORDED[notebook], settings, where)}
 
 

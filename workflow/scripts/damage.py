@@ -1,19 +1,35 @@
-"""Find results that are cut, by a full disk or a lost power supply: their dates do not tell."""
+"""Find results that a full disk, a lost power supply or a bad block spoilt: dates do not tell."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-PLACES = ("results/**/*", "cache/*", "cache/embeddings/*.json", "reports/recorded/*", "*.ipynb")
+PLACES = ("results/**/*", "cache/*", "cache/plans/*", "cache/embeddings/**/*.json")
+PLACES += ("reports/recorded/*", "*.ipynb")
 
 
 def is_parquet(path: Path) -> bool:
-    """Say whether a file begins and ends as Parquet does."""
-    content = path.read_bytes()
-    return len(content) >= 12 and content[:4] == content[-4:] == b"PAR1"
+    """Say whether a file is a whole table: its parts are read, and their checksums compared."""
+    from pyarrow import ArrowException, parquet  # slow, and only where there are tables
+
+    try:
+        parquet.read_table(path, page_checksum_verification=True)
+    except (ArrowException, OSError, ValueError):
+        return False
+    return True
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a file is a zip archive whose parts have their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, zlib.error, EOFError, ValueError, NotImplementedError):
+        return False
 
 
 def is_json(path: Path) -> bool:
@@ -40,7 +56,7 @@ def is_safetensors(path: Path) -> bool:
 WHOLE: dict[str, Callable[[Path], bool]] = {
     ".ipynb": is_json,
     ".json": is_json,
-    ".npz": zipfile.is_zipfile,
+    ".npz": is_archive,
     ".parquet": is_parquet,
     ".safetensors": is_safetensors,
 }

@@ -14,6 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from cluster import is_stray
 
 POLL_SECONDS = 0.2
 
@@ -42,4 +45,6 @@ def run(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if is_stray(Path.cwd()):
+        sys.exit("job: the run that submitted this job is over; it is not started")
     sys.exit(run(sys.argv[1:]))

@@ -52,6 +52,7 @@ def pages_of(study: Mapping[str, Any], root: str | Path = ".") -> list[Page]:
         Page("03_ablations", "Ablations", more),
         Page("04_imagenet_variants", "Same classes, other images", more),
         Page("05_your_data", "Your data", "Use it"),
+        Page("07_explore", "Explore", "Use it"),
         *(
             Page(
                 run,

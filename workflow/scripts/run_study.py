@@ -25,13 +25,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("notebook", help="its name, without its ending")
     parser.add_argument("-y", "--yaml", action="append", default=[], help="parameters, as YAML")
+    parser.add_argument("--check", action="store_true", help="check the settings, and run nothing")
     arguments = parser.parse_args()
     os.chdir("notebooks")
     try:
         defaults = default_parameters(Path(f"{arguments.notebook}.ipynb"))
         given = read_parameters(arguments.yaml, [])
         check_names(given, defaults, arguments.notebook)
-        Study(arguments.notebook, defaults | given).results()
+        study = Study(arguments.notebook, defaults | given)
+        study.check() if arguments.check else study.results()
     except (ValueError, OSError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 1

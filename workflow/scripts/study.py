@@ -1,21 +1,25 @@
 """Run the study: Snakemake on ``workflow/Snakefile``, one run at a time, resumable at any time.
 
-Arguments go on to Snakemake, for instance ``--dry-run`` or ``--executor slurm --jobs
-20``. Snakemake's own lock outlives a killed run, so this script takes one that the
-operating system drops with the process.
+Arguments go on to Snakemake, for instance ``--dry-run`` or ``--workflow-profile slurm``.
+Snakemake's own lock outlives a killed run, so this script takes one that the operating
+system drops with the process. Tables of ``photographs`` and ``methods`` are kept in
+``reports/recorded/``.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO
 
+from cluster import SlurmJobs
 from damage import damaged_files
 from job import watch_parent
 
@@ -87,30 +91,79 @@ def is_made(name: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def keep_recorded() -> bool:
+    """Copy the recorded tables that are new to where git keeps them; say whether there are any."""
+    tables = sorted((ROOT / "results" / "recorded").glob("*.parquet"))
+    for table in tables:
+        kept = ROOT / "reports" / "recorded" / table.name
+        if not kept.exists() or kept.read_bytes() != table.read_bytes():
+            shutil.copyfile(table, kept)
+            print(f"study: {kept.relative_to(ROOT)} is new", file=sys.stderr)
+    return bool(tables)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the run as Ctrl-C does: Snakemake itself would wait for all jobs first."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # Snakemake puts its own in this place
+    signal.set_wakeup_fd(write)
+
+    def watch() -> None:
+        while os.read(read, 1)[0] != signal.SIGTERM:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_parent(how: signal.Signals) -> None:
+    """Signal this process when its parent ends; not under nohup, which is to outlive it."""
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        watch_parent(lambda: os.kill(os.getpid(), how))
+
+
 def main(arguments: list[str]) -> None:
     """Run Snakemake in this process with the settings of the study."""
-    looks_only = bool({"--dry-run", "--dryrun", "-n"} & set(arguments))
-    lock = take_lock(ROOT / ".snakemake" / "study.lock", 0 if looks_only else WAIT_SECONDS)
-    if lock is None and not looks_only:
+    from snakemake.cli import main as snakemake
+    from snakemake.cli import parse_args
+
+    _, given = parse_args([*SNAKEMAKE, *arguments])
+    on_slurm = given.executor == "slurm" and not given.dryrun
+    lock = take_lock(ROOT / ".snakemake" / "study.lock", 0 if given.dryrun else WAIT_SECONDS)
+    if lock is None and not given.dryrun:
         sys.exit(
             "study: another run is active in this folder; wait for it, or stop it and run again"
         )
-    watch_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    end_with_parent(signal.SIGTERM if on_slurm else signal.SIGKILL)
+    jobs = SlurmJobs(ROOT)
+    if not given.dryrun:
+        jobs.wait_for_former()
     # while another run writes, a file may be half there
     again = find_damaged(ROOT) if lock else []
-    if lock and looks_only:
+    if lock and given.dryrun:
         lock.close()
-
-    from snakemake.cli import main as snakemake
 
     # An option that takes any number of values, as --quiet does, must not stand before
     # a target.
     settings = ["--forcerun", *again] if again else []
     settings += ["--quiet", "host", "reason", *SNAKEMAKE, "--rerun-incomplete"]
     settings += ["--show-failed-logs"]
-    if not {"--cores", "-c", "--executor", "-e", "--jobs", "-j"} & set(arguments):
+    if given.cores is None and given.jobs is None and given.executor is None:
         settings += ["--cores", "all"]
-    snakemake([*settings, *arguments])
+    if on_slurm:
+        settings += ["--slurm-jobname-prefix", jobs.name]
+        jobs.begin()
+    end_on_sigterm()
+    try:
+        snakemake([*settings, *arguments])
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
+        if on_slurm:
+            jobs.end()
+        records = not given.dryrun and {"photographs", "methods"} & set(given.targets)
+        if records and not keep_recorded():
+            print("study: nothing was recorded; the log says why", file=sys.stderr)
 
 
 if __name__ == "__main__":

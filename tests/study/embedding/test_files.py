@@ -35,7 +35,7 @@ from icm_core.interventions import (
     intervene_images,
 )
 from icm_study.embedding import files
-from icm_study.embedding.files import _shards, embed_files
+from icm_study.embedding.files import cut, embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.encoder import Encoder
 from icm_study.photographs.folders import index_folder, read_image
@@ -283,7 +283,7 @@ hashes = st.lists(st.integers(0, 2**256 - 1).map("{:064x}".format), max_size=60)
 
 @given(hashes=hashes, size=st.integers(1, 20))
 def test_shards_cut_a_table_into_runs(hashes, size):
-    shards = _shards(hashes, size)
+    shards = cut(hashes, size)
     assert [row for shard in shards for row in range(shard.start, shard.stop)] == list(
         range(len(hashes))
     )
@@ -293,7 +293,7 @@ def test_shards_cut_a_table_into_runs(hashes, size):
 def test_shards_are_large_and_a_change_stays_local():
     rng = np.random.default_rng(0)
     hashes = [rng.bytes(32).hex() for _ in range(20_000)]
-    before = [tuple(hashes[shard]) for shard in _shards(hashes, 1024)]
+    before = [tuple(hashes[shard]) for shard in cut(hashes, 1024)]
     assert 300 < len(hashes) / len(before) < 600
     for position in rng.integers(len(hashes), size=50):
         changed = hashes.copy()
@@ -301,7 +301,7 @@ def test_shards_are_large_and_a_change_stays_local():
             changed.insert(position, rng.bytes(32).hex())
         else:
             del changed[position]
-        after = [tuple(changed[shard]) for shard in _shards(changed, 1024)]
+        after = [tuple(changed[shard]) for shard in cut(changed, 1024)]
         assert sum(map(len, set(after) - set(before))) <= 5 * 1024
 
 

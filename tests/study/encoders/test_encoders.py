@@ -337,6 +337,32 @@ def test_a_checkpoint_that_runs_code_is_refused(checkpoint):
     assert not (checkpoint / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>", r"a web page \(HTML\), which"),
+        (b"\n  <HTML>\n<body>404", r"a web page \(HTML\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n", "a text, which"),
+        (b'{"error": "Repository not found"}', 'a text, which .* begins with \'{"error": "Repos'),
+        (
+            "Zugriff verweigert: kein Schlüssel".encode(),
+            "a text, .*begins with 'Zugriff verweigert",
+        ),
+    ],
+)
+@pytest.mark.parametrize("file", ["epoch_3.pt", "open_clip_model.safetensors"])
+def test_a_text_that_was_saved_as_weights_is_told_as_such(checkpoint, content, what, file):
+    (checkpoint / file).write_bytes(content)
+    name = str(checkpoint / file) if file.endswith(".pt") else str(checkpoint)
+    with pytest.raises(RuntimeError, match=rf"{file}' holds no weights: it is {what}"):
+        load_encoder(name)
+
+
+def test_whole_weights_beside_a_text_are_loaded(checkpoint):
+    (checkpoint / "notes.ckpt").write_text("<html>")
+    load_encoder(str(checkpoint / "epoch_3.pt"))
+
+
 # Images
 
 

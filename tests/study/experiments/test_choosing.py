@@ -114,7 +114,10 @@ def test_the_setting_is_the_first_of_the_best_and_measured_as_by_hand(task, inte
         assert set(rows["consistency_weight"]) == {settings[best]["consistency_weight"]}
         for condition, images in task.tests.items():
             correct = whole[best][predictor](images.embedded) == images.label
-            assert rows.loc[condition, "value"] == pytest.approx(100 * correct.mean())
+            one_image = 100.5 / len(images)  # the two solvers stop at slightly different weights
+            assert rows.loc[condition, "value"] == pytest.approx(
+                100 * correct.mean(), abs=one_image
+            )
     assert len(chosen) > 2  # or the ways to choose would not be told apart
 
 

@@ -79,6 +79,46 @@ def test_what_the_embedding_does_not_hold_cannot_be_read():
     assert table.loc[("image", "coat"), "r2"] > 0.85
 
 
+@pytest.mark.parametrize("truth", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("n", "signal"), [(600, 0.4), (900, 0.35), (600, 0.8)], ids=["n<D", "n~D", "clear"]
+)
+def test_a_share_is_that_of_what_is_read_and_not_of_the_noise_beside_it(n, signal, truth):
+    """All but 20 of 800 directions are noise and re-drawn; the domain lies in the 20."""
+    rng = np.random.default_rng(0)
+    domain, other = rng.integers(3, size=(2, n))
+    f, f_do = rng.normal(size=(2, n, 800)).astype(np.float32)
+    means = signal * rng.normal(size=(3, 20))
+    if truth < 1:  # the mean square change of the spread of one half is 1, of two halves 2
+        f_do[:, :20] = (1 - truth) * f[:, :20] + np.sqrt(truth * (2 - truth)) * f_do[:, :20]
+    f[:, :20] += means[domain]
+    f_do[:, :20] += (1 - truth) * means[domain] + np.sqrt(truth * (2 - truth)) * means[other]
+    row = np.arange(n)
+    source = table({"label": row % 4, "domain": domain}, original=f, image=f_do)
+    data = EmbeddedData(source, None, xr.Dataset(), {}, (), ())
+    seen = redrawn_share(data).set_index("factor").loc["domain"]
+    assert seen["r2"] > 0.1
+    assert seen["share"] == pytest.approx(truth, abs=0.2)
+    shifted = redrawn_share(replace(data, source=source + 3)).set_index("factor").loc["domain"]
+    assert shifted["share"] == pytest.approx(seen["share"], abs=0.01)
+
+
+def test_the_halves_that_read_a_factor_share_no_group():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 10)
+    # what is read is who it is: the factor itself is noise
+    f = rng.normal(size=(40, 60))[group] + 0.1 * rng.normal(size=(400, 60))
+    where = {"label": rng.integers(2, size=40)[group], "domain": np.zeros(400, int)}
+    source = table(where, original=f, image=f[::-1].copy())
+    apart = source.assign_coords(group=("row", group))
+    r2 = [
+        redrawn_share(EmbeddedData(one, None, xr.Dataset(), {}, (), ()))["r2"].item()
+        for one in (source, apart)
+    ]
+    assert r2[0] > 0.9
+    assert r2[1] < 0.1
+
+
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_live_rank_counts_the_directions_that_vary(rank):
     rng = np.random.default_rng(rank)

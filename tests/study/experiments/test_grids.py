@@ -21,6 +21,7 @@ from icm_study.experiments.grids import (
     grids_over,
     mean_cells,
     paths,
+    probes_by_penalty,
     rank_agreement,
     to_conditions,
 )
@@ -129,6 +130,31 @@ def test_the_penalty_reaches_both_probes(data):
         probe = one["predictor"] != "zero-shot"
         pd.testing.assert_frame_equal(one[~probe], other[~probe])
         assert not one[probe].equals(other[probe])
+
+
+def test_both_sides_of_the_probe_at_each_penalty_and_at_the_one_chosen(data):
+    bed, penalties = TableBed(data), [3.0, 1e-4, 0.316]
+    found = probes_by_penalty(bed, {0: data}, ["image", "oracle"], penalties)
+    assert set(found["penalty"]) == {"0.0001", "0.316", "3", "chosen"}
+    assert len(found) == 2 * 2 * 4 * 3 * 3  # kinds, sides, penalties, targets, conditions
+    for target, name in enumerate(data.domains):
+        one = split(data, target, seed=0)
+        X, y = one.train["original"].to_numpy(), one.train["label"].to_numpy()
+        moments = pair_moments(one.train, "oracle")
+        auto = InvariantProjection("auto", consistency_weight=1.0).fit_moments(moments)
+        maps = {"plain": np.eye(X.shape[1]), "ICM": auto.components_}
+        held_out, test = one.held_out, one.tests["unseen"]
+        rows = found[(found["target"] == name) & (found["condition"] == "unseen")]
+        rows = rows[rows["intervention"] == "oracle"].set_index(["side", "penalty"])["value"]
+        for side, A in maps.items():
+            judged, tested = {}, {}
+            for C in sorted(penalties):
+                probe = LinearProbe(C=C).fit(X @ A.T, y)
+                judged[C] = probe.score(held_out["oracle"].to_numpy() @ A.T, held_out["label"])
+                tested[C] = 100 * probe.score(test["original"].to_numpy() @ A.T, test["label"])
+                # plain is a rotation there, whose probe may stop at another digit
+                assert rows[side, f"{C:g}"] == pytest.approx(tested[C], abs=0.7)
+            assert rows[side, "chosen"] == rows[side, f"{max(judged, key=judged.get):g}"]
 
 
 def test_the_number_of_pairs(data):
@@ -281,7 +307,7 @@ def test_an_intervention_that_the_data_have_no_pairs_of():
         ({"n_components": ()}, "Nothing to try"),
         ({"consistency_weights": ()}, "Nothing to try"),
         ({"probe": "ridge"}, "probe='ridge' is unknown; choose one of"),
-        ({"probe_C": 0.0}, "'C' parameter"),
+        ({"probe_C": 0.0}, "C is 0.0; expected a positive number"),
     ],
 )
 def test_bad_options(data, options, message):

@@ -141,7 +141,8 @@ def notebook(tmp_path, monkeypatch):
     """A notebook with a cell of parameters, as papermill runs it, with what was injected."""
     cell = nbformat.v4.new_code_cell(
         'dataset = "animal-world"  # or a folder\nvariants = {}\nprojection_images = ""\n'
-        'seeds = [0]\nn_images = None\ntables = []\ncache = "../cache"\nresults = None\n'
+        'seeds = [0]\nworld = ["coat", 0.9]\nn_images = None\ntables = []\n'
+        'cache = "../cache"\nresults = None\n'
         "claims = None\nprojection = None"
     )
     cell.metadata["tags"] = ["parameters"]
@@ -162,7 +163,7 @@ def notebook(tmp_path, monkeypatch):
 
 def test_parameters_are_those_of_the_notebook_s_own_cell(notebook, tmp_path):
     found, _ = notebook()
-    names = ["dataset", "variants", "projection_images", "seeds", "n_images"]
+    names = ["dataset", "variants", "projection_images", "seeds", "world", "n_images"]
     names += ["tables", "cache", "results", "claims", "projection"]
     assert list(found) == names
     assert found == default_parameters(tmp_path / "04_imagenet_variants.ipynb")
@@ -190,6 +191,14 @@ def test_a_value_of_another_type_or_range_is_refused(notebook, name, value):
         notebook(**{name: value})
 
 
+def test_what_only_animals_have_is_refused_with_a_folder(notebook):
+    with pytest.raises(ValueError, match=r"04_imagenet_variants: got world, which a folder of ima"):
+        notebook(dataset="photos", world=["scene", 0.9])
+    notebook(dataset="photos")
+    notebook(dataset="photos", world=["coat", 0.9])  # as the record of a run repeats it
+    notebook(world=["scene", 0.9])
+
+
 def test_home_is_expanded_in_paths_and_nowhere_else(notebook, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     found, user = notebook(
@@ -199,6 +208,7 @@ def test_home_is_expanded_in_paths_and_nowhere_else(notebook, monkeypatch, tmp_p
     expected = {
         "dataset": f"{tmp_path}/IN", "projection_images": f"{tmp_path}/mine",
         "variants": {"V2": f"{tmp_path}/v2", "~": "r"}, "seeds": [0], "n_images": None,
+        "world": ("coat", 0.9),
         "tables": [f"{tmp_path}/a.parquet", "b.parquet"], "cache": f"{tmp_path}/scratch",
         "results": f"{tmp_path}/r/t.parquet", "claims": None, "projection": None,
     }  # fmt: skip

@@ -8,16 +8,18 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIG, RECORDED, ROOT, RUNS, run
+from conftest import CONFIG, REAL_CLIP, RECORDED, ROOT, RUNS, run
 from conftest import METHODS as COMPARISONS
 
 from icm_study.animals.latents import STYLES
+from icm_study.encoders.animal_clip import SHIPPED
 from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE
 from icm_study.experiments.intervals import unpack
 from icm_study.experiments.reading import IDENTITY
 from icm_study.experiments.record import PACKAGES, read_table
 from icm_study.methods.registry import METHODS
 from icm_study.methods.sources import PREDICTORS
+from icm_study.photographs.real_clip import open_real_clip
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
 
 COLUMNS = set(
@@ -45,7 +47,9 @@ COLUMNS = set(
         "correct",
     ]
 )
-PATHS = sorted(RECORDED.glob("*.parquet"))
+EVERY = sorted(RECORDED.glob("*.parquet"))
+#: Tables of accuracies; that of embeddings of real CLIPs holds other experiments.
+PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] != "08_real_clip"]
 
 
 def named(path):
@@ -69,7 +73,7 @@ def test_real_pacs_is_recorded():
 
 
 def test_the_files_are_small():
-    assert sum(path.stat().st_size for path in PATHS) < 5e6
+    assert sum(path.stat().st_size for path in EVERY) < 5e6
 
 
 def test_every_setting_of_the_run_is_recorded(table):
@@ -98,13 +102,14 @@ def test_every_setting_of_the_run_is_recorded(table):
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
-def test_the_commit_is_in_the_history(table):
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
+def test_the_commit_is_in_the_history(path):
     shallow = subprocess.run(
         ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True
     )
     if shallow.stdout.strip() != "false":
         pytest.skip("the history is not whole")
-    found = subprocess.run(["git", "cat-file", "-e", table.attrs["commit"]], cwd=ROOT)
+    found = subprocess.run(["git", "cat-file", "-e", read_table(path).attrs["commit"]], cwd=ROOT)
     assert found.returncode == 0
 
 
@@ -158,6 +163,28 @@ def test_the_comparison_has_every_method(comparison):
     assert set(runs) == {len(STYLES) * len(CONFIG["seeds"])}
     assert set(comparison["seed"]) == set(CONFIG["seeds"])
     assert set(comparison["method"]) == set(METHODS)
+
+
+def test_real_clip_is_recorded_with_all_that_it_took():
+    table = read_table(RECORDED / "real-clip.parquet")
+    record = table.attrs
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "recorded from a checkout with changes"
+    assert record["parameters"]["dataset"] == "../data/real_clip"
+    assert list(record["weights"]) == list(SHIPPED)
+    assert list(record["data"]) == ["real_clip"]
+    assert set(record["versions"]) == {"python", *PACKAGES}
+    program, page, _, _, given = shlex.split(record["command"])
+    assert (program, page) == ("papermill", "08_real_clip.ipynb")
+    assert yaml.safe_load(given) == record["parameters"]
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(record)), (
+        "a path of one machine"
+    )
+
+
+@pytest.mark.skipif(not REAL_CLIP.exists(), reason="no real CLIP at hand")
+def test_real_clip_at_hand_is_what_was_recorded():
+    record = read_table(RECORDED / "real-clip.parquet").attrs
+    assert open_real_clip(REAL_CLIP).fingerprint == record["data"]["real_clip"]
 
 
 @pytest.mark.slow

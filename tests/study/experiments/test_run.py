@@ -12,10 +12,11 @@ from linear_world import LinearWorld, numbers_only
 from stand_ins import change
 
 from icm_core.prediction import ZeroShotClassifier
+from icm_core.selection import grid_accuracy, least_squares_path
 from icm_study.embedding.store import EmbeddingStore
-from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
+from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, REFERENCE
 from icm_study.experiments.intervals import pack, unpack
-from icm_study.experiments.run import ICM_AND_PLAIN, REFERENCE, Plan, run, run_task
+from icm_study.experiments.run import ICM_AND_PLAIN, Plan, run, run_task
 from icm_study.experiments.task import make_task
 from icm_study.methods.registry import METHODS
 from icm_study.methods.shared import Shared
@@ -178,7 +179,7 @@ def test_the_oracle_s_gain_is_significant_where_theory_holds(repaired):
 SCHEMA = {
     "dataset": "str", "encoder": "str", "protocol": "str", "world": "str", "shortcut": "str",
     "strength": "float", "target": "str", "seed": "int", "method": "str", "family": "str",
-    "predictor": "str", "choice": "str", "setting": "str", "K": "float",
+    "predictor": "str", "choice": "str", "judged_by": "str", "setting": "str", "K": "float",
     "consistency_weight": "float", "fit_seconds": "float", "n_parameters": "int",
     "condition": "str", "n": "int", "value": "float", "correct": "bytes",
 }  # fmt: skip
@@ -484,3 +485,41 @@ def test_targets_that_are_refused(embedder, targets, error, message):
 def test_open_classes_leave_no_domain_out(embedder):
     with pytest.raises(ValueError, match="'open class' leaves no domain out; pass None"):
         run([Never(protocol="open class")], embedder, [0], ["b"])
+
+
+# Large sources
+
+
+def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch):
+    """By hand with the nested path of the core; what is chosen is then fitted as everywhere."""
+    plan = Plan(["plain", "ICM image", "tuned penalty"], ("held-out", "intervened"), CHOSEN)
+    before = run_task(task, plan)
+    assert set(before["judged_by"]) == {"itself"}
+    monkeypatch.setattr("icm_study.experiments.trial.LARGE", 0)
+    table = run_task(task, plan)
+    icm = table[table["method"] == "ICM image"]
+    is_probe = icm["predictor"] == "linear probe"
+    assert set(icm[is_probe]["judged_by"]) == {"least squares"}
+    assert set(icm[~is_probe]["judged_by"]) == {"itself"}
+    others = [one[one["method"] != "ICM image"] for one in (before, table)]
+    same = others[0].columns.difference(["fit_seconds"])
+    pd.testing.assert_frame_equal(*(one[same] for one in others))
+
+    images = task.sources.images
+    path = least_squares_path(images.embedded, images.label, 0.316)
+    held_out = {"held-out": task.held_out.images, "intervened": task.held_out.copies["image"]}
+    for choice, judged in held_out.items():
+        grid = grid_accuracy(
+            task.sources.moments("image"),
+            {"probe": path},
+            {"judged": (judged.embedded, judged.label)},
+            n_components=SMALL["n_components"],
+            consistency_weights=SMALL["consistency_weight"],
+        )
+        best = grid.loc[grid["judged"].idxmax(), ["consistency_weight", "K"]]
+        rows = icm[is_probe & (icm["choice"] == choice)].set_index("condition")
+        setting = {"consistency_weight": [best.iloc[0]], "n_components": [int(best.iloc[1])]}
+        alone = Plan(["ICM image"], (choice,), {"ICM image": setting})
+        fixed = run_task(task, alone)
+        fixed = fixed[fixed["predictor"] == "linear probe"].set_index("condition")
+        pd.testing.assert_series_equal(rows["correct"], fixed["correct"])

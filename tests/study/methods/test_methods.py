@@ -14,6 +14,7 @@ from scipy.linalg import eigh, subspace_angles
 from scipy.optimize import minimize as scipy_minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+from toy_sources import CLASSES, DOMAINS, D, images_of, new_images, toy_sources
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
@@ -29,58 +30,10 @@ from icm_study.methods.maps import (
 )
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
 from icm_study.methods.shared import Shared
-from icm_study.methods.sources import Images, Sources
+from icm_study.methods.sources import Images
 
 seeds = st.integers(0, 2**16)
 some = settings(max_examples=15)
-D, CLASSES, DOMAINS = 6, 3, 3
-
-
-def unit(X):
-    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
-
-
-def images_of(rng, n, shift=0.0):
-    label, domain = np.arange(n) % CLASSES, np.arange(n) // 2 % DOMAINS
-    centres = np.eye(CLASSES, D)[label] + 0.4 * np.eye(DOMAINS, D, k=3)[domain]
-    embedded = unit(centres + shift + 0.3 * rng.normal(size=(n, D)))
-    return Images(
-        embedded, label, domain, np.arange(n), load=lambda rows: pytest.fail("no pixels here")
-    )
-
-
-def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
-    """Sources with three classes and three domains, whose encoder embeds a text by its letters."""
-    rng = np.random.default_rng(seed)
-    images = images_of(rng, n)
-    captions = unit(rng.normal(size=(n, D)))
-    edits = unit(captions + 0.5 * rng.normal(size=(n, D)))
-    edits[:10] = captions[:10]
-    prompt_label = np.repeat(np.arange(CLASSES), 2)
-    encoder = SimpleNamespace(
-        encode_text=lambda texts: unit(
-            np.array([[len(t), *map(ord, t[:3]), 5, 7] for t in texts], float)
-        ),
-        model=SimpleNamespace(logit_scale=torch.tensor(3.0)),
-    )
-    return Sources(
-        images=images,
-        copies={
-            "image": images_of(rng, n, shift=0.1),
-            "oracle": images_of(np.random.default_rng([seed, 7]), n, shift=-0.2),
-        },
-        drawn=np.array(["invert", "grayscale", "equalize"])[np.arange(n) % 3],
-        texts=(captions, edits),
-        prompts=unit(np.eye(CLASSES, D)[prompt_label] + 0.2 * rng.normal(size=(2 * CLASSES, D))),
-        prompt_label=prompt_label,
-        words=("cat", "dog", "cow"),
-        spurious=spurious,
-        encoder=encoder,
-    )
-
-
-def new_images(seed=1, n=40):
-    return images_of(np.random.default_rng([seed, 99]), n)
 
 
 def risk(weights, X, y):
@@ -168,6 +121,14 @@ def test_icm_takes_the_leading_eigenvectors_of_every_kind_of_pairs(intervention)
     assert len(auto.components_) == max(1, (values > 1e-12).sum())
     for one, k in ((fitted, 2), (auto, len(auto.components_))):
         assert (one.n_components_, one.consistency_weight_) == (k, 2.0)  # what tables report
+
+
+def test_the_penalty_reaches_the_probe_behind_the_projection():
+    sources, images = toy_sources(), new_images()
+    A = ICM("image", 3).fit(sources).components_
+    probe = LinearProbe(C=0.01).fit(sources.images.embedded @ A.T, sources.images.label)
+    scores = ICM("image", 3, C=0.01).fit(sources).scores(images)["linear probe"]
+    np.testing.assert_allclose(scores, probe.decision_function(images.embedded @ A.T), atol=1e-6)
 
 
 def test_pairs_of_other_images_take_the_place_of_the_sources_own():

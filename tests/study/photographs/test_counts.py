@@ -50,9 +50,28 @@ def test_common_classes_are_counted_one_by_one(counts):
 
 def test_too_few():
     images = table({("one", "a"): 20, ("one", "b"): 20, ("two", "a"): 20, ("two", "b"): 4})
-    assert too_few(images, "one") == {"b": 4}
-    assert too_few(images, "two") == too_few(images, None) == {}
+    first = images["domain"] == "one"
+    assert too_few(images, first) == {"b": 4}
+    assert too_few(images, ~first) == too_few(images, first & False) == {}
     assert LEAST_IMAGES == 10
+
+
+def test_of_groups_it_is_groups_that_are_counted():
+    images = table({(domain, label): 20 for domain in ("one", "two") for label in "ab"})
+    four, five = (images.assign(group=np.arange(80) % 20 % n) for n in (4, 5))
+    with pytest.raises(ValueError, match=r"5 groups or more outside the target 'one'.*'a' has 0"):
+        check_counts(five)  # each group is in both domains
+    four, five = (
+        one.assign(group=one["domain"] + one["label"] + one["group"].astype(str))
+        for one in (four, five)
+    )
+    assert hindrances(four)[0] == (
+        "outside 'one' each class needs 5 groups or more: 'a' has 4, 'b' has 4"
+    )
+    assert common_classes(four) == []
+    assert hindrances(five) == ()
+    check_counts(five)
+    assert common_classes(five) == ["a", "b"]
 
 
 def test_a_long_list_of_classes_is_cut():

@@ -230,3 +230,23 @@ def test_what_is_no_range(tmp_path, value_range):
         load_folder(root, value_range=value_range)
     with pytest.raises(ValueError, match="value_range is"):
         load_images(root, value_range=value_range)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("n_spoilt", [1, 4])
+def test_a_few_hot_pixels_hide_no_narrow_range(tmp_path, suffix, n_spoilt):
+    """Twelve bits in sixteen, and in each image pixels at the end of the file's range."""
+    for i, (domain, label) in enumerate(product("ab", ("cat", "dog"))):
+        for j in range(10):
+            values = np.random.default_rng(100 * i + j).integers(0, 4096, (64, 64))
+            values.flat[: 4 + n_spoilt] = [0, 0, 0, 0, *[65535] * n_spoilt]
+            path = tmp_path / "chest" / domain / label / f"{j}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint16)).save(path)
+    report = check_folder(tmp_path / "chest")
+    assert [flaw.split(":")[0] for flaw in report.few_levels] == ["a", "b"]
+    assert all("16 of 256 levels" in flaw for flaw in report.few_levels)
+    images = load_folder(tmp_path / "chest", value_range="used", cache=tmp_path / "cache")
+    for path in images["path"]:
+        levels = np.unique(np.asarray(read_image(path)))
+        assert len(levels) > 200

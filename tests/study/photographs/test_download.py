@@ -22,7 +22,10 @@ from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from real_clip_stand_in import write_stand_in
 
+from icm_study.photographs import download as download_module
+from icm_study.photographs import real_clip
 from icm_study.photographs.conversion import (
     archive_to_folder,
     camera_traps_to_folder,
@@ -698,3 +701,66 @@ def test_without_a_network_the_command_says_what_to_do(server, tmp_path):
     assert "If there is no network here" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------
+# embeddings of real CLIPs
+
+
+@pytest.fixture
+def published(server, tmp_path, monkeypatch):
+    """The files of a stand-in on the web server, with their sizes and hashes."""
+    whole = write_stand_in(tmp_path / "source", n_pairs=12, n_names=11)
+    images = [7, 3, *range(20, 40)]  # in the order of the captions, of which the last counts
+    told = [{"image_id": one, "caption": f"first of {one}"} for one in images]
+    told += [{"image_id": one, "caption": f"last of {one}"} for one in reversed(images)]
+    categories = [{"id": i + 1, "name": f"name_{i}"} for i in range(11)][::-1]
+    data = {name: (whole / name).read_bytes() for name in real_clip.FILES if name.endswith("npy")}
+    data["captions_val2017.json"] = json.dumps({"annotations": told}).encode()
+    data["lvis_v1_train_cat_info.json"] = json.dumps(categories).encode()
+    assert set(data) == set(real_clip.FILES)
+    server.files = {f"/{name}": part for name, part in data.items()}
+    files = {
+        name: WebFile(
+            f"{server.url}/{name}", sha256=hashlib.sha256(part).hexdigest(), size=len(part)
+        )
+        for name, part in data.items()
+    }
+    monkeypatch.setattr(download_module, "FILES", files)
+    return server
+
+
+def test_real_clip_is_downloaded_once_and_opened(published, tmp_path, capsys):
+    for _ in range(2):
+        assert main(["real-clip", str(tmp_path / "data")]) == 0
+    assert len(published.requests) == len(real_clip.FILES)
+    assert "Licences" in capsys.readouterr().out
+    clip = real_clip.open_real_clip(tmp_path / "data" / "real_clip")
+    assert clip.caption[:3] == ["last of 7", "last of 3", "last of 20"]
+    assert len(clip.caption) == len(clip.image) == 12
+    assert clip.names == [f"name {i}" for i in range(11)]
+    record = json.loads((tmp_path / "data" / "real_clip" / "SOURCE.json").read_text())
+    assert len(record["files"]) == len(real_clip.FILES)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["real_clip"]
+
+
+@pytest.mark.parametrize("change", ["sha256", "size"])
+def test_real_clip_that_is_another_file_is_refused(published, tmp_path, capsys, change):
+    name = next(iter(real_clip.FILES))
+    data = bytearray(published.files[f"/{name}"])
+    data[-1] ^= 1
+    published.files[f"/{name}"] = bytes(data) + (b"more" if change == "size" else b"")
+    assert main(["real-clip", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert ("another SHA256 hash" if change == "sha256" else "have arrived, but it has") in said
+    assert not (tmp_path / "real_clip").exists()
+
+
+def test_real_clip_has_no_revision_and_is_no_other_folder(published, tmp_path, capsys):
+    assert main(["real-clip", str(tmp_path), "--revision", COMMIT]) == 1
+    assert "no revision to choose" in capsys.readouterr().err
+    (tmp_path / "real_clip").mkdir()
+    (tmp_path / "real_clip" / "mine.txt").touch()
+    assert main(["real-clip", str(tmp_path)]) == 1
+    assert "another destination" in capsys.readouterr().err
+    assert (tmp_path / "real_clip" / "mine.txt").exists()

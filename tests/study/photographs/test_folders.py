@@ -639,6 +639,25 @@ def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
         check_folder(tmp_path / "deep")
 
 
+@pytest.mark.parametrize("names", [["a.heic", "b.HEIC"], ["a.dng", "deep/b.DCM"]])
+def test_images_of_kinds_that_are_not_read_are_counted(sound, names):
+    folder = next(sound.glob("*/*"))
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not for us")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.heic").write_bytes(b"")
+    report = check_folder(sound)
+    suffixes = [f".{name.split('.')[1].lower()}" for name in names]
+    assert dict(report.not_read) == {suffix: suffixes.count(suffix) for suffix in suffixes}
+    assert not report.ok
+    assert f"  {suffixes[0]}: {suffixes.count(suffixes[0])} files" in str(report)
+    with pytest.raises(ValueError, match="kinds of images that are not read"):
+        load_folder(sound)
+    with pytest.warns(UserWarning, match="kinds of images that are not read"):
+        load_folder(sound, accept_problems=True)
+
+
 def test_the_same_file_in_two_domains(sound):
     original, copy = sound / "art" / "cat" / "1.jpg", sound / "photo" / "dog" / "9.jpg"
     copy.write_bytes(original.read_bytes())
@@ -738,7 +757,7 @@ def test_long_lists_are_cut_in_print_only(sound):
 
 
 def test_more_images_than_one_block(sound, monkeypatch):
-    monkeypatch.setattr("icm_study.photographs.check.BLOCK", 3)
+    monkeypatch.setattr("icm_study.photographs.seen.BLOCK", 3)
     assert len(check_folder(sound).images) == 8
 
 

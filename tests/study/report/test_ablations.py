@@ -6,6 +6,7 @@ import pytest
 
 from icm_study.report import ablations
 from icm_study.report.answers import ablation_answer
+from icm_study.report.claims import ablation_claims
 
 
 def runs(column, values, **fixed):
@@ -94,6 +95,51 @@ def test_pairs_compare_the_fewest_with_all():
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["unseen domain", "shortcut reversed"]
     plt.close(figure)
+
+
+def sweep():
+    """Accuracies at two penalties and at the chosen one: the sign of the gain changes."""
+    values = {("0.1", "plain"): 70.0, ("0.1", "ICM"): 66.0, ("10", "plain"): 60.0,
+              ("10", "ICM"): 62.5, ("chosen", "plain"): 71.0, ("chosen", "ICM"): 72.0}  # fmt: skip
+    parts = [
+        runs("side", {side: value}, penalty=penalty, C=10.0 if penalty == "10" else 0.1)
+        for (penalty, side), value in values.items()
+    ]
+    image_text = pd.concat(parts)
+    return pd.concat([image_text.assign(intervention="image"), image_text])
+
+
+def test_gains_at_each_penalty_and_in_words():
+    gains = ablations.penalty_gains(sweep())
+    found = gains[gains["condition"] == "reversed"].set_index(["intervention", "penalty"])["value"]
+    assert found["image"].to_dict() == pytest.approx({"0.1": -4, "10": 2.5, "chosen": 1})
+    said = "-4.0 to +2.5 points, and +1.0 where each side's penalty is chosen"
+    assert ablations.penalty_words(gains) == f"ICM image {said}; ICM image+text {said}"
+
+
+def test_the_figure_has_the_plain_probe_once_and_no_chosen_penalty():
+    means = ablations.penalty_means(sweep())
+    assert set(means["name"]) == {"plain", "ICM image", "ICM image+text"}
+    plain = means[(means["name"] == "plain") & (means["condition"] == "unseen")]
+    assert plain.set_index("C")["value"].to_dict() == pytest.approx({0.1: 70.5, 10.0: 60.5})
+    assert (plain["n_runs"] == 4).all()
+    figure = ablations.penalty_figure(means, "title")
+    assert all(axis.get_xscale() == "log" for axis in figure.axes)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(1.0, "supported"), (-1.0, "refuted")])
+def test_the_verdict_on_the_penalty_is_on_the_chosen_ones_and_turns_with_the_result(gain, verdict):
+    choices = runs("choice", {"intervened": 80.0, "held-out": 60.0, "auto": 81.0})
+    objectives = runs("objective", {"trace": 80.0, "generalized": 60.0, "released": 20.0})
+    table = sweep()
+    ours = (table["side"] == "ICM") & (table["penalty"] == "chosen")
+    table.loc[ours, "value"] += gain - 1 + 0.01 * table.loc[ours, "seed"]
+    found = ablation_claims(choices, objectives, table, "somewhere")
+    (row,) = found[found["claim"].str.startswith("Penalty")].to_dict("records")
+    assert "the penalty of both chosen on intervened source images" in row["statement"]
+    assert row["measured"].startswith(f"{gain:+.1f} points")
+    assert row["verdict"] == verdict
 
 
 def test_the_answer_says_every_verdict_and_where_it_holds():

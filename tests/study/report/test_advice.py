@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import Results
-from icm_study.report.advice import ANSWERS, advise, gains_over_plain_probe
+from icm_study.report.advice import ANSWERS, advise, domain_sizes, gains_over_plain_probe
 
 SHARES = {"plain": 0.0, "augmentation": 0.0, "ICM image": 0.0, "ICM auto image": -0.4}
 
@@ -118,6 +119,24 @@ def test_a_domain_too_small_to_say_anything():
     sure = [outcomes(target=target, ICM_image=0.5) for target in "ab"]
     assert advise(results(*sure)).verdict == "helps"
     assert advise(results(*sure, one)).verdict == "cannot be told"
+
+
+def test_a_domain_of_few_groups_says_little_however_many_images_it_has():
+    sure = results(*(outcomes(target=target, ICM_image=0.5) for target in "ab"))
+    assert advise(sure).verdict == "helps"
+    assert domain_sizes(sure).to_dict("list") == {"target": ["a", "b"], "images": [400, 400]}
+
+    def grouped(n):
+        members = pack_groups(np.arange(400) % n)
+        table = sure.table.assign(group=members)
+        over = {"testbed": sure.record["testbed"] | {"over": "groups"}}
+        return Results(table, sure.record | over)
+
+    assert advise(grouped(100)).verdict == "helps"
+    advice = advise(grouped(2))
+    assert advice.verdict == "cannot be told"
+    assert advice.answer.endswith("too few groups to say anything: a, b.")
+    assert domain_sizes(grouped(2))["groups"].tolist() == [2, 2]
 
 
 def test_advice_names_a_pair_that_was_chosen():

@@ -7,7 +7,7 @@ from conftest import ROOT
 from icm_study.experiments.reading import Results
 from icm_study.experiments.record import read_table
 from icm_study.report.claims import domain_generalization_claims
-from icm_study.report.summary import best_methods
+from icm_study.report.summary import best_methods, of_real_clip
 from icm_study.report.tables import readable
 
 
@@ -38,3 +38,32 @@ def test_the_best_methods_are_three_of_each_kind_beside_the_plain_one(compared):
 def test_a_name_that_a_row_has_stays(compared):
     rows = compared.means().head(3).assign(name=["plain, zero-shot", "b", "c"])
     assert readable(rows)["name"].tolist() == ["plain, zero-shot", "b", "c"]
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    """Paths of verdicts: of two pages, one of which is on real CLIP."""
+    paths = []
+    for name in ("01_theory", "real-clip"):
+        paths.append(str(tmp_path / f"{name}_claims.parquet"))
+        pd.DataFrame({"verdict": ["refuted", "supported", "refuted"]}).to_parquet(paths[-1])
+    return paths
+
+
+def test_the_front_page_says_what_is_of_real_clip_and_what_it_is_not(verdicts, compared):
+    said = of_real_clip(verdicts, [compared]).data
+    assert "results/real-clip.ipynb" in said
+    assert "2 refuted, 1 supported" in said
+    assert "no accuracy in the tables below is of a real CLIP" in said
+
+
+def test_a_run_with_a_real_clip_is_not_denied(verdicts, compared):
+    table = compared.table.head(4)
+    record = {**compared.record, "parameters": {"encoder": "ViT-B-16/openai"}}
+    said = of_real_clip(verdicts, [compared, Results(table, record)]).data
+    assert "have ViT-B-16/openai too" in said
+    assert "no accuracy" not in said
+
+
+def test_without_the_page_no_result_is_claimed(verdicts):
+    assert "No result here" in of_real_clip(verdicts[:1], []).data

@@ -6,6 +6,7 @@ import pytest
 
 from icm_study.report import theory_claims as claims
 from icm_study.report.answers import count_verdicts, theory_answer
+from icm_study.report.finding import verdicts_of
 from icm_study.report.verdicts import COLUMNS
 from icm_study.theory.propositions import METHODS, run_experiments
 
@@ -39,7 +40,7 @@ def test_every_experiment_has_a_finding_with_words_of_a_sentence(runs, found):
 
 
 def test_verdicts_keep_the_order_of_the_page(found):
-    table = claims.verdicts_of(found)
+    table = verdicts_of(found)
     assert tuple(table) == COLUMNS
     assert list(table["claim"].drop_duplicates())[:3] == ["P5.1", "P5.1, scope", "C5.2, P5.3"]
     assert len(table) == sum(len(finding.claims) for finding in found.values())
@@ -129,7 +130,7 @@ def test_random_worlds_are_counted_where_there_is_most_information():
 
 
 def test_the_answer_counts_verdicts_and_names_what_is_not_supported(found):
-    table = claims.verdicts_of(found)
+    table = verdicts_of(found)
     said = count_verdicts(table)
     assert (
         f"Of {len(table)} claims, {(table['verdict'] == 'supported').sum()} are supported." in said

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from stand_ins import StandInEncoder
 
@@ -14,6 +15,7 @@ from icm_study.animals.silhouettes import CLASSES, load_silhouettes
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
+from icm_study.experiments.clusters import count_groups
 from icm_study.experiments.intervals import aggregate, unpack
 from icm_study.experiments.run import Plan, run
 from icm_study.photographs.check import load_folder
@@ -274,3 +276,117 @@ def test_an_image_that_cannot_be_read(tmp_path, embedder):
     (root / "photo" / "dog").joinpath(next((root / "photo" / "dog").iterdir())).write_text("no")
     with pytest.raises(ValueError, match="dog"):
         bed.embed(embedder, 0)
+
+
+# Names of folders, and encoders that cannot read them
+
+
+class Late:
+    """Fails the test if an image is embedded."""
+
+    def __init__(self, embedder):
+        self.__dict__ |= {"prompts": embedder.prompts, "encoder": embedder.encoder}
+
+
+def renamed(images, **names):
+    return images.assign(label=images["label"].replace(names))
+
+
+def test_an_encoder_that_does_not_know_a_word_says_so_before_an_image_is_embedded(
+    images, encoder, tmp_path
+):
+    embedder = Embedder(encoder, EmbeddingStore(tmp_path))
+    for folder, word in (("lynx", "lynx"), ("red_fox", "red fox")):
+        bed = ImageFolder("animals", renamed(images, dog=folder))
+        with pytest.raises(ValueError, match=f"'a photo of a {word}' has a word this encoder nev"):
+            bed.embed(Late(embedder), 0)
+
+
+def test_an_encoder_that_cuts_classes_alike_says_so_before_an_image_is_embedded(images, embedder):
+    class Short(StandInEncoder):
+        class tokenizer:
+            context_length = 6
+
+            def __call__(self, texts, context_length=None):
+                ids = [[sum(map(ord, word)) for word in text.split()] for text in texts]
+                return torch.tensor([(one + 6 * [0])[:6] for one in ids])
+
+        def is_cut(self, texts):
+            return np.array([len(text.split()) > 6 for text in texts])
+
+    Short.tokenizer = Short.tokenizer()
+    late = Late(Embedder(Short(), embedder.store))
+    names = {"dog": "dog of the north", "cat": "dog of the south"}
+    with pytest.raises(ValueError, match="two classes are the same to it: 'a photo of a dog of"):
+        ImageFolder("animals", renamed(images, **names)).embed(late, 0)
+    with pytest.raises(AttributeError, match="pairs"):  # otherwise it goes on to the images
+        ImageFolder("animals", images, has_texts=False).embed(late, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"dog": "Cat"}, "'Cat' and 'cat' are both 'cat' in a prompt"),
+        ({"dog": "sea_lion", "cow": "sea lion"}, "are both 'sea lion' in a prompt"),
+        ({"dog": "_"}, "the class '_' gives no word for a prompt"),
+    ],
+)
+def test_classes_that_no_prompt_tells_apart(images, names, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFolder("animals", renamed(images, **names))
+
+
+# Groups of images
+
+
+@pytest.fixture(scope="module")
+def bursts(images):
+    """Each animal of a style and class is two bursts of images; one burst is in two styles."""
+    number = images.groupby(["domain", "label"]).cumcount()
+    group = images["domain"] + images["label"] + (number // 3).astype(str)
+    return images.assign(group=group.replace("sketchcat0", "photocat0"))
+
+
+def test_a_folder_with_groups(bursts, embedder):
+    bed = ImageFolder("animals", bursts)
+    assert bed.over == "groups"
+    n_groups = bursts["group"].nunique()
+    assert f"{len(bursts)} images come in {n_groups} groups" in bed.note
+    settings = {"augmentation": {"C": [0.316]}, "ICM image": FEW}
+    plan = Plan(("plain", "augmentation", "ICM image"), ("intervened", "left-out domain"), settings)
+    table = run([bed], embedder, [0], ["photo"], plan)
+    unseen = table[table["condition"] == "unseen"]
+    of_photos = bursts[bursts["domain"] == "photo"]
+    assert unseen["group"].map(count_groups).unique() == [of_photos["group"].nunique()]
+    found = aggregate(table, ["method", "predictor", "choice", "condition"], over=bed.over)
+    single = aggregate(table, ["method", "predictor", "choice", "condition"], over="images")
+    assert (found["value"] == single["value"]).all()
+    assert ((found["high"] - found["low"]) > (single["high"] - single["low"])).all()
+
+
+def test_groups_are_part_of_what_a_run_was_made_from(bursts, images, embedder):
+    prints = [
+        ImageFolder("animals", one).embed(embedder, 0).provenance.get("groups")
+        for one in (images, bursts, bursts.assign(group=np.arange(len(bursts)) // 2))
+    ]
+    assert prints[0] is None
+    assert len(set(prints)) == 3
+
+
+def test_a_method_that_is_trained_on_half_of_the_target_shares_no_group_with_the_rest(
+    bursts, embedder, fake
+):
+    shared = []
+
+    def answer(method, images):
+        shared.append(np.isin(images.group, method.fitted_on.images.group).any())
+        return True
+
+    fake(answer, values=[0, 1], on_target=True)
+    bed = ImageFolder("animals", bursts)
+    for choice in ("held-out", "left-out domain"):
+        table = run([bed], embedder, [0], ["photo"], Plan(("fake",), (choice,)))
+        assert set(table["choice"]) == {choice, "half of the target"}
+        assert (table["value"] == 100).all()
+    assert shared
+    assert not any(shared)

@@ -257,6 +257,14 @@ def test_bad_parameters_of_a_run(tmp_path, changes, error, message):
 # The example of a user's run
 
 
+def test_an_example_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    given = {"folder": None, "encoder": None}
+    for place in ("file", "file/below", "file/far/below"):
+        with pytest.raises(ValueError, match=r"example cannot be written to .*file.*: (Not|File)"):
+            example_or_folder(given | {"example": str(tmp_path / place)})
+
+
 def test_without_a_folder_an_example_is_written(tmp_path):
     given = {"folder": None, "encoder": None, "example": str(tmp_path / "example"), "seeds": [0]}
     found = example_or_folder(given)

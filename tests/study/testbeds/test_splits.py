@@ -10,7 +10,10 @@ from linear_world import table
 from stand_ins import change, linear_data
 
 from icm_study.embedding.tables import EmbeddedData
+from icm_study.experiments.run import run
+from icm_study.testbeds.animal_world import AnimalWorld
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
+from icm_study.testbeds.image_folder import ImageFolder
 from icm_study.testbeds.splits import check_counts, hold_out, split
 
 LEAVE_OUT, OPEN, SHIFT_OPEN = PROTOCOLS
@@ -70,6 +73,86 @@ def test_a_folder_leaves_the_target_out_and_halves_what_is_held_out():
     assert data.train.sizes["row"] == pytest.approx(0.8 * sources, abs=1)
     assert data.held_out.sizes["row"] == pytest.approx(0.1 * sources, abs=1)
     assert data.tests["in_distribution"].sizes["row"] == pytest.approx(0.1 * sources, abs=1)
+
+
+# A folder whose images come in groups
+
+
+def grouped(n_groups=60, across=False, classes_in_group=1):
+    """Each group is in one domain, or some images elsewhere; it shows one class, or two."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(n_groups, size=1200)
+    domain, label = group % DOMAINS, group // DOMAINS + rng.integers(classes_in_group, size=1200)
+    if across:
+        elsewhere = rng.random(1200) < 0.05
+        domain = np.where(elsewhere, rng.integers(DOMAINS, size=1200), domain)
+    where = {"group": group, "domain": domain, "label": label % CLASSES}
+    data = folder(1200)
+    return replace(
+        data, source=data.source.assign_coords({k: ("row", v) for k, v in where.items()})
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"across": True, "n_groups": 300},
+        {"classes_in_group": 2},
+        {"classes_in_group": 2, "across": True, "n_groups": 300},
+    ],
+    ids=str,
+)
+def test_no_group_is_on_two_sides(protocol, options):
+    data = split(grouped(**options), None if protocol == OPEN else 1, protocol=protocol, seed=3)
+    of_target = {LEAVE_OUT: ["unseen"], OPEN: ["new_classes"]}
+    of_target = of_target.get(protocol, ["seen_classes", "new_classes"])
+    sides = [data.train, data.held_out]
+    sides += [test for name, test in data.tests.items() if name not in of_target]
+    groups = [set(side["group"].to_numpy().tolist()) for side in sides]
+    groups.append({g for name in of_target for g in data.tests[name]["group"].to_numpy().tolist()})
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    seen = set(range(CLASSES)) if protocol == LEAVE_OUT else SEEN
+    for part in sides[:2]:
+        assert set(part["label"].to_numpy().tolist()) == seen
+
+
+def test_a_tenth_of_the_groups_chooses_and_a_tenth_measures():
+    data = split(grouped(n_groups=300), 1, seed=3)
+    sides = data.train, data.held_out, data.tests["in_distribution"]
+    n = [len(np.unique(side["group"])) for side in sides]
+    assert n[1] + n[2] == pytest.approx(0.2 * sum(n), abs=6)
+    assert n[1] == pytest.approx(n[2], abs=6)
+
+
+def test_groups_are_split_anew_by_each_seed():
+    first, again, other = (numbers(split(grouped(), 1, seed=s).held_out) for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_of_few_groups_more_are_held_out():
+    """Of the six groups of a class in two source domains, four train."""
+    data = grouped()
+    where = data.source["label"] + CLASSES * data.source["domain"] + 15 * (np.arange(1200) % 3)
+    few = data.source.assign_coords(group=("row", where.to_numpy()))
+    parts = split(replace(data, source=few), 1, seed=0)
+    sides = parts.train, parts.held_out, parts.tests["in_distribution"]
+    assert [len(np.unique(side["group"])) for side in sides] == [20, 5, 5]
+    assert all(len(np.unique(side["label"])) == CLASSES for side in sides)
+
+
+def test_too_few_groups_are_told():
+    with pytest.raises(ValueError, match=r"in 2 group\(s\), which cannot be divided into 3"):
+        split(grouped(n_groups=15), 1)  # one of each class in each domain
+
+
+def test_a_group_that_is_in_every_domain_leaves_no_source():
+    data = grouped()
+    alike = data.source.assign_coords(group=("row", np.zeros(1200, int)))
+    with pytest.raises(ValueError, match="No source domain is left"):
+        split(replace(data, source=alike), 1)
 
 
 # The animal world, and data like it
@@ -216,7 +299,7 @@ def test_a_class_of_the_test_that_the_sources_or_prompts_lack(linear):
 def test_a_condition_without_images(linear):
     kept = (linear.test["shortcut"] != "reversed").to_numpy()
     absent = replace(linear, test=linear.test.isel(row=kept))
-    with pytest.raises(ValueError, match="no image for the condition 'reversed' of target 2"):
+    with pytest.raises(ValueError, match="no image for the condition 'reversed' of the target '"):
         split(absent, TARGET)
 
 
@@ -253,6 +336,47 @@ def test_too_few_images_are_named_before_anything_is_embedded():
     check_counts(listing(dog=1), SHIFT_OPEN)  # it is new, and not trained on
     with pytest.raises(ValueError, match="'dog' has 2"):
         check_counts(listing(dog=1))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "absent", "condition"),
+    [
+        (SHIFT_OPEN, ["dog"], "new_classes"),
+        (SHIFT_OPEN, ["cat", "cow"], "seen_classes"),
+    ],
+)
+def test_a_domain_without_the_classes_to_test_is_told_before_anything_is_embedded(
+    protocol, absent, condition
+):
+    images = listing(30)
+    lacks = (images["domain"] == "sketch") & images["label"].isin(absent)
+    bed = ImageFolder("listed", images[~lacks], protocol=protocol)
+    with pytest.raises(ValueError, match=f"no image for the condition '{condition}' of the target"):
+        run([bed], None, [0])
+    bed.check_splits(["art", "photo"], 0)  # these can be told
+
+
+@pytest.mark.parametrize("n", [1, 20, 60])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_too_few_animals_are_told_before_anything_is_embedded(n, protocol):
+    with pytest.raises(ValueError, match=f"n_images={n}: with seed 0 .* None for every animal"):
+        run([AnimalWorld(n=n, protocol=protocol)], None, [0])
+
+
+def test_what_is_checked_is_what_is_split():
+    """The outline has all that a split of the embedded data goes by."""
+    for bed in (AnimalWorld(n=240), ImageFolder("listed", listing(30).assign(group=range(270)))):
+        outline = bed.outline(0)
+        parts = bed.split(outline, "sketch", 0)
+        assert set(parts.tests) >= {"in_distribution", "unseen"}
+        assert not set(parts.train.data_vars)
+        assert parts.train.sizes["row"] > parts.held_out.sizes["row"] > 0
+
+
+def test_a_misspelt_protocol_is_told():
+    for protocol in ("open classes", "leave one domain out", ""):
+        with pytest.raises(ValueError, match=f"protocol='{protocol}' is unknown; choose one of"):
+            check_counts(listing(), protocol)
 
 
 def test_a_single_domain_can_only_be_divided_by_classes():

@@ -156,7 +156,10 @@ def test_without_a_medium_it_is_a_picture():
         ("night", "at night"), ("at_dawn", "at dawn"), ("morning", "in the morning"),
         ("front", "from the front"), ("above", "from above"), ("winter", "winter"),
         ("camera_1", None), ("photo_of_a_sketch", None), ("white_hospital", None), ("Real", None),
-        ("___", None), ("nights", None),
+        ("___", None), ("nights", None), ("photograph", "photo"), ("Photographs", "photo"),
+        ("photography", "photo"), ("watercolour", "watercolor"), ("water_colours", "watercolor"),
+        ("old photographs", "photo"), ("greyhound", None), ("Grey", "gray"),
+        ("photograph_of_a_sketch", None),
     ],
 )  # fmt: skip
 def test_the_word_of_a_domains_folder(folder, word):

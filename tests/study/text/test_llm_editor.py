@@ -259,6 +259,98 @@ def test_an_answer_without_text_is_asked_again(server, make, body):
     assert server.asked[0] == server.asked[1]
 
 
+EDIT = "a sketch of a dog on sand"
+
+
+@pytest.mark.parametrize(
+    "decorated",
+    [
+        f"**{EDIT}**",
+        f"*{EDIT}*",
+        f"`{EDIT}`",
+        f"__{EDIT}__",
+        f"**Edited caption:** {EDIT}",
+        f"**Edited caption: {EDIT}**",
+        f"Edited caption: {EDIT}",
+        f'Edited Caption: "{EDIT}"',
+        f"Caption: {EDIT}",
+        f"Answer: **{EDIT}**",
+        f"Here is the edited caption:\n\n{EDIT}",
+        f"Here's the edited caption:\n**“{EDIT}”**",
+        f"“{EDIT}”",
+        f"‘{EDIT}’",
+        f"«{EDIT}»",
+        f'**"{EDIT}"**',
+        f"- {EDIT}",
+        f"> {EDIT}",
+        f"```\n{EDIT}\n```",
+        f"```text\n{EDIT}\n```",
+        "a **sketch** of a dog on *sand*",
+        f"<think>a **dog**?</think>\n\n**Edited caption:** {EDIT}",
+    ],
+)
+def test_decoration_is_taken_off(server, make, decorated, tmp_path):
+    server.script = [chat(decorated)]
+    assert make()([CAPTION], ["dog"]) == [EDIT]
+    assert len(server.asked) == 1
+    lines = (tmp_path / "edits.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [EDIT]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "a sketch of a dog: its caption is worn",
+        "a dog's sketch, 2 * 3 m",
+        "it's a dog in the artist's '90s sketch",
+        "a sketch of a dog in a 'hat'",
+    ],
+)
+def test_what_is_no_decoration_stays(server, make, plain):
+    server.script = [chat(plain)]
+    assert make()([CAPTION], ["dog"]) == [plain]
+
+
+def test_decoration_that_was_kept_by_an_earlier_run_is_taken_off(server, make, tmp_path):
+    make()([CAPTION], ["dog"])
+    path = tmp_path / "edits.jsonl"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"text": f"**{EDIT}**"}) + "\n")
+    assert make()([CAPTION], ["dog"]) == [EDIT]
+    assert len(server.asked) == 1
+
+
+def test_an_answer_may_come_in_parts(server, make):
+    parts = [
+        {"type": "thinking", "text": "a dog"},
+        {"type": "text", "text": "a sketch of a dog"},
+        {"type": "text", "text": " on sand"},
+        "nothing", {"type": "image_url", "image_url": "x"}, {"type": "text", "text": None},
+    ]  # fmt: skip
+    server.script = [chat(parts)]
+    assert make()([CAPTION], ["dog"]) == [EDIT]
+    server.script = [chat([]), chat([{"type": "text"}])]
+    assert make()([CAPTION + "!"], ["dog"]) == ["a sketch of a dog on grass!"]
+
+
+def silent(handler):
+    time.sleep(0.3)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_silent_server_ends_the_run_after_three_requests(server, make, heard):
+    server.script = [chat(EDIT)] * heard + [silent] * 50
+    captions = [CAPTION, *(f"{CAPTION} {i}" for i in range(5))]
+    with pytest.raises(RuntimeError, match=r"has not answered 3 in a row within 0\.1 seconds each"):
+        make(timeout=0.1)(captions, ["dog"] * 6)
+    assert len(server.asked) == 3 + heard
+
+
+def test_silence_between_answers_does_not_end_the_run(server, make):
+    server.script = [silent, silent, chat(EDIT), silent, silent, chat(EDIT)]
+    assert make(timeout=0.1)([CAPTION, f"{CAPTION}!"], ["dog"] * 2) == [EDIT] * 2
+
+
 def test_quotation_marks_are_taken_off(server, make):
     server.script = [chat('"a sketch of a dog"\n')]
     assert make()([CAPTION], ["dog"]) == ["a sketch of a dog"]

@@ -1,0 +1,211 @@
+"""Controls for a notebook that turn K and λ by hand, and the picture that answers them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from icm_study.experiments.exploring import Answer, Exploration, Setting
+from icm_study.experiments.study import Study
+from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT, said
+
+#: What is shown first.
+START_KIND, START_WEIGHT, START_K = "image+text", 1.0, 16
+
+
+class Panel:
+    """Widgets for the test beds of a study.
+
+    Parameters
+    ----------
+    study : Study
+        Its first seed counts.
+
+    Attributes
+    ----------
+    controls : dict of str to widget
+        ``world``, ``target``, ``intervention``, ``consistency_weight``, ``n_components`` and
+        ``predictor``.
+    picture, told, code : widgets
+        What a change of a control changes: the answer as a picture and in a sentence, and the
+        setting as code to copy.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._explorations: dict[str, Exploration] = {}
+        self._beds = {bed.world: bed for bed in study.beds}
+        first = self._exploration(next(iter(self._beds)))
+        targets = first.bed.targets()
+        kinds = first.interventions
+        kind = START_KIND if START_KIND in kinds else kinds[0]
+        k = min(START_K, first.n_features)
+        predictors = first.predictors(targets[0])
+        self.controls: dict[str, Any] = {
+            "world": widgets.Dropdown(options=list(self._beds), description="Data"),
+            "target": widgets.Dropdown(
+                options=[(target or "none", target) for target in targets], description="Target"
+            ),
+            "intervention": widgets.Dropdown(options=kinds, value=kind, description="Pairs"),
+            "consistency_weight": widgets.FloatLogSlider(
+                value=START_WEIGHT, min=-1, max=3, step=0.25, description="λ",
+                readout_format=".3g", continuous_update=False,
+            ),
+            "n_components": widgets.IntSlider(
+                value=k, min=1, max=first.n_features, description="K", continuous_update=False
+            ),
+            "predictor": widgets.ToggleButtons(
+                options=predictors, value=predictors[-1], description="Predictor"
+            ),
+        }  # fmt: skip
+        self.picture = widgets.Image(format="png")
+        self.told = widgets.HTML()
+        self.code = widgets.Textarea(rows=7, layout=widgets.Layout(width="46em"), disabled=False)
+        for control in self.controls.values():
+            control.observe(lambda _: self.update(), names="value")
+        self.update()
+
+    @property
+    def setting(self) -> Setting:
+        """What the controls say."""
+        given = {name: control.value for name, control in self.controls.items()}
+        return Setting(**{name: value for name, value in given.items() if name != "world"})
+
+    def update(self) -> None:
+        """Answer what the controls say."""
+        exploration = self._exploration(self.controls["world"].value)
+        answer = exploration.answer(self.setting)
+        figure = draw(answer, self.setting, exploration.bed.words)
+        png = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(png)
+        self.picture.value = png.getvalue()
+        self.told.value = tell(answer, self.setting)
+        self.code.value = as_code(self.setting)
+
+    def show(self) -> widgets.Widget:
+        """Give all of it as one widget."""
+        c = self.controls
+        return widgets.VBox(
+            [
+                widgets.HBox([c["world"], c["target"], c["intervention"]]),
+                widgets.HBox([c["consistency_weight"], c["n_components"], c["predictor"]]),
+                self.told, self.picture, self.code,
+            ]
+        )  # fmt: skip
+
+    def _exploration(self, world: str) -> Exploration:
+        if world not in self._explorations:
+            seed = self._study.given["seeds"][0]
+            bed = self._beds[world]
+            self._explorations[world] = Exploration(bed, self._study.embedder, seed)
+        return self._explorations[world]
+
+
+def tell(answer: Answer, setting: Setting) -> str:
+    """Say what a setting does to the target, in a sentence."""
+    plain, projected = answer.accuracy[answer.condition]
+    removed = answer.shares[setting.n_components :]
+    share = f"{removed.mean():.2f}" if len(removed) else "nothing"
+    return (
+        f"{said(answer.condition).capitalize()}: the {setting.predictor} goes from {plain:.1f} to "
+        f"{projected:.1f} % ({projected - plain:+.1f} points, one run, no interval). Of what is "
+        f"kept the interventions re-draw {answer.shares[: setting.n_components].mean():.2f}, of "
+        f"what is removed {share}."
+    )
+
+
+def as_code(setting: Setting) -> str:
+    """Write a setting as code to copy."""
+    kind, k, weight = setting.intervention, setting.n_components, setting.consistency_weight
+    return "\n".join(
+        [
+            "# the projection, from embeddings of pairs (before, after)",
+            "from icm_core import InvariantProjection",
+            f"projection = InvariantProjection(n_components={k}, consistency_weight={weight:g})",
+            "projection.fit(before, after)",
+            "# the same as parameters of 02, 05 and 06, which give intervals",
+            f'methods = ["plain", "ICM {kind}", "ICM auto {kind}"]',
+            f'settings = {{"ICM {kind}": {{"n_components": [{k}], '
+            f'"consistency_weight": [{weight:g}]}}}}',
+        ]
+    )
+
+
+def draw(answer: Answer, setting: Setting, words: tuple[str, ...]) -> Figure:
+    """Draw an answer: spectrum, accuracy, confusion, and images whose prediction changed."""
+    figure = Figure(figsize=(10.5, 5.6), dpi=80)
+    top = figure.add_gridspec(
+        1, 3, left=0.06, right=0.98, bottom=0.53, top=0.93, wspace=0.42, width_ratios=(1.2, 1, 1)
+    )
+    _spectrum(figure.add_subplot(top[0]), answer, setting)
+    _accuracy(figure.add_subplot(top[1]), answer)
+    _confusion(figure.add_subplot(top[2]), answer, words)
+    _images(figure, answer, words)
+    return figure
+
+
+def _spectrum(axis: Any, answer: Answer, setting: Setting) -> None:
+    k, place = setting.n_components, np.arange(1, len(answer.shares) + 1)
+    axis.plot(place[:k], answer.shares[:k], "o", ms=3.5, color=INVARIANT)
+    axis.plot(place[k:], answer.shares[k:], "o", ms=3.5, color=VARIANT, fillstyle="none")
+    axis.axvline(k + 0.5, color=CONTEXT, lw=1)
+    axis.set_title("Re-drawn by the interventions", fontsize=10)
+    axis.set_xlabel(f"component, the first {k} are kept", fontsize=9)
+    axis.set_ylabel("share", fontsize=9)
+    axis.set_ylim(bottom=0)
+
+
+def _accuracy(axis: Any, answer: Answer) -> None:
+    for row, (condition, (plain, projected)) in enumerate(answer.accuracy.items()):
+        axis.plot([plain, projected], [row, row], color=CONTEXT, lw=1)
+        axis.plot(plain, row, "o", color=CONTEXT, fillstyle="none")
+        axis.plot(projected, row, "o", color=INVARIANT)
+        axis.text(
+            min(projected, 70), row - 0.16, f"{said(condition)} {projected:.0f}",
+            ha="center", fontsize=8, color=INK,
+        )  # fmt: skip
+    axis.set_ylim(len(answer.accuracy) - 0.6, -0.6)
+    axis.set_xlim(0, 100)
+    axis.set_yticks([])
+    axis.set_title("Plain (open) and projected", fontsize=10)
+    axis.set_xlabel("accuracy (%)", fontsize=9)
+
+
+def _confusion(axis: Any, answer: Answer, words: tuple[str, ...]) -> None:
+    rows = answer.confusion / np.maximum(answer.confusion.sum(axis=1, keepdims=True), 1)
+    axis.imshow(rows, cmap="Blues", vmin=0, vmax=1)
+    axis.set_title(f"Taken for, {said(answer.condition)}", fontsize=10)
+    axis.grid(visible=False)
+    few = len(words) <= 12
+    axis.set_xticks(range(len(words)) if few else [], words if few else [], rotation=90, fontsize=7)
+    axis.set_yticks(range(len(words)) if few else [], words if few else [], fontsize=7)
+
+
+def _images(figure: Figure, answer: Answer, words: tuple[str, ...]) -> None:
+    n = len(answer.changed)
+    title = f"Images of the condition “{said(answer.condition)}” whose prediction changed"
+    axis = figure.add_axes((0.02, 0.02, 0.96, 0.32))
+    axis.set_title(title if n else "No prediction changed", fontsize=10)
+    axis.set_axis_off()
+    if not n:
+        return
+    pixels = answer.changed.pixels().numpy().transpose(0, 2, 3, 1)
+    height, width, gap = *pixels.shape[1:3], pixels.shape[2] // 12
+    strip = np.full((height, 12 * (width + gap), 3), 255, np.uint8)  # one image draws faster
+    for i, image in enumerate(pixels):
+        start = i * (width + gap)
+        strip[:, start : start + width] = image
+        for line, label in enumerate((answer.before[i], answer.after[i])):
+            is_right = label == answer.changed.label[i]
+            axis.text(
+                start + width / 2, height * (1.18 + 0.2 * line),
+                f"{('was', 'now')[line]} {words[label]} {'✓' if is_right else '✗'}",
+                ha="center", fontsize=7, color=INVARIANT if is_right else VARIANT,
+            )  # fmt: skip
+    axis.imshow(strip)
+    axis.set_anchor("NW")

@@ -1,0 +1,391 @@
+"""What came out of the experiments on real CLIPs: what figures show, verdicts, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from icm_study.experiments.agreement import EXACT, OWN, SHUFFLED
+from icm_study.experiments.animal_encoders import UNTRAINED
+from icm_study.experiments.diversity import benchmark_sizes
+from icm_study.experiments.intervals import aggregate, contrast, mean_interval
+from icm_study.experiments.modality import (
+    AFTER,
+    AUTO,
+    CENTRED,
+    DIRECTIONS,
+    DROPPED,
+    ICM,
+    PLAIN,
+    RELEASED,
+    SAME_K,
+    TUNED,
+)
+from icm_study.experiments.modality import SHUFFLED as SHUFFLED_PAIRS
+from icm_study.report.finding import Finding
+from icm_study.report.tables import with_interval
+from icm_study.report.verdicts import claim, judge, located
+
+LINEAR, NOT_LINEAR = 0.95, 0.05  # R² of a linear map, and of none
+CLASSES = "things"  # that are judged; the others tell what hangs on the keywords
+
+
+def find_real_clip(runs: Mapping[str, pd.DataFrame]) -> dict[str, Finding]:
+    """Say of each question what came out.
+
+    Parameters
+    ----------
+    runs : mapping of str to DataFrame
+        As :func:`~icm_study.experiments.real_clip_runs.run_real_clip` gives them.
+    """
+    return {
+        "names": names(runs["names"]),
+        "animals": animals(runs["animal_pairs"], runs["animal_read"]),
+        "diversity": diversity(runs["diversity"], runs["narrow"]),
+        "spans": spans(runs["animal_spans"]),
+        "probe": probe(runs["modality_probe"]),
+        "keywords": keywords(runs["modality_probe"]),
+        "retrieval": retrieval(runs["modality_retrieval"]),
+    }
+
+
+def names(runs: pd.DataFrame) -> Finding:
+    """P5.3: is one text tower a linear map of the other; a summary by curve and quantity."""
+    curve = runs["source"].map(_model) + " → " + runs["target"].map(_model)
+    curve = curve.where(runs["control"] == OWN, runs["control"])
+    long = runs.assign(curve=curve).melt(
+        ["curve", "control", "source", "target", "n_rows", "rank", "fold"], ["r2", "recall"],
+        var_name="quantity",
+    )  # fmt: skip
+    # a control is shown once, as the mean of both ways
+    keys = ["curve", "control", "n_rows", "rank", "quantity"]
+    mean = long.groupby([*keys, "fold"], sort=False)["value"].mean().reset_index()
+    summary = mean_interval(mean, keys, "value")
+    whole = runs[(runs["rank"] == 0) & (runs["n_rows"] == runs["n_rows"].max())]
+    told, claims = [], []
+    for (source, target), part in whole[whole["control"] == OWN].groupby(
+        ["source", "target"], sort=False
+    ):
+        r2, recall = (_interval(part[name]) for name in ("r2", "recall"))
+        said = f"{_model(source)} to {_model(target)}"
+        told.append(f"{said} explains R² = {with_interval(r2)} and finds {_percent(recall)}")
+        claims += [
+            _claim("P5.3", f"a linear map from {said} explains new names", r2, above=LINEAR),
+            _claim("P5.3", f"a linear map from {said} finds a new name", recall, above=LINEAR),
+        ]
+    controls = {name: _interval(whole.loc[whole["control"] == name, "r2"])
+                for name in (EXACT, SHUFFLED)}  # fmt: skip
+    claims += [
+        _claim("Control", "an exact linear map is found", controls[EXACT], above=LINEAR),
+        _claim("Control", "names that are shuffled have no map", controls[SHUFFLED],
+               below=NOT_LINEAR),
+    ]  # fmt: skip
+    n, held_out = int(whole["n_rows"].max()), round(int(whole["n_rows"].max()) / 4)
+    return Finding(
+        summary,
+        f"A linear map fitted on {n} names, judged on the other {held_out}: {'; '.join(told)} of "
+        f"the names. An exact linear map would have been found (R² = "
+        f"{with_interval(controls[EXACT])}), and shuffled names have none "
+        f"({with_interval(controls[SHUFFLED])}). So the two share what tells names apart, and are "
+        f"{'' if claims[0]['verdict'] == 'supported' else 'not '}linear maps of each other.",
+        claims,
+    )
+
+
+def animals(pairs: pd.DataFrame, read: pd.DataFrame) -> Finding:
+    """Whether agreement of encoders tells that factors are identified; the pairs as points."""
+    own = pairs[pairs["control"] == OWN].reset_index(drop=True)
+    own = own.assign(untrained=_untrained(own["first"]) & _untrained(own["second"]))
+    rho = _rank_correlation(own)
+    both = own[own["untrained"]]
+    trained = own[~(_untrained(own["first"]) | _untrained(own["second"]))]
+    shuffled = pairs.loc[pairs["control"] == SHUFFLED, "agreement"].max()
+    mean = read.groupby("encoder")["r2"].mean()
+    untrained = ""
+    if len(both) and len(trained):
+        untrained = (
+            f" Two encoders that were never trained agree with R² = {both['agreement'].mean():.2f} "
+            f"and read the factors with {both['read'].mean():.2f}; of two trained ones the medians "
+            f"are {trained['agreement'].median():.2f} and {trained['read'].median():.2f}."
+        )
+    told = {1.0: "does", -1.0: "does the opposite of"}.get(
+        np.sign(rho["low"]) if np.sign(rho["low"]) == np.sign(rho["high"]) else 0.0, "does not"
+    )
+    return Finding(
+        own,
+        f"Over {len(own)} pairs of {len(mean)} encoders, agreement and how well the factors are "
+        f"read have a rank correlation of {with_interval(rho)}: agreement {told} tell "
+        f"identifiability here.{untrained} Shuffled images have an agreement of at most "
+        f"{shuffled:.2f}.",
+        [
+            claim(
+                "P5.3, converse (animal world)",
+                "the more two encoders agree, the better the factors are read from both "
+                "(rank correlation)",
+                with_interval(rho),
+                "above 0",
+                judge(rho["low"], rho["high"], above=0.0),
+            )
+        ],
+    )
+
+
+def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
+    """Condition 5.2 on real texts; a summary by tower, number of texts and quantity."""
+    keys = ["tower", "n_texts", "dimension"]
+    quantities = ["rank", "effective_rank", "condition_number"]
+    long = runs.melt([*keys, "draw"], quantities, var_name="quantity")
+    summary = mean_interval(long, [*keys, "quantity"], "value")
+    whole = runs.loc[runs.groupby("tower", sort=False)["n_texts"].idxmax()]
+    told, claims = [], []
+    for row in whole.to_dict("records"):
+        enough = runs[runs["tower"] == row["tower"]].groupby("n_texts")["rank"].min()
+        first = int(enough[enough == row["rank"]].index[0])
+        n, dimension = row["n_texts"], row["dimension"]
+        needed = f", from {first:,} texts on" if first < n else ""
+        told.append(
+            f"{row['tower']}: {n:,} texts span {row['rank']} of {dimension} directions{needed}; "
+            f"the effective rank is {row['effective_rank']:.0f}, the condition number "
+            f"{row['condition_number']:.3g}, and one coordinate holds "
+            f"{row['largest_coordinate']:.0%} of the squared length"
+        )
+        if n > dimension:
+            claims.append(
+                claim(
+                    "C5.2 (real CLIP)",
+                    f"the differences of {n:,} texts span all directions ({row['tower']})",
+                    f"{row['rank']} of {dimension}, exact",
+                    f"all {dimension}",
+                    "supported" if row["rank"] == dimension else "refuted",
+                )
+            )
+    models = ", ".join(
+        f"{row.model} ({row.width} of {row.dimension})" for row in narrow.itertuples()
+    )
+    return Finding(
+        summary,
+        f"{'; '.join(told)}. The last step of a text tower is a layer norm and a linear map: the "
+        "norm takes one direction from the differences, so a tower of width W spans W - 1 of them "
+        "at most (to scale the embeddings to unit length, as this study does elsewhere, bends that "
+        f"plane and can add one), and {len(narrow)} of open_clip's configs are narrower than "
+        f"their embedding: {models}.",
+        claims,
+    )
+
+
+def benchmarks(runs: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what as many names as a benchmark has classes span, drawn at random.
+
+    Returns
+    -------
+    DataFrame
+        Columns data set, classes, tower, and rank and effective rank with their intervals.
+    """
+    rows = []
+    for (tower, n), part in runs.groupby(["tower", "n_texts"], sort=False):
+        sets = [name for name, size in benchmark_sizes().items() if size == n]
+        if not sets or "captions" in str(tower):
+            continue
+        rank, effective = (mean_interval(part, ["n_texts"], name).iloc[0]
+                           for name in ("rank", "effective_rank"))  # fmt: skip
+        rows.append(
+            {
+                "data sets": ", ".join(sets).replace("_", " "),
+                "classes": n,
+                "tower": tower,
+                "rank": with_interval(rank),
+                "of": part["dimension"].iloc[0],
+                "effective rank": with_interval(effective),
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["classes", "tower"])
+
+
+def spans(runs: pd.DataFrame) -> Finding:
+    """Say what lies outside of the texts' directions, in encoders whose factors are known."""
+    wide = runs[runs["dimension"] > runs["text_rank"]]
+    if wide.empty:
+        return Finding(runs, "Every text tower here fills its embedding.")
+    row = wide.sort_values("dimension").iloc[-1]
+    return Finding(
+        runs,
+        f"Of the animal world's encoders, the one with {row['dimension']} dimensions has a text "
+        f"tower that spans {row['text_rank']} of them. {row['outside']:.0%} of the variance of its "
+        "images lies in no direction of any text. There the class is read with R² = "
+        f"{row['class_outside']:.2f} and the scene with {row['scene_outside']:.2f}: a probe sees "
+        "that part, and no text intervention can re-draw it.",
+    )
+
+
+def probe(runs: pd.DataFrame) -> Finding:
+    """Say what a probe has on the other modality; a summary with means by method."""
+    own = runs[(runs["classes"] == CLASSES) & (runs["penalty"] == TUNED)]
+    means = aggregate(own, ["target", "method", "condition"], over="images")
+    gains = gains_over_plain(own)
+    told, claims = [], []
+    for direction in DIRECTIONS:
+        plain = _row(means, target=direction, method=PLAIN, condition="unseen")
+        icm, control = (
+            _row(gains, target=direction, method=method, condition="unseen")
+            for method in (ICM, SHUFFLED_PAIRS)
+        )
+        told.append(
+            f"{direction}, the plain probe has {plain['value']:.1f} % and ICM differs by "
+            f"{_points(icm)}"
+        )
+        claims += [
+            _points_claim("Modality", f"ICM over plain, {direction}", icm),
+            _points_claim(
+                "Control",
+                f"with shuffled pairs ICM is below plain, {direction}",
+                control,
+                below=0.0,
+            ),
+        ]
+        for rival in (CENTRED, DROPPED, SAME_K, RELEASED):
+            side = {"method": ICM, "condition": "unseen"}
+            part = own[own["target"] == direction]
+            other = contrast(part, side, {**side, "method": rival}, ["target"], over="images")
+            claims.append(
+                _points_claim("Modality", f"ICM over {rival}, {direction}", other.iloc[0])
+            )
+    return Finding(means, f"From {'; from '.join(told)}.", claims)
+
+
+def keywords(runs: pd.DataFrame) -> Finding:
+    """How the gain depends on the classes and on the penalty; the gains of ICM."""
+    parts = []
+    for (classes, penalty), part in runs.groupby(["classes", "penalty"], sort=False):
+        gains = gains_over_plain(part)
+        parts.append(gains.assign(classes=str(classes), penalty=str(penalty)))
+    gains = pd.concat(parts, ignore_index=True)
+    gains = gains[(gains["condition"] == "unseen") & gains["method"].isin([ICM, AUTO])]
+    ours = gains[gains["method"] == ICM]
+    above, below = int((ours["low"] > 0).sum()), int((ours["high"] < 0).sum())
+    return Finding(
+        gains,
+        f"Over {ours['classes'].nunique()} ways to make classes, {ours['penalty'].nunique()} "
+        f"penalties of the probe and both directions, the gain of ICM over the plain probe goes "
+        f"from {ours['value'].min():+.1f} to {ours['value'].max():+.1f} points; of "
+        f"{len(ours)} comparisons it is above zero in {above} and below in {below}, the others "
+        "show no difference.",
+    )
+
+
+def retrieval(runs: pd.DataFrame) -> Finding:
+    """Say what the projection costs where partners are searched; means by method."""
+    means = aggregate(runs, ["target", "method", "condition"], over="images")
+    gains = gains_over_plain(runs)
+    told, claims = [], []
+    for direction in DIRECTIONS:
+        plain = _row(means, target=direction, method=PLAIN, condition="recall@1")
+        icm = _row(means, target=direction, method=ICM, condition="recall@1")
+        pca = _row(means, target=direction, method=SAME_K, condition="recall@1")
+        after = _row(means, target=direction, method=ICM, condition=AFTER)
+        gain = _row(gains, target=direction, method=ICM, condition="recall@1")
+        dropped, shifted = (
+            _row(means, target=direction, method=DROPPED, condition=condition)["value"]
+            for condition in ("recall@1", AFTER)
+        )
+        told.append(
+            f"{direction}, the first that is found is right in {plain['value']:.1f} % before and "
+            f"{icm['value']:.1f} % after ICM ({_points(gain)}), and in {after['value']:.1f} % if "
+            "each modality is centred behind it; PCA with the same K has "
+            f"{pca['value']:.1f} %, and the mean difference alone, dropped, {dropped:.1f} %, or "
+            f"{shifted:.1f} % if centred"
+        )
+        claims.append(_points_claim("Retrieval", f"ICM over plain, {direction}, recall@1", gain))
+    return Finding(means, f"From {'; from '.join(told)}.", claims)
+
+
+def gains_over_plain(runs: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method with the plain embedding: paired differences in points.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, condition, method, value, low, high.
+    """
+    tables = [
+        contrast(
+            runs, {"method": method}, {"method": PLAIN}, ["target", "condition"], over="images"
+        ).assign(method=method)
+        for method in dict.fromkeys(runs["method"])
+        if method != PLAIN
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _rank_correlation(pairs: pd.DataFrame) -> pd.Series:
+    """Spearman's, with a 95 % interval over encoders: drawn with replacement, 1,000 times."""
+    encoders = sorted({*pairs["first"], *pairs["second"]})
+    place = {name: i for i, name in enumerate(encoders)}
+    matrices = np.full((2, len(encoders), len(encoders)), np.nan)
+    for matrix, column in zip(matrices, ("agreement", "read"), strict=True):
+        first, second = (pairs[name].map(place).to_numpy() for name in ("first", "second"))
+        matrix[first, second] = matrix[second, first] = pairs[column]
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(1000):
+        chosen = rng.integers(len(encoders), size=len(encoders))
+        i, j = np.triu_indices(len(chosen), 1)
+        i, j = chosen[i], chosen[j]
+        apart = i != j
+        values = matrices[:, i[apart], j[apart]]
+        if values.shape[1] > 2 and (np.ptp(values, axis=1) > 0).all():
+            drawn.append(spearmanr(*values).statistic)
+    is_spread = len(set(drawn)) > 1
+    low, high = np.quantile(drawn, [0.025, 0.975]) if is_spread else (np.nan, np.nan)
+    mean = spearmanr(pairs["agreement"], pairs["read"]).statistic
+    return pd.Series({"mean": mean, "low": low, "high": high})
+
+
+def _untrained(names: pd.Series) -> pd.Series:
+    return names.str.endswith(UNTRAINED)
+
+
+def _interval(values: pd.Series) -> pd.Series:
+    return mean_interval(values.to_frame("value").assign(all=0), ["all"], "value").iloc[0]
+
+
+def _row(table: pd.DataFrame, **values: str) -> pd.Series:
+    return table[(table[list(values)] == pd.Series(values)).all(axis=1)].iloc[0]
+
+
+def _model(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _percent(row: pd.Series) -> str:
+    low, high = np.clip([row["low"], row["high"]], 0, 1)
+    return f"{row['mean']:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+
+
+def _points(row: pd.Series) -> str:
+    return f"{row['value']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f})"
+
+
+def _claim(
+    name: str, statement: str, row: pd.Series, *, above: float | None = None,
+    below: float | None = None,
+) -> dict[str, str]:  # fmt: skip
+    threshold = f"above {above:g}" if above is not None else f"below {below:g}"
+    verdict = judge(row["low"], row["high"], above=above, below=below)
+    return claim(f"{name} (real CLIP)", statement, with_interval(row), threshold, verdict)
+
+
+def _points_claim(
+    name: str, statement: str, row: pd.Series, *, below: float | None = None
+) -> dict[str, Any]:
+    above = 0.0 if below is None else None
+    verdict = judge(row["low"], row["high"], above=above, below=below)
+    threshold = "above 0" if below is None else f"below {below:g}"
+    found: dict[str, Any] = {
+        **claim(f"{name} (real CLIP)", statement, _points(row), threshold, verdict)
+    }
+    if below is None:
+        found |= located("Verdicts", (float(row["value"]), float(row["low"]), float(row["high"])))
+    return found

@@ -1,0 +1,244 @@
+"""The study on a real Slurm: what is documented works, and what goes wrong loses nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import NOTE, RUN, SlurmJobs, is_stray
+from conftest import ROOT, copy_workflow
+from slurm import Cluster, cluster, missing, wait_for
+
+#: In place of what embeds: says when it starts and ends, and suffers what is asked for.
+STEP = """
+import os
+import sys
+import time
+from pathlib import Path
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+seed = given["--seed"]
+
+
+def log(event):
+    with open("log", "a") as file:
+        print(event, seed, os.environ["SLURM_JOB_ID"], len(os.sched_getaffinity(0)),
+              os.environ["OMP_NUM_THREADS"], os.environ["SLURM_JOB_PARTITION"], file=file)
+
+
+log("start")
+fault = Path("faults", seed)
+if fault.exists():
+    what = fault.read_text()
+    if what == "memory":
+        memory = bytearray(400 * 2**20)
+        time.sleep(4)
+    else:
+        fault.unlink()  # of the first attempt only
+        time.sleep(float(what))
+Path(given["--record"]).write_text("[]")
+log("end")
+"""
+WORLD = "import sys, zipfile; zipfile.ZipFile(sys.argv[-1], 'w').close()"
+QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+QUICK += ["--latency-wait", "5"]
+
+needs_slurm = pytest.mark.skipif(
+    bool(missing()) or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
+    reason=f"no Slurm to start here; missing: {', '.join(missing()) or 'the plugin of Snakemake'}",
+)
+
+
+def documented() -> list[str]:
+    """Give the arguments of the one command that the report's page tells."""
+    page = (ROOT / "reports" / "reproduce.qmd").read_text(encoding="utf-8")
+    (arguments,) = re.findall(r'^make study ARGS="(.*)"$', page, re.MULTILINE)
+    return shlex.split(arguments)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    prepare(tmp_path)
+    return tmp_path
+
+
+def prepare(study: Path) -> None:
+    """Put the real workflow and profile into a folder, with steps that compute nothing."""
+    copy_workflow(study)
+    scripts = study / "workflow" / "scripts"
+    (scripts / "world.py").write_text(WORLD)
+    (scripts / "embed.py").write_text(STEP)
+    config: dict[str, Any] = {
+        "seeds": [0, 1, 2],
+        "notebooks": {},
+        "domain_generalization": {"main": {"encoder": "a", "worlds": [["coat", 0.9]]}},
+        "data": "data",
+        "embedding_jobs": 1,
+        "recorded": {},
+        "methods": {},
+    }
+    (study / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
+    for folder in ("faults", "notebooks", "reports/recorded", "icm_core"):
+        (study / folder).mkdir(parents=True)
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        (study / "notebooks" / notebook.name).write_text('{"cells": []}')
+
+
+def embeddings(*seeds: int) -> list[str]:
+    return [f"cache/embeddings/seed{seed}.json" for seed in seeds]
+
+
+def start(study: Path, slurm: Cluster, *arguments: str) -> subprocess.Popen:
+    """Start the study as documented, but for the times between its looks at the queue."""
+    command = [sys.executable, "workflow/scripts/study.py", *arguments, *documented(), *QUICK]
+    environment = slurm.environment | {"PYTHONPATH": str(study)}
+    with (study / "driver.log").open("a") as log:
+        return subprocess.Popen(command, cwd=study, env=environment, stdout=log, stderr=log)
+
+
+def said(study: Path) -> str:
+    return (study / "driver.log").read_text()
+
+
+def events(study: Path, event: str) -> list[list[str]]:
+    """List what steps wrote into the log: seed, job, processors, threads, partition."""
+    log = study / "log"
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    return [words for first, *words in lines if first == event]
+
+
+def wait_for_jobs(driver: subprocess.Popen, study: Path, *seeds: int) -> None:
+    """Wait until a job of each seed has started."""
+    wait_for(lambda: driver.poll() is not None or all(job_of(study, seed) for seed in seeds), 300)
+    assert driver.poll() is None, said(study)
+
+
+def job_of(study: Path, seed: int) -> str:
+    """Give the id of the job that was last started for a seed; empty before."""
+    jobs = [job for one, job, *_ in events(study, "start") if one == str(seed)]
+    return jobs[-1] if jobs else ""
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_job_that_ends_before_its_time_is_tried_again_with_more(
+    study: Path, slurm: Cluster
+) -> None:
+    for seed, fault in enumerate(("memory", "300", "301")):
+        (study / "faults" / str(seed)).write_text(fault)
+    memory = ["--set-resources", "embeddings:mem_mb=350*attempt", "embeddings:runtime=2*attempt"]
+    driver = start(study, slurm, *embeddings(0, 1, 2), *memory)
+    try:
+        wait_for_jobs(driver, study, 1, 2)
+        slurm.kill("slurmctld")  # the controller is away for a while, too
+        slurm.start("slurmctld")
+        wait_for(lambda: job_of(study, 1) in slurm.call("squeue", "--noheader"), 60)
+        slurm.call("scancel", job_of(study, 1))
+        slurm.call("scontrol", "update", f"JobId={job_of(study, 2)}", "EndTime=now")
+        assert driver.wait(600) == 0, said(study)
+    finally:
+        driver.kill()
+    assert sorted(seed for seed, *_ in events(study, "end")) == ["0", "1", "2"]
+    assert sorted(seed for seed, *_ in events(study, "start")) == ["0", "0", "1", "1", "2", "2"]
+    for status in ("FAILED", "CANCELLED", "TIMEOUT"):
+        assert f"SLURM status is: '{status}'" in said(study)
+    assert {(threads, partition) for *_, threads, partition in events(study, "end")} == {
+        ("1", "all")
+    }
+    assert {cores for _, _, cores, *_ in events(study, "end")} == {"1"}  # a job keeps to its own
+    assert not (study / NOTE).exists()
+    assert (study / "results" / "logs" / "embeddings_seed0.log").exists()
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_driver_that_is_told_to_end_cancels_its_jobs(study: Path, slurm: Cluster) -> None:
+    (study / "faults" / "0").write_text("300")
+    driver = start(study, slurm, *embeddings(0))
+    try:
+        wait_for_jobs(driver, study, 0)
+        driver.terminate()  # which ends it as Ctrl-C does
+        assert driver.wait(300) != 0
+    finally:
+        driver.kill()
+    assert not slurm.call("squeue", "--noheader"), said(study)
+    assert not events(study, "end")
+    assert not (study / NOTE).exists()
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_after_a_kill_the_next_run_waits_for_jobs_that_still_write(
+    study: Path, slurm: Cluster
+) -> None:
+    (study / "faults" / "0").write_text("25")
+    first = start(study, slurm, *embeddings(0))
+    try:
+        wait_for_jobs(first, study, 0)
+    finally:
+        first.kill()
+        first.wait()
+    assert (study / NOTE).exists()
+    again = start(study, slurm, *embeddings(0))
+    try:
+        assert again.wait(300) == 0, said(study)
+    finally:
+        again.kill()
+    assert (
+        f"waiting for 1 jobs of a former run, which may still write; to end them: scancel "
+        f"{job_of(study, 0)}" in said(study)
+    )
+    assert len(events(study, "start")) == len(events(study, "end")) == 1  # nothing is repeated
+    assert not slurm.call("squeue", "--noheader")
+
+
+def test_a_job_whose_run_is_over_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUN, raising=False)
+    assert not is_stray(tmp_path)  # a job on this machine
+    jobs = SlurmJobs(tmp_path)
+    monkeypatch.setenv(RUN, "is put back afterwards")
+    jobs.begin()
+    assert not is_stray(tmp_path)
+    monkeypatch.setenv(RUN, "another")
+    assert is_stray(tmp_path)
+    jobs.note.unlink()
+    assert is_stray(tmp_path)
+
+
+def test_a_stray_job_does_not_start(tmp_path: Path) -> None:
+    script = ROOT / "workflow" / "scripts" / "job.py"
+    done = subprocess.run(
+        [sys.executable, script, "touch", "started"],
+        cwd=tmp_path, env=os.environ | {RUN: "former"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "the run that submitted this job is over" in done.stderr
+    assert not (tmp_path / "started").exists()
+
+
+def test_where_slurm_does_not_say_whether_jobs_are_left_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = SlurmJobs(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no squeue there
+    jobs.wait_for_former()  # no run was on Slurm: nothing to wait for
+    monkeypatch.setenv(RUN, "is put back afterwards")
+    jobs.begin()
+    with pytest.raises(SystemExit, match="may have left jobs on Slurm"):
+        jobs.wait_for_former()
+    assert jobs.note.exists()

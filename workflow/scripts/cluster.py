@@ -1,0 +1,112 @@
+"""The study's jobs on Slurm: known by their name, waited for, cancelled, never two of one step.
+
+A driver that was killed, or lost its connection, leaves jobs behind that still write. So
+it leaves a note in the folder, too: the next run waits until none of these jobs is left.
+A job that was on its way into the queue when its driver died looks at the note before it
+starts, and ends where that names another run, or is gone.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+NOTE = Path(".snakemake", "slurm_run")
+RUN = "STUDY_SLURM_RUN"  # the environment variable by which jobs know their run
+POLL_SECONDS = 2.0
+
+
+class SlurmJobs:
+    """The jobs of the study in one folder, of whichever run.
+
+    Parameters
+    ----------
+    root : Path
+        The folder of the project.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.note = root / NOTE
+        self.name = f"study-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
+
+    def live(self) -> list[str]:
+        """List the ids of the jobs that wait or run.
+
+        Raises
+        ------
+        OSError
+            If Slurm does not say.
+        """
+        command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i %j"]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        except subprocess.CalledProcessError as error:
+            raise OSError(f"squeue: {error.stderr.strip()}") from None
+        except subprocess.TimeoutExpired:
+            raise OSError("squeue does not answer") from None
+        jobs = [line.split(maxsplit=1) for line in said.stdout.splitlines() if line.strip()]
+        return [number for number, name in jobs if name.startswith(self.name)]
+
+    def wait_for_former(self) -> None:
+        """Wait until no job of a former run is left; end the program if Slurm does not say."""
+        told: list[str] = []
+        while self.note.exists():
+            try:
+                jobs = self.live()
+            except OSError as error:
+                sys.exit(
+                    f"study: a former run may have left jobs on Slurm, and {error}. Run again "
+                    f"when Slurm answers; or delete {NOTE}, if no job of it is left."
+                )
+            if not jobs:
+                self.note.unlink()
+            elif jobs != told:
+                print(
+                    f"study: waiting for {len(jobs)} jobs of a former run, which may still write; "
+                    f"to end them: scancel {' '.join(jobs)}",
+                    file=sys.stderr,
+                )
+                told = jobs
+            if jobs:
+                time.sleep(POLL_SECONDS)
+
+    def begin(self) -> None:
+        """Leave the note, and let this run's jobs know their run."""
+        os.environ[RUN] = uuid.uuid4().hex
+        self.note.parent.mkdir(exist_ok=True)
+        self.note.write_text(os.environ[RUN])
+
+    def end(self) -> None:
+        """Cancel what is left of this run's jobs, and take back the note when they are gone."""
+        try:
+            while jobs := self.live():
+                subprocess.run(["scancel", *jobs], capture_output=True, timeout=120)
+                time.sleep(POLL_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(
+                f"study: jobs may be left on Slurm ({error}); the next run waits for them",
+                file=sys.stderr,
+            )
+        else:
+            self.note.unlink(missing_ok=True)
+
+
+def is_on_slurm() -> bool:
+    """Say whether this process belongs to a run on Slurm: its driver, or one of its jobs."""
+    return RUN in os.environ
+
+
+def is_stray(folder: Path) -> bool:
+    """Say whether this process belongs to a job of Slurm whose run is over."""
+    if not is_on_slurm():
+        return False
+    try:
+        return (folder / NOTE).read_text() != os.environ[RUN]
+    except FileNotFoundError:
+        return True
