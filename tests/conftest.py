@@ -99,6 +99,13 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "07_explore": ("07_explore", {"worlds": [["coat+scene", 0.9]], "n_images": 240}),
 }
 
+#: The pages that show what the others found: notebook -> page.
+FRONT = {
+    "00_summary": "index.ipynb",
+    "00_claims": "results/claims.ipynb",
+    "00_numbers": "results/all_numbers.ipynb",
+}
+
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -135,17 +142,16 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *kept.get("02_domain_generalization", []), *kept.get("04_imagenet_variants", []),
     ]  # fmt: skip
     comparisons = kept.get("06_methods", [])
-    execute(
-        "00_summary",
-        folder / "index.ipynb",
-        {
-            "table": table,
-            "others": others,
-            "claims": claims,
-            "recorded": recorded,
-            "comparisons": comparisons,
-        },
-    )
+    given = {
+        "table": table,
+        "others": others,
+        "claims": claims,
+        "recorded": recorded,
+        "comparisons": comparisons,
+    }
+    for notebook, page in FRONT.items():
+        known = parameters_of(notebook)
+        execute(notebook, folder / page, {name: given[name] for name in given if name in known})
     return folder
 
 

@@ -133,8 +133,8 @@ def gains_answer(gains: pd.DataFrame) -> str:
     known = gains[gains["low"].notna()]
     won, lost = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
     return (
-        f"Of {len(known)} comparisons with an interval, CLIP-ICM is above the plain predictor in "
-        f"{won} and below it in {lost}; the others show no difference."
+        f"Over all runs, CLIP-ICM beats the plain predictor in {won} of {len(known)} comparisons "
+        f"and loses in {lost}."
     )
 
 

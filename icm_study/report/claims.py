@@ -8,13 +8,14 @@ differences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
-from icm_study.report.verdicts import claim, judge
+from icm_study.report.verdicts import COLUMNS, claim, judge, located
 
 #: What the verdicts call the conditions other than in distribution.
 SAID = {
@@ -23,6 +24,12 @@ SAID = {
     "new_classes": "on classes that training has not seen",
 }
 AUTO = "λ fixed at 1, K = positive eigenvalues"
+#: Headings of the sections that measure what is claimed.
+RIVALRY, CHOOSING, ORDER = (
+    "Against the rivals",
+    "How to choose without peeking",
+    "Objective, and the released code",
+)
 
 #: What tells the rows of one method in a table of results: its columns with their values.
 Side = Mapping[str, str]
@@ -58,7 +65,7 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict. Augmentation is left out if
+        The columns of a table of verdicts. Augmentation is left out if
         it was not run.
 
     Raises
@@ -102,7 +109,7 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
             f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
         )
         gain = judged.of(condition=shift).gain(ours, rival)
-        rows.append(gain_claim(f"{topic} ({_where(judged)})", statement, gain))
+        rows.append(gain_claim(f"{topic} ({_where(judged)})", statement, gain, RIVALRY))
     return pd.DataFrame(rows)
 
 
@@ -180,7 +187,7 @@ def variant_claims(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict.
+        The columns of a table of verdicts.
     """
     kind, dataset = results.kinds[-1], results.table["dataset"].iloc[0]
     rows = []
@@ -194,9 +201,8 @@ def variant_claims(results: Results) -> pd.DataFrame:
                     f"ICM {predictor}, {_kinds(kind)}, {how}: beats the plain {predictor} on "
                     f"{variant} of {dataset}"
                 )
-                rows.append(
-                    gain_claim(f"Variants, {predictor} ({_where(results)})", statement, gain)
-                )
+                name = f"Variants, {predictor} ({_where(results)})"
+                rows.append(gain_claim(name, statement, gain, RIVALRY))
     return pd.DataFrame(rows)
 
 
@@ -226,7 +232,7 @@ def ablation_claims(
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict.
+        The columns of a table of verdicts.
     """
     questions = [
         (choices, "choice", "intervened", "held-out",
@@ -250,7 +256,8 @@ def ablation_claims(
         topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
         name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
-        rows.append(gain_claim(name, said, gain))
+        section = CHOOSING if column == "choice" else ORDER
+        rows.append(gain_claim(name, said, gain, section))
     return pd.DataFrame(rows)
 
 
@@ -316,7 +323,7 @@ def comparison_claims(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict. What was not run is left out.
+        The columns of a table of verdicts. What was not run is left out.
     """
     where = _where(results)
     shift = "reversed" if "reversed" in results.conditions else "unseen"
@@ -335,14 +342,15 @@ def comparison_claims(results: Results) -> pd.DataFrame:
             if first and second:
                 subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}"
                 statement = f"{subject}: beats {said} {SAID[shift]}"
-                rows.append(gain_claim(f"Rivals ({where})", statement, part.gain(first, second)))
+                gain = part.gain(first, second)
+                rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
     tuned = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
     tuned_plain = part.side_of("tuned penalty", "linear probe")
     if tuned and tuned_plain:
         said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
         gain = part.gain(tuned, tuned_plain)
         statement = f"{said}: beats the plain probe {SAID[shift]}"
-        rows.append(gain_claim(f"Rivals ({where})", statement, gain))
+        rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")
@@ -353,17 +361,19 @@ def comparison_claims(results: Results) -> pd.DataFrame:
     ):
         if part.has(one) and part.has(other) and one != other:
             said = f"ICM probe, {_kinds(kind)}, {SAID[shift]}: {statement}"
-            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(one, other)))
-    return pd.DataFrame(rows, columns=["claim", "statement", "measured", "threshold", "verdict"])
+            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(one, other), CHOOSING))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def gain_claim(name: str, statement: str, gains: pd.DataFrame) -> dict[str, str]:
+def gain_claim(name: str, statement: str, gains: pd.DataFrame, section: str) -> dict[str, Any]:
     """Judge whether the gain in a row of a contrast is above zero."""
     gain = gains.iloc[0]
     measured = f"{gain['value']:+.1f} points"
     if pd.notna(gain["low"]):
         measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
-    return claim(name, statement, measured, "above 0", judge(gain["low"], gain["high"], above=0))
+    verdict = judge(gain["low"], gain["high"], above=0)
+    points = (float(gain["value"]), float(gain["low"]), float(gain["high"]))
+    return claim(name, statement, measured, "above 0", verdict) | located(section, points)
 
 
 def _kinds(kind: str | None) -> str:

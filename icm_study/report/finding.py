@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
 
 from icm_study.report import words
+from icm_study.report.verdicts import COLUMNS, located
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Finding:
 
     summary: pd.DataFrame
     words: str
-    claims: list[dict[str, str]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def came_out(self) -> Markdown:
@@ -35,12 +37,25 @@ class Finding:
         return words.came_out(self.words)
 
 
-def verdicts_of(findings: Mapping[str, Finding]) -> pd.DataFrame:
+def verdicts_of(
+    findings: Mapping[str, Finding], sections: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Put the verdicts of all experiments into one table.
+
+    Parameters
+    ----------
+    findings : mapping of str to Finding
+    sections : mapping of str to str, optional
+        The heading of the section of each experiment; without, that of the verdicts.
 
     Returns
     -------
     DataFrame
-        Columns claim, statement, measured, threshold, verdict.
+        The columns of a table of verdicts.
     """
-    return pd.DataFrame([row for finding in findings.values() for row in finding.claims])
+    rows = [
+        {**located((sections or {}).get(name, "Verdicts")), **row}
+        for name, finding in findings.items()
+        for row in finding.claims
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)

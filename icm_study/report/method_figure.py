@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 
 from icm_study.animals.latents import captions, redraw_variant, sample_latents
 from icm_study.animals.silhouettes import load_silhouettes
-from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PAPER, VARIANT
 
 
 def method_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
@@ -61,7 +61,7 @@ def example_figure() -> Figure:
 def _heading(axes: Axes, x: float, y: float, number: int, text: str) -> None:
     bubble = {"boxstyle": "circle,pad=0.25", "facecolor": INK, "edgecolor": "none"}
     style: dict[str, Any] = {
-        "color": "white",
+        "color": PAPER,
         "weight": "bold",
         "ha": "center",
         "va": "center",
@@ -79,7 +79,7 @@ def _box(
         width,
         height,
         boxstyle="round,pad=0,rounding_size=1",
-        facecolor="white",
+        facecolor="none",
         edgecolor=color,
     )
     axes.add_patch(shape)
@@ -127,8 +127,8 @@ def _draw_moments(axes: Axes) -> None:
     rng = np.random.default_rng(0)
     difference = r"(f-f_{\mathrm{do}})"
     names = (
-        ("$C$", r"$\mathbb{E}\,[f f^\top]$", "Blues"),
-        ("$S$", rf"$\mathbb{{E}}\,[{difference}{difference}^\top]$", "Oranges"),
+        ("$C$", r"$\mathrm{E}\,[f f^\top]$", "Blues"),
+        ("$S$", rf"$\mathrm{{E}}\,[{difference}{difference}^\top]$", "Oranges"),
     )
     for (name, formula, colours), bottom in zip(names, (41.5, 28.1), strict=True):
         factor = rng.normal(size=(7, 3))

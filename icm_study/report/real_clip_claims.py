@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from icm_study.experiments.modality import (
 from icm_study.experiments.modality import SHUFFLED as SHUFFLED_PAIRS
 from icm_study.report.finding import Finding
 from icm_study.report.tables import with_interval
-from icm_study.report.verdicts import claim, judge
+from icm_study.report.verdicts import claim, judge, located
 
 LINEAR, NOT_LINEAR = 0.95, 0.05  # R² of a linear map, and of none
 CLASSES = "things"  # that are judged; the others tell what hangs on the keywords
@@ -378,8 +379,13 @@ def _claim(
 
 def _points_claim(
     name: str, statement: str, row: pd.Series, *, below: float | None = None
-) -> dict[str, str]:
+) -> dict[str, Any]:
     above = 0.0 if below is None else None
     verdict = judge(row["low"], row["high"], above=above, below=below)
     threshold = "above 0" if below is None else f"below {below:g}"
-    return claim(f"{name} (real CLIP)", statement, _points(row), threshold, verdict)
+    found: dict[str, Any] = {
+        **claim(f"{name} (real CLIP)", statement, _points(row), threshold, verdict)
+    }
+    if below is None:
+        found |= located("Verdicts", (float(row["value"]), float(row["low"]), float(row["high"])))
+    return found

@@ -1,4 +1,4 @@
-"""What the front page says and counts of all runs together."""
+"""What the front page and the page of all numbers say and count of all runs together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
+from matplotlib.figure import Figure
 
-from icm_study.experiments.reading import Results, by_worst_case
+from icm_study.experiments.reading import Results, by_worst_case, quantity
 from icm_study.experiments.record import read_table
+from icm_study.experiments.settings import KINDS
 from icm_study.report.answers import gains_answer
-from icm_study.report.claims import AUTO, SAID, gains_over_plain, side
-from icm_study.report.words import NOTES
+from icm_study.report.claims import gains_over_plain, side, ways
+from icm_study.report.style import INK, INVARIANT, VARIANT, said
+from icm_study.report.verdicts import VERDICTS
+from icm_study.report.words import NOTES, badges, came_out, limits, points
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
@@ -29,19 +34,76 @@ def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows of :func:`~icm_study.report.claims.gains_over_plain`, with a column run.
+        The rows of :func:`~icm_study.report.claims.gains_over_plain`, with the columns run,
+        redrawn (what the interventions re-draw of the domain, in words) and limits.
     """
     tables: dict[str, pd.DataFrame] = {}
     for results in runs:
         protocol = results.table["protocol"].iloc[0]
         name = f"{results.world}, {results.encoder}, {protocol}"
         if name not in tables:
-            tables[name] = gains_over_plain(results).assign(run=name)
+            gains = gains_over_plain(results)
+            told = {"redrawn": redrawn(results), "limits": "; ".join(limits(results))}
+            tables[name] = gains.assign(run=name, **told)
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Markdown:
-    """Say in a few sentences what was found, and what was not run.
+def redrawn(results: Results) -> str:
+    """Say what share of the domain each kind of intervention re-draws, where it was measured."""
+    if not results.record.get("diagnosis"):
+        return ""
+    shares = quantity(results.record, "share")
+    if "domain" not in shares.index:
+        return ""
+    of_domain = shares.loc["domain", [k for k in shares if k in KINDS]].dropna()
+    return ", ".join(f"{kind} pairs {100 * share:.0f} %" for kind, share in of_domain.items())
+
+
+def headline_figure(gains: pd.DataFrame) -> Figure:
+    """Draw what CLIP-ICM gains over the plain predictor in every run, both ways to have K and λ.
+
+    Parameters
+    ----------
+    gains : DataFrame
+        As :func:`gains_everywhere` gives it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    both = ((VARIANT, "D", 0.14), (INVARIANT, "o", -0.14))
+    looks = dict(zip(gains["way"].unique(), both, strict=True))
+    names = list(gains["run"].unique())
+    predictors = sorted(gains["predictor"].unique())
+    figure, panels = plt.subplots(
+        1, len(predictors), figsize=(9, 0.62 * len(names) + 1.2), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axes, predictor in zip(panels[0], predictors, strict=True):
+        for way, (color, marker, shift) in looks.items():
+            rows = gains[(gains["predictor"] == predictor) & (gains["way"] == way)]
+            y = [names.index(name) + shift for name in rows["run"]]
+            ends = rows[["low", "high"]].fillna({"low": rows["value"], "high": rows["value"]})
+            axes.hlines(y, ends["low"], ends["high"], color=color, linewidth=1.8)
+            axes.plot(rows["value"], y, marker, color=color, markersize=6, label=way)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set(xlabel="points gained", title=predictor)
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+    shown = gains.drop_duplicates("run")
+    labels = [
+        f"{row.run}\n{said(row.condition)} ({row.limits})\nof the domain re-drawn: {row.redrawn}"
+        for row in shown.itertuples()
+    ]
+    panels[0, 0].set_yticks(range(len(names)), labels, fontsize=8)
+    panels[0, 0].invert_yaxis()
+    handles, ways = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, ways, loc="outside lower center", ncols=2)
+    return figure
+
+
+def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Markdown:
+    """Say in a box of some sixty words what was found, and what was not run.
 
     Parameters
     ----------
@@ -49,45 +111,89 @@ def in_short(main: Results, gains: pd.DataFrame, shown: Sequence[Results]) -> Ma
         The main run.
     gains : DataFrame
         What :func:`gains_everywhere` gives.
-    shown : sequence of Results
-        All runs of the page.
+    claims : DataFrame
+        What :func:`~icm_study.report.claims_map.read_claims` gives.
     """
-    judged = main.judged()
-    kind, shift = judged.kinds[-1], judged.shifts[-1]
-    last = judged.of(condition=shift)
-    ours = side(f"ICM auto {kind}", "linear probe")
-    told = []
-    for method, predictor, said in (
-        ("plain", "linear probe", "the plain probe"),
-        ("plain", "zero-shot", "plain zero-shot"),
-    ):
-        row = last.gain(ours, side(method, predictor)).iloc[0]
-        if pd.isna(row["low"]):
-            told.append(f"{row['value']:+.1f} points from {said} (one seed: no interval)")
-            continue
-        word = (
-            "above"
-            if row["low"] > 0
-            else "below"
-            if row["high"] < 0
-            else "not distinguishable from"
-        )
-        told.append(
-            f"{word} {said} ({row['value']:+.1f} points, {row['low']:+.1f} to {row['high']:+.1f})"
-        )
+    own = gains_over_plain(main)
+    predictor = "linear probe" if "linear probe" in set(own["predictor"]) else "zero-shot"
+    probe = own[own["predictor"] == predictor]
+    chosen, auto = (points(probe[probe["way"] == way].iloc[0]) for way in ways(main.choice))
     text = (
-        f"**In short.** In the animal world, {SAID[shift]}, the probe in the invariant subspace "
-        f"({kind.replace('+', ' and ')} interventions; {AUTO}) is {' and '.join(told)}. In all "
-        f"runs: {gains_answer(gains)} That λ is 1 was fixed before, by trials on an earlier world "
-        "of this kind."
+        f"In the {main.record['testbed']['name'].replace('-', ' ')}, "
+        f"{said(probe['condition'].iloc[0])}, CLIP-ICM's {predictor.split()[-1]} gains {auto} "
+        f"points with λ = 1 "
+        f"and K from the spectrum, {chosen} with both chosen on source images. "
+        f"{gains_answer(gains)}"
     )
-    if not any(PAPER_ENCODER in results.encoder for results in shown):
-        text += (
-            " **No run of its benchmarks here has the paper's encoder, ViT-B/16.** What its "
-            "tables claim is asked here of small encoders; [Reproduce](reports/reproduce.qmd) says "
-            "how to run the paper's benchmarks with the paper's encoder."
-        )
-    return Markdown(text)
+    released = claims[claims["statement"].str.endswith("beats the released order")]
+    if len(released):
+        text += f" Lead over the released code's order: {points(released.iloc[0])}."
+    if not any(PAPER_ENCODER in run for run in gains["run"]):
+        text += " Not run: the paper's benchmarks with ViT-B/16."
+    return Markdown(f'<div class="answer">\n\n{text}\n\n</div>')
+
+
+def headline_caption(runs: Sequence[Results]) -> Markdown:
+    """Caption :func:`headline_figure`."""
+    return Markdown(
+        f"*Accuracy of CLIP-ICM less that of the plain predictor, paired, with 95 % intervals "
+        f"({runs[0].n_runs} in the first run): over the seeds in the animal world, over the images "
+        "of a folder. Under each run: the shift, what limits it, and what share of the domain "
+        "the pairs re-draw.*"
+    )
+
+
+def headline_words(main: Results, gains: pd.DataFrame) -> Markdown:
+    """Say what came out of :func:`headline_figure`, and how the probe stands to plain zero-shot."""
+    shift, kind = main.shifts[-1], main.kinds[-1]
+    last = main.judged().of(condition=shift)
+    ours, zero = side(f"ICM auto {kind}", "linear probe"), side("plain", "zero-shot")
+    if not (last.has(ours) and last.has(zero)):
+        return came_out(gains_answer(gains))
+    against = last.gain(ours, zero)
+    return came_out(
+        f"{gains_answer(gains)} In the first run the probe behind *ICM auto* differs from plain "
+        f"zero-shot, which learns nothing from the sources, by {points(against.iloc[0])} points."
+    )
+
+
+def strength_caption(results: Results | None) -> Markdown:
+    """Caption the accuracies by the strength of the shortcut, if a run has several."""
+    if results is None:
+        return Markdown("No run of this study has several strengths of the shortcut.")
+    return Markdown(
+        f"*{badges(limits(results))} Accuracy of the linear probe against the strength ρ of the "
+        f"shortcut ({results.n_runs}); bands are 95 % intervals.*"
+    )
+
+
+def gains_by_strength(results: Results | None) -> Markdown:
+    """Say what the probe gains at each strength of the shortcut, under the last shift."""
+    if results is None:
+        return Markdown("")
+    shift, kind = results.shifts[-1], results.kinds[-1]
+    last = results.of(condition=shift)
+    gains = last.gain(side(f"ICM auto {kind}", "linear probe"), side("plain", "linear probe"))
+    strength = last.table.drop_duplicates("world").set_index("world")["strength"]
+    ordered = gains.assign(strength=gains["world"].map(strength)).sort_values("strength")
+    listed = "; ".join(f"ρ = {row['strength']:g}: {points(row)}" for _, row in ordered.iterrows())
+    return came_out(f"Points that *ICM auto* gains over the plain probe, {said(shift)}: {listed}.")
+
+
+def claims_words(rows: pd.DataFrame, link: bool = True) -> Markdown:
+    """Count the verdicts of all pages.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As :func:`~icm_study.report.claims_map.read_claims` gives it.
+    link : bool
+        Whether to link the page that lists them.
+    """
+    counts = rows["verdict"].value_counts()
+    listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+    more = " [Every claim](results/claims.ipynb) has its numbers, and where they are from."
+    return came_out(f"Of {len(rows)} claims: {listed}.{more if link else ''}")
 
 
 def of_real_clip(claims: Sequence[str], shown: Sequence[Results]) -> Markdown:
@@ -107,10 +213,10 @@ def of_real_clip(claims: Sequence[str], shown: Sequence[Results]) -> Markdown:
     told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     names = sorted({run.encoder for run in shown if "/" in run.encoder})
     limit = (
-        f"The tables of accuracies below have {', '.join(names)} too, by runs of this study."
+        f"The accuracies of this page have {', '.join(names)} too, by runs of this study."
         if names
-        else "They are not a run of DomainBed or of ImageNet's variants: no accuracy in the tables "
-        "below is of a real CLIP."
+        else "They are not a run of DomainBed or of ImageNet's variants: no accuracy on this page "
+        "is of a real CLIP."
     )
     return Markdown(
         f"**Of real CLIP.** [Real CLIP](results/{REAL_CLIP}.ipynb) is about embeddings by OpenAI's "
@@ -124,7 +230,7 @@ def run_line(results: Results, path: str) -> str:
     dataset, protocol = (results.table[column].iloc[0] for column in ("dataset", "protocol"))
     return (
         f"**{dataset}**, encoder {results.encoder}, {protocol}, {results.n_runs} "
-        f"([its page](results/{Path(path).stem}.ipynb)). {NOTES.get(results.encoder, '')}"
+        f"([its page]({Path(path).stem}.ipynb)). {NOTES.get(results.encoder, '')}"
     )
 
 
@@ -149,21 +255,6 @@ def best_methods(results: Results, n: int = 3) -> pd.DataFrame:
     place = best.groupby(["predictor", kind]).cumcount()
     kept = best.loc[place < n, ["predictor", "method"]]
     return kept.merge(means, how="left")
-
-
-def verdicts(paths: Sequence[str]) -> pd.DataFrame:
-    """Read the verdicts of all pages; what two pages measure alike counts once."""
-    rows = pd.concat([read_table(path) for path in paths], ignore_index=True)
-    where = rows["claim"].str.extract(r"\((.*)\)")[0].str.replace(r", \d+ seeds$", "", regex=True)
-    alike = rows.assign(where=where).duplicated(["statement", "where"])
-    return rows[~alike].reset_index(drop=True)
-
-
-def tally(rows: pd.DataFrame) -> pd.DataFrame:
-    """Count verdicts by topic."""
-    topic = rows["claim"].str.replace(r" \(.*", "", regex=True).rename("topic")
-    counts = rows.groupby([topic, "verdict"], sort=False).size().unstack(fill_value=0)
-    return counts.rename_axis(None, axis=1).reset_index()
 
 
 def made_with(results: Results) -> Markdown:

@@ -79,7 +79,13 @@ def named(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(means: pd.DataFrame) -> pd.DataFrame:
-    """Say conditions in words, and methods as :func:`named` does where they have no names yet."""
+    """Say conditions in words, and methods as :func:`named` does where they have no names yet.
+
+    The shifts come first: on a narrow screen the last columns are out of sight.
+    """
+    if "condition" in means:
+        is_shift = ~means["condition"].isin(["in_distribution", "seen_classes"])
+        means = pd.concat([means[is_shift], means[~is_shift]])
     means = means.replace({"condition": condition_name})
     return named(means) if "method" in means and "name" not in means else means
 

@@ -16,6 +16,19 @@ from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
 from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
 
+#: Experiment with claims -> heading of its section.
+SECTIONS = {
+    "invariance": "P5.1: which distributions are the same everywhere?",
+    "identifiability": "C5.2 and P5.3: is the embedding linear in the factors?",
+    "consistency": "P5.5: does a map exist that interventions leave alone?",
+    "ood_risk": "T5.6: when is the invariant predictor the better one?",
+    "random_ood_risk": "T5.6: when is the invariant predictor the better one?",
+    "methods": "Largest or smallest eigenvalues?",
+    "solvers": "Largest or smallest eigenvalues?",
+    "weight": "The weight λ",
+    "size": "How many directions, without labels?",
+}
+
 
 def find(runs: Mapping[str, pd.DataFrame], given: Mapping[str, Any]) -> dict[str, Finding]:
     """Say of each experiment what came out.

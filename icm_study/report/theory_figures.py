@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icm_study.report.figures import plot_curves
-from icm_study.report.style import CONTEXT, INVARIANT, PALETTE, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
 from icm_study.theory.propositions import N_FACTORS, TARGETS
 
 WORLDS = {
@@ -43,7 +43,7 @@ def invariance_figure(runs: pd.DataFrame, medians: pd.DataFrame) -> Figure:
             median,
             range(len(median)),
             "|",
-            color="black",
+            color=INK,
             markersize=18,
             markeredgewidth=2,
             zorder=9,
@@ -59,7 +59,7 @@ def identifiability_figure(explained: pd.DataFrame) -> Figure:
     curves = explained["curve"].unique()
     colors = dict(zip(curves, (INVARIANT, PALETTE[5], VARIANT, CONTEXT), strict=True))
     plot_curves(panel, explained, x="n_texts", by="curve", colors=colors)
-    panel.axvline(N_FACTORS + 1, color="black", linewidth=1, linestyle=":")
+    panel.axvline(N_FACTORS + 1, color=INK, linewidth=1, linestyle=":")
     panel.set(xlabel="Number of texts", ylabel="$R^2$ of the factors (share)", ylim=(0, 1.05))
     panel.set_title(
         f"Linear recovery of {N_FACTORS} factors; the dotted line is D + 1 = {N_FACTORS + 1} texts"
@@ -94,7 +94,7 @@ def ood_risk_figure(risks: pd.DataFrame, thresholds: pd.DataFrame) -> Figure:
         for name, color in {"invariant": INVARIANT, "standard": VARIANT}.items():
             panel.plot(rows["information"], 100 * rows[name], color=color, linewidth=2)
         if np.isfinite(where[target]):
-            panel.axvline(where[target], color="black", linewidth=1, linestyle=":")
+            panel.axvline(where[target], color=INK, linewidth=1, linestyle=":")
         panel.set(title=f"{title}\nρ = {target}", ylim=(0, 100))
         panel.set_xlabel("Information kept of $z_{inv}$ (bits)")
     first = risks[risks["target"] == next(iter(TARGETS))]
@@ -109,7 +109,7 @@ def random_ood_risk_figure(worlds: pd.DataFrame) -> Figure:
     figure, panel = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     colors = np.where(worlds["is_worse"], VARIANT, INVARIANT)
     panel.scatter(worlds["information"], worlds["gain"], s=8, c=colors, alpha=0.5, linewidth=0)
-    panel.axhline(0, color="black", linewidth=1)
+    panel.axhline(0, color=INK, linewidth=1)
     for height, name, color in ((0.75, "invariant", INVARIANT), (0.2, "standard", VARIANT)):
         panel.text(1.01, height, f"{name} better", color=color, transform=panel.transAxes)
     panel.set_title(

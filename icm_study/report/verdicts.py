@@ -6,7 +6,14 @@ side of a threshold, refuted where it lies on the other side, and not shown othe
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 VERDICTS = ("supported", "refuted", "not shown")
+#: Of a table of verdicts; value, low and high are percentage points, and missing elsewhere.
+COLUMNS = (
+    "claim", "statement", "measured", "threshold", "verdict", "section", "value", "low", "high",
+)  # fmt: skip
 
 
 def claim(name: str, statement: str, measured: str, threshold: str, verdict: str) -> dict[str, str]:
@@ -76,3 +83,27 @@ def judge(
     if above is not None and low > above:
         return "supported"
     return "refuted" if above is not None and high <= above else "not shown"
+
+
+def located(
+    section: str, points: tuple[float, float, float] = (float("nan"),) * 3
+) -> dict[str, str | float]:
+    """Say under which heading a claim was measured, and its percentage points with their interval.
+
+    Returns
+    -------
+    dict
+        Keys section, value, low, high.
+    """
+    return {"section": section, **dict(zip(("value", "low", "high"), points, strict=True))}
+
+
+def claim_id(name: str, statement: str) -> str:
+    """Name a claim for links: the same as long as its words are."""
+    return "claim-" + hashlib.sha256(f"{name}|{statement}".encode()).hexdigest()[:8]
+
+
+def anchor(heading: str) -> str:
+    """Name a heading for links, as pandoc and those who follow it do."""
+    kept = re.sub(r"[^\w\s.-]", "", heading.lower())
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", kept.strip()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 from IPython.display import HTML, Markdown
@@ -49,6 +50,22 @@ SPREAD = {
 }
 
 
+#: Encoders that are no CLIP, and so say little about one.
+NOT_CLIP = ("lite0-minilm",)
+
+
+def limits(results: Results) -> list[str]:
+    """Name what limits results, in a few words each; they stand where the numbers are."""
+    rendered = results.over == "seeds"
+    found = ["animal world, exact captions"] if rendered else ["recorded"]
+    return found + ["not CLIP"] * (results.encoder in NOT_CLIP)
+
+
+def badges(names: Sequence[str]) -> str:
+    """Show limits as badges."""
+    return " ".join(f'<span class="badge-limit">{name}</span>' for name in names)
+
+
 def introduction(results: Results, *, is_recorded: bool) -> Markdown:
     """Say which data and encoder a page is about.
 
@@ -71,12 +88,19 @@ def introduction(results: Results, *, is_recorded: bool) -> Markdown:
             "The page shows tables that were made earlier; the record at the end says what "
             "they took."
         )
-    return Markdown(" ".join(filter(None, words)))
+    return Markdown(f"{badges(limits(results))}\n\n" + " ".join(filter(None, words)))
 
 
 def came_out(words: str) -> Markdown:
     """Say what came out of a section, under the heading that every section has."""
     return Markdown(f"**Came out.** {words}")
+
+
+def points(row: pd.Series) -> str:
+    """Write a gain with its interval, if it has one."""
+    if pd.isna(row["low"]):
+        return f"{row['value']:+.1f}"
+    return f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
 
 
 def spread(results: Results) -> str:
@@ -85,12 +109,19 @@ def spread(results: Results) -> str:
 
 
 def accuracy_caption(results: Results) -> Markdown:
-    """Caption accuracies with intervals."""
-    return Markdown(
-        f"*Accuracy in percent with 95 % intervals ({results.n_runs}). {spread(results)} "
-        "“Augmentation” is a probe that is trained on intervened images too. For “ICM auto” λ is "
-        "fixed at 1 and K is the number of positive eigenvalues.*"
-    )
+    """Caption accuracies with intervals, and say what the names of the methods mean."""
+    methods = set(results.table["method"])
+    text = f"Accuracy in percent with 95 % intervals ({results.n_runs}). {spread(results)}"
+    if "augmentation" in methods:
+        text += " “Augmentation” is a probe that is trained on intervened images too."
+    if any(name.startswith("ICM auto") for name in methods):
+        text += " For “ICM auto” λ is fixed at 1 and K is the number of positive eigenvalues."
+    if "target" in set(results.table["choice"]):
+        text += (
+            " “By target” chose K and λ by the target's own labels: what the grid could reach at "
+            "most on the unseen domain (open classes: on the new classes), not a method."
+        )
+    return Markdown(f"*{badges(limits(results))} {text}*")
 
 
 def difference_caption(results: Results) -> Markdown:

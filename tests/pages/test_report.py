@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -18,7 +19,7 @@ import offline
 import pytest
 import render_report
 import yaml
-from conftest import PAGES, ROOT
+from conftest import FRONT, PAGES, ROOT, copy_workflow
 from pages import Page
 
 from icm_study.report.method_figure import method_figure
@@ -29,7 +30,10 @@ BROWSER_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-WIDTHS = (1280, 390)
+VIEWS = {1280: "light", 768: "light", 390: "dark"}  # width -> colour scheme of the reader
+WIDTHS = tuple(VIEWS)
+AUDITED = (1280, 390)  # where axe looks: once in each theme
+LARGEST = 1_500_000  # bytes of a page with all that it loads from the site
 RAW_MARKUP = re.compile(
     r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}"
     r"|(?<!\w)\$[^$\n]{1,60}\$(?!\w)",
@@ -55,6 +59,28 @@ class TestOffline:
         )
         with pytest.raises(ValueError, match=r"page\.html: got the TeX command \\nosuchcommand"):
             offline.make_offline(tmp_path)
+
+    @pytest.mark.parametrize("left", ["$$\\nosuch$$", "$$x &lt; \n y$$"])
+    def test_a_formula_that_the_renderer_left_is_an_error(self, left: str) -> None:
+        with pytest.raises(ValueError, match=r"got the formula '\$\$"):
+            offline.typeset_math(f"<p>{left}</p>")
+        for kept in (f"<pre>{left}</pre>", f"<p><code>{left}</code></p>", "<p>costs $$ a day</p>"):
+            assert offline.typeset_math(kept) == kept
+
+    def test_displayed_formulas_are_wrapped_once_and_lose_their_tex(self) -> None:
+        formula = '<math display="block"><mi>x</mi><annotation encoding="tex">x</annotation></math>'
+        page = offline.wrap_formulas(f"<li>{formula} and <math><mi>y</mi></math></li>")
+        assert page == (
+            '<li><span class="math display"><math display="block"><mi>x</mi></math></span>'
+            " and <math><mi>y</mi></math></li>"
+        )
+        assert offline.wrap_formulas(page) == page
+
+    def test_scripts_that_wait_for_another_server_are_cut(self) -> None:
+        waiting = "<script type=\"application/javascript\">define('jquery', [],() => $)</script>"
+        assert offline.cut_external(f"a{waiting}b<script>own()</script>") == (
+            "ab<script>own()</script>"
+        )
 
     def test_nothing_is_fetched_from_elsewhere(self, tmp_path: Path) -> None:
         (tmp_path / "page.html").write_text(
@@ -109,6 +135,7 @@ class TestRendering:
         quarto.write_text('#!/bin/sh\necho "$@" > "$2/called"\nexit 7\n')
         quarto.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        copy_workflow(tmp_path)
         for name in (
             "_quarto.yml",
             *render_report.FIXED,
@@ -145,9 +172,9 @@ class TestMethodFigure:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["00_summary", *PAGES])
+@pytest.mark.parametrize("name", [*FRONT, *PAGES])
 def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
-    page = executed / ("index.ipynb" if name == "00_summary" else f"results/{name}.ipynb")
+    page = executed / FRONT.get(name, f"results/{name}.ipynb")
     cells = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any(cell.outputs for cell in cells)
@@ -157,8 +184,8 @@ def test_runs_with_tiny_parameters(name: str, executed: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(executed: Path) -> Path:
-    """Render the project with the executed notebooks, as ``make report`` does."""
-    assert render_report.main(executed) == 0
+    """Render the project with the executed notebooks, as ``make report`` does without Quarto."""
+    assert render_report.main(executed, engine="smalldocs") == 0
     return executed / "_site"
 
 
@@ -197,8 +224,9 @@ def browser() -> Iterator[Any]:
 def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Open every page at every width; note what a reader would meet."""
     found = {}
-    for width in WIDTHS:
-        context = browser.new_context(viewport={"width": width, "height": 900})
+    axe = (files("axe_playwright_python") / "axe.min.js").read_text()
+    for width, scheme in VIEWS.items():
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         for path in sorted(site.rglob("*.html")):
             name = path.relative_to(site).as_posix()
             page = context.new_page()
@@ -217,6 +245,9 @@ def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict
             page.on("request", lambda request, to=requests: to.append(request.url))
             page.goto(f"{address}/{name}", wait_until="networkidle")
             found[name, width] = {"trouble": trouble, "requests": requests, **page.evaluate(LOOK)}
+            if width in AUDITED:
+                page.evaluate(axe)
+                found[name, width]["audit"] = page.evaluate(AUDIT)
             page.close()
         context.close()
     return found
@@ -241,7 +272,22 @@ LOOK = """() => {
     clipped: all('main *').filter(clipped).map((e) => e.outerHTML.slice(0, 80)),
     links: all('a[href]').map((e) => e.href),
     ids: all('[id]').map((e) => e.id),
+    bare: all('main svg').filter((e) => !e.closest('figure.shown figcaption, button, .explorer')
+      && !e.getAttribute('aria-label')).map((e) => e.outerHTML.slice(0, 80)),
+    captions: all('figure.shown').map((e) => e.textContent.trim().slice(0, 60)),
+    uncaptioned: all('main svg').filter((e) => e.getBoundingClientRect().width > 200
+      && !e.closest('.explorer') && !e.closest('figure.shown')).length,
+    hinted: all('.scrolls').every((e) => e.scrollWidth <= e.clientWidth + 1
+      || e.parentElement.classList.contains('overflows')),
+    list: document.getElementById('pages')?.getBoundingClientRect().top,
   };
+}"""
+#: Rows of a table beyond the first are alike, and drawings are one picture each.
+AUDIT = """async () => {
+  const found = await axe.run({exclude: [['svg'], ['math'], ['tbody tr:nth-child(n+5)']]},
+    {resultTypes: ['violations']});
+  return found.violations.filter((v) => ['serious', 'critical'].includes(v.impact))
+    .map((v) => `${v.id}: ${v.nodes[0].html.slice(0, 120)}`);
 }"""
 
 
@@ -282,6 +328,32 @@ class TestPages:
         for where, visit in visits.items():
             assert RAW_MARKUP.findall(visit["text"]) == [], where
 
+    def test_axe_finds_nothing_serious(self, visits: dict) -> None:
+        for (name, width), visit in visits.items():
+            assert visit.get("audit", []) == [], (name, width)
+
+    def test_figures_have_captions_and_wide_tables_say_so(self, visits: dict) -> None:
+        for where, visit in visits.items():
+            assert visit["bare"] == [], where
+            assert visit["uncaptioned"] == 0, where
+            assert visit["hinted"], where
+        numbers = visits["index.html", 1280]["captions"]
+        assert [text.split(".")[0] for text in numbers if "Figure" in text]
+
+    def test_the_front_page_is_three_screens_before_the_list_of_pages(self, visits: dict) -> None:
+        front = visits["index.html", 1280]
+        assert front["list"] <= 3000
+        assert len(front["text"].split()) <= 1000  # 900, and the menus
+
+    def test_pages_are_light(self, visits: dict, site: Path, address: str) -> None:
+        for (name, width), visit in visits.items():
+            if width == WIDTHS[0]:
+                paths = {urlsplit(url).path for url in visit["requests"] if url.startswith(address)}
+                own = [site / unquote(path).lstrip("/") for path in paths]
+                shared = ("site_libs", "search.json")  # the same on every page
+                size = sum(p.stat().st_size for p in own if not set(p.parts) & set(shared))
+                assert size < LARGEST, (name, size)
+
     def test_pages_fit_their_width(self, visits: dict) -> None:
         for where, visit in visits.items():
             assert visit["overflow"] <= 0, where
@@ -301,6 +373,55 @@ class TestPages:
                         continue
                     assert path in pages, (name, link)
                     assert not fragment or unquote(fragment) in pages[path], (name, link)
+
+    def test_a_reader_sorts_filters_and_links_a_claim(self, address: str, browser: Any) -> None:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/results/claims.html", wait_until="networkidle")
+        table = page.locator("table.sortable", has=page.locator("th", has_text="statement"))
+        page.get_by_label("verdict").select_option("refuted")
+        shown = table.locator("tbody tr:visible")
+        verdicts = shown.locator("td:nth-child(2)").all_text_contents()
+        assert verdicts
+        assert set(verdicts) == {"refuted"}
+        page.get_by_label("verdict").select_option("")
+        table.locator("th", has_text="#").click()
+        page.wait_for_timeout(100)
+        numbers = [int(n) for n in table.locator("tbody td:first-child").all_text_contents()]
+        assert numbers == sorted(numbers, reverse=True)
+        href = table.locator("tbody td:first-child a").first.get_attribute("href")
+        assert page.locator(f"tr{href}").count() == 1
+        page.close()
+
+    def test_a_reader_turns_the_grid_and_enlarges_a_figure(
+        self, address: str, browser: Any
+    ) -> None:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/results/03_ablations.html", wait_until="networkidle")
+        said = page.locator(".explorer output")
+        before = said.text_content()
+        assert re.match(r"K = \d+, λ = \S+: \d+\.\d %", before or "")
+        page.locator(".explorer input[type=range]").first.fill("0")
+        assert said.text_content() != before
+        page.locator(".explorer select[name=predictor]").select_option("zero-shot")
+        assert "Plain" in (said.text_content() or "")
+        page.locator("figure.shown-figure").first.get_by_role("button", name="Enlarge").click()
+        assert page.locator("dialog[open] svg").count() == 1
+        page.keyboard.press("Escape")
+        assert page.locator("dialog").count() == 0
+        folds = page.locator("details.code-fold")
+        assert folds.locator("visible=true").count() == 0
+        page.get_by_role("button", name="Show all code").click()
+        assert folds.first.is_visible()
+        page.close()
+
+    def test_a_printed_page_holds_its_tables(self, address: str, browser: Any) -> None:
+        page = browser.new_page(viewport={"width": 794, "height": 1123})
+        page.goto(f"{address}/results/all_numbers.html", wait_until="networkidle")
+        page.emulate_media(media="print")
+        assert not page.locator("nav").first.is_visible()
+        wide = "all => all.filter((e) => e.scrollWidth > 794).length"
+        assert page.locator("main .scrolls").evaluate_all(wide) == 0
+        page.close()
 
     def test_the_menu_opens_on_a_phone(self, address: str, browser: Any) -> None:
         page = browser.new_page(viewport={"width": 390, "height": 800})

@@ -65,8 +65,8 @@ else:
 """
 SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
 SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
-NOTEBOOKS = ("00_summary", "01_theory", "02_domain_generalization", "03_ablations")
-NOTEBOOKS += ("04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
+NOTEBOOKS = ("00_summary", "00_claims", "00_numbers", "01_theory", "02_domain_generalization")
+NOTEBOOKS += ("03_ablations", "04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {
@@ -134,7 +134,8 @@ def study(finished: Path) -> Any:
     write_config(finished, CONFIG)
 
 
-FRONT = {"summary": 1, "report": 1}
+JUDGED = {"summary": 1, "claims": 1, "report": 1}
+FRONT = {**JUDGED, "numbers": 1}
 EMBEDDED = {
     "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
     "methods_on_target": 4, "gather_methods": 1,
@@ -166,26 +167,26 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
         ("domain_generalization", "other", "targets"), ["photo"],
         {"gather_domain_generalization": 1, **FRONT},
     ),
-    "theory": (("notebooks", "01_theory", "n_seeds"), 3, {"theory": 1, **FRONT}),
-    "ablations": (("notebooks", "03_ablations"), {"seeds": [0]}, {"ablations": 1, **FRONT}),
+    "theory": (("notebooks", "01_theory", "n_seeds"), 3, {"theory": 1, **JUDGED}),
+    "ablations": (("notebooks", "03_ablations"), {"seeds": [0]}, {"ablations": 1, **JUDGED}),
     "variants": (
-        ("notebooks", "04_imagenet_variants", "n_images"), 500, {"imagenet_variants": 1, **FRONT},
+        ("notebooks", "04_imagenet_variants", "n_images"), 500, {"imagenet_variants": 1, **JUDGED},
     ),
     "your data": (("notebooks", "05_your_data"), {"seeds": [0]}, {"your_data": 1, "report": 1}),
     "explore": (("notebooks", "07_explore"), {"seeds": [1]}, {"explore": 1, "report": 1}),
     "a method": (
         ("methods", "compared", "methods"), ["plain"],
-        {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **FRONT},
+        {"methods_on_target": 4, "gather_methods": 1, "recorded_page": 1, **JUDGED},
     ),
     "a setting of a recorded run": (
         ("recorded", "photos", "accept_problems"), True,
-        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **FRONT},
+        {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **JUDGED},
     ),
     "the targets of a recorded run": (
-        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **FRONT},
+        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **JUDGED},
     ),
     "the texts of a recorded run": (
-        ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **FRONT},
+        ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **JUDGED},
     ),
     "the place of the data": (
         ("data",), "elsewhere",
@@ -211,7 +212,7 @@ def test_a_changed_setting_runs_again_what_depends_on_it(study: Path, change: st
 @pytest.mark.slow
 def test_settings_of_the_command_line_count_as_those_of_the_file(study: Path) -> None:
     given = ["--config", "seeds=[0, 1]", "notebooks={01_theory: {n_seeds: 3}}"]
-    assert plan(study, "all", *given) == {"theory": 1, **FRONT}
+    assert plan(study, "all", *given) == {"theory": 1, **JUDGED}
 
 
 @pytest.mark.slow

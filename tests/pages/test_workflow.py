@@ -248,6 +248,8 @@ pd.DataFrame({"seed": given["seeds"]}).to_parquet("notebooks/" + given["results"
 
 
 RUNS = [
+    "00_claims",
+    "00_numbers",
     "00_summary",
     "01_theory",
     "02_domain_generalization 0 1",
@@ -308,7 +310,8 @@ def events(study: Path, kind: str) -> list[str]:
 
 def recorded(study: Path) -> int:
     """Count the notebook runs that the first study has recorded as finished."""
-    rules = "theory|domain_generalization|gather_domain_generalization|ablations|summary"
+    rules = "theory|domain_generalization|gather_domain_generalization|ablations"
+    rules += "|summary|claims|numbers"
     return len(
         re.findall(rf"Finished jobid: \d+ \(Rule: ({rules})\)", (study / "first.log").read_text())
     )
@@ -357,7 +360,7 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("changed = True\n")
     (study / "notebooks" / "03_ablations.ipynb").touch()
     assert run("workflow/scripts/study.py", "--cores", "2", cwd=study).returncode == 0
-    assert events(study, "end") == sorted([*ended, "01_theory", "00_summary"])
+    assert events(study, "end") == sorted([*ended, "01_theory", "00_summary", "00_claims"])
 
 
 @pytest.mark.slow
@@ -393,6 +396,8 @@ def test_the_graph_of_the_real_study_names_every_step() -> None:
         "imagenet_variants",
         "your_data",
         "summary",
+        "claims",
+        "numbers",
         "report",
     ):
         assert counts[step] == "1"
@@ -408,6 +413,6 @@ def test_every_notebook_knows_the_names_that_it_is_given() -> None:
         notebook = words[words.index("workflow/scripts/execute.py") + 1]
         texts = [text for option, text in pairwise(words) if option == "-y"]
         given.setdefault(notebook, set()).update(*map(yaml.safe_load, texts))
-    assert len(given) == 8
+    assert len(given) == 10
     for notebook, names in given.items():
         check_names(names, papermill.inspect_notebook(str(ROOT / notebook)), notebook)

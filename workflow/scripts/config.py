@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required
 
+from pages import OVERVIEWS
 from plain_yaml import read_yaml
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
@@ -165,7 +166,7 @@ def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) 
 def _check_files(study: Mapping[str, Any]) -> None:
     """Raise a ValueError if two pages would write one file."""
     pages = [f"02_domain_generalization_{run}" for run in study["domain_generalization"]]
-    pages += [*SINGLE, *study["methods"], *study["recorded"]]
+    pages += [*SINGLE, *OVERVIEWS, *study["methods"], *study["recorded"]]
     try:
         each_once([*pages, *(f"{page}_claims" for page in pages)])
     except ValueError as error:

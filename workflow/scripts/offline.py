@@ -2,9 +2,9 @@
 
 Quarto and smalldocs both run this script when they have rendered the site. It takes out
 what the pages would fetch from elsewhere (web fonts, scripts of a content delivery
-network), sets as MathML the mathematics that smalldocs leaves to such a script, and
-folds the code of notebook cells where the renderer did not. Applied twice, it changes
-nothing more.
+network) and what waits for that, sets as MathML the mathematics that smalldocs leaves to
+such a script, wraps formulas so that the style sheet reaches them, and folds the code of
+notebook cells where the renderer did not. Applied twice, it changes nothing more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ import sys
 from pathlib import Path
 
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+DISPLAYED = re.compile(
+    r'(<span class="math display">\s*)?<math\b[^>]*\bdisplay="block".*?</math>', re.DOTALL
+)
+ANNOTATION = re.compile(r"<annotation\b.*?</annotation>", re.DOTALL)
+UNSET = re.compile(r"\$\$.*?\$\$", re.DOTALL)
+CODE = re.compile(r"<(pre|code|script|style)\b.*?</\1>", re.DOTALL)
 UNKNOWN_COMMAND = re.compile(r">\s*(\\[^<\s]+)")
 EXTERNAL_SCRIPT = re.compile(r'<script\b[^>]*\bsrc="(?:https?:)?//[^"]*"[^>]*>\s*</script>\s*')
+# Quarto's notebook pages define jQuery with a script of another server, which is taken out.
+WAITING_SCRIPT = re.compile(r"<script\b[^>]*>\s*define\('jquery'.*?</script>\s*", re.DOTALL)
 EXTERNAL_LINK = re.compile(
     r'<link\b(?=[^>]*\brel="(?:stylesheet|preconnect|preload)")'
     r'[^>]*\bhref="(?:https?:)?//[^"]*"[^>]*>\s*'
@@ -54,7 +62,22 @@ def typeset_math(page: str) -> str:
             )
         return f'<span class="math {kind}">{formula}</span>'
 
-    return MATH.sub(to_mathml, page)
+    page = MATH.sub(to_mathml, page)
+    if raw := UNSET.search(CODE.sub("", page)):
+        raise ValueError(
+            f"got the formula {html.unescape(raw[0])!r}, which the renderer left as it was typed; "
+            "expected LaTeX that it knows. Write the formula another way."
+        )
+    return page
+
+
+def wrap_formulas(page: str) -> str:
+    """Put each displayed formula into a span of its own, and drop its TeX, which search shows."""
+
+    def wrapped(match: re.Match[str]) -> str:
+        return match[0] if match[1] else f'<span class="math display">{match[0]}</span>'
+
+    return DISPLAYED.sub(wrapped, ANNOTATION.sub("", page))
 
 
 def fold_code(page: str) -> str:
@@ -66,7 +89,9 @@ def fold_code(page: str) -> str:
 
 def cut_external(page: str) -> str:
     """Take scripts and style sheets of other servers out of a page."""
-    return EXTERNAL_LINK.sub("", EXTERNAL_SCRIPT.sub("", page))
+    for pattern in (EXTERNAL_SCRIPT, WAITING_SCRIPT, EXTERNAL_LINK):
+        page = pattern.sub("", page)
+    return page
 
 
 def make_offline(site: Path) -> None:
@@ -74,7 +99,8 @@ def make_offline(site: Path) -> None:
     for path in sorted(site.rglob("*.html")):
         page = path.read_text(encoding="utf-8")
         try:
-            path.write_text(fold_code(cut_external(typeset_math(page))), encoding="utf-8")
+            page = wrap_formulas(typeset_math(cut_external(page)))
+            path.write_text(fold_code(page), encoding="utf-8")
         except ValueError as error:
             raise ValueError(f"{path.relative_to(site)}: {error}") from error
     for path in sorted(site.rglob("*.css")):

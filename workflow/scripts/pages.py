@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORDED = "reports/recorded"
+OVERVIEWS = {"claims": "00_claims", "all_numbers": "00_numbers"}  # page -> notebook
 
 
 class Page(NamedTuple):
@@ -49,7 +50,7 @@ def pages_of(study: Mapping[str, Any], root: str | Path = ".") -> list[Page]:
             for run in study["domain_generalization"]
         ),
         Page("03_ablations", "Ablations", more),
-        Page("04_imagenet_variants", "ImageNet variants", more),
+        Page("04_imagenet_variants", "Same classes, other images", more),
         Page("05_your_data", "Your data", "Use it"),
         Page("07_explore", "Explore", "Use it"),
         *(
@@ -60,6 +61,8 @@ def pages_of(study: Mapping[str, Any], root: str | Path = ".") -> list[Page]:
             )
             for run in shown_runs(study, root)
         ),
+        Page("claims", "Every claim", "All numbers"),
+        Page("all_numbers", "Every table", "All numbers"),
     ]
 
 

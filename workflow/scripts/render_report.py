@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bibliography import fill
 from config import read_config
-from pages import Page, fit_menus, pages_of
+from pages import RECORDED, Page, fit_menus, pages_of
 from plain_yaml import read_yaml
 
-FIXED = ("index.ipynb", "workflow/scripts/offline.py")
+FIXED = ("index.ipynb",)
 
 
 def read_site(root: Path, pages: Sequence[Page]) -> dict[str, Any]:
@@ -47,16 +48,27 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
     """Copy what the site is rendered from to a new folder, without pages of former runs."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(root / "reports", copy / "reports", ignore=shutil.ignore_patterns("recorded"))
+    fill(copy / "reports" / "references.qmd")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "workflow" / "scripts", copy / "workflow" / "scripts", ignore=ignored)
     for name in (*FIXED, *(page.path for page in pages)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, copy / name)
+    for page in pages:
+        table = (copy / page.path).with_suffix(".parquet")
+        for kept in (root / "results" / table.name, root / RECORDED / table.name):
+            if kept.is_file() and not table.is_file():
+                shutil.copy2(kept, table)
     site = yaml.safe_dump(read_site(root, pages), sort_keys=False, allow_unicode=True)
     (copy / "_quarto.yml").write_text(site, encoding="utf-8")
 
 
-def render(project: Path) -> int:
-    """Render the site of a project into its ``_site``; return the exit code."""
-    if shutil.which("quarto"):
+def render(project: Path, engine: str | None = None) -> int:
+    """Render the site of a project into its ``_site``; return the exit code.
+
+    The engine is Quarto where it is installed, unless ``"smalldocs"`` is asked for.
+    """
+    if shutil.which("quarto") and engine != "smalldocs":
         return subprocess.run(["quarto", "render", str(project)]).returncode
     from smalldocs.site import build
 
@@ -66,10 +78,11 @@ def render(project: Path) -> int:
     return 1 if warnings else 0
 
 
-def main(root: Path, pages: Sequence[Page] | None = None) -> int:
+def main(root: Path, pages: Sequence[Page] | None = None, engine: str | None = None) -> int:
     """Render the site of the project in `root` into ``_site``; return the exit code.
 
-    Without `pages`, they are those that the settings of the study make.
+    Without `pages`, they are those that the settings of the study make; without `engine`, it is
+    Quarto where it is installed.
     """
     pages = pages_of(read_config(root), root) if pages is None else pages
     if missing := missing_pages(root, pages):
@@ -79,7 +92,7 @@ def main(root: Path, pages: Sequence[Page] | None = None) -> int:
         return 1
     project = root / "cache" / "site"
     copy_project(root, pages, project)
-    code = render(project)
+    code = render(project, engine)
     if (project / "_site").is_dir():
         shutil.rmtree(root / "_site", ignore_errors=True)
         shutil.move(project / "_site", root / "_site")

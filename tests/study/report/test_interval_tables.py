@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from icm_study.report.tables import interval_table, with_interval
+from icm_study.report.tables import interval_table, readable, with_interval
 
 
 def test_interval_as_text():
@@ -26,3 +26,12 @@ def test_interval_table_lays_out_means_and_intervals():
     )
     signed = interval_table(means, ["name"], ["where"], signed=True)
     assert signed.loc["b"].tolist() == ["-3.0 (-4.0 to -2.0)", "+4.0 (+3.0 to +5.0)"]
+
+
+def test_the_shifts_come_first():
+    rows = [("in_distribution", 1.0), ("unseen", 2.0), ("reversed", 3.0)]
+    means = pd.DataFrame(rows, columns=["condition", "value"]).assign(
+        name="a", low=np.nan, high=np.nan
+    )
+    table = interval_table(readable(means), ["name"], ["condition"])
+    assert table.columns.tolist() == ["unseen domain", "shortcut reversed", "in distribution"]

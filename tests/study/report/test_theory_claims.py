@@ -7,6 +7,7 @@ import pytest
 from icm_study.report import theory_claims as claims
 from icm_study.report.answers import count_verdicts, theory_answer
 from icm_study.report.finding import verdicts_of
+from icm_study.report.verdicts import COLUMNS
 from icm_study.theory.propositions import METHODS, run_experiments
 
 TINY = {
@@ -40,7 +41,7 @@ def test_every_experiment_has_a_finding_with_words_of_a_sentence(runs, found):
 
 def test_verdicts_keep_the_order_of_the_page(found):
     table = verdicts_of(found)
-    assert list(table) == ["claim", "statement", "measured", "threshold", "verdict"]
+    assert tuple(table) == COLUMNS
     assert list(table["claim"].drop_duplicates())[:3] == ["P5.1", "P5.1, scope", "C5.2, P5.3"]
     assert len(table) == sum(len(finding.claims) for finding in found.values())
 
