@@ -22,7 +22,8 @@ UNSAFE = {
         r"^(?:lightbox|abstract|code-tools|code-summary|warning):|^code-fold: false"
     ),
     "a cell option that one of them ignores": (
-        r"^#\|\s*(?:fig-subcap|code-summary|code-fold|warning|lightbox)\b|^#\|\s*fig-alt:\s*(?:\[|$)"
+        r"^#\|\s*(?:fig-subcap|code-summary|code-fold|warning|lightbox)\b"
+        r"|^#\|\s*fig-alt:\s*(?:\[|$)"
     ),
     "a width in percent": r"\{[^}]*width=\"?\d+%",
     "a theorem": r"^:{3,}\s*\{#(?:thm|lem|cor|prp|def|exm)-",
