@@ -25,10 +25,11 @@ SAID = {
 }
 AUTO = "λ fixed at 1, K = positive eigenvalues"
 #: Headings of the sections that measure what is claimed.
-RIVALRY, CHOOSING, ORDER = (
+RIVALRY, CHOOSING, ORDER, PENALTY = (
     "Against the rivals",
     "How to choose without peeking",
     "Objective, and the released code",
+    "The penalty of the probe",
 )
 
 #: What tells the rows of one method in a table of results: its columns with their values.
@@ -256,7 +257,7 @@ def ablation_claims(
         topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
         name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
-        section = CHOOSING if column == "choice" else ORDER
+        section = {"choice": CHOOSING, "objective": ORDER, "side": PENALTY}[column]
         rows.append(gain_claim(name, said, gain, section))
     return pd.DataFrame(rows)
 

@@ -12,6 +12,9 @@ from IPython.display import HTML
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.report.style import condition_name
 
+#: Conditions that are no shift, in words.
+UNSHIFTED = (condition_name["in_distribution"], condition_name["seen_classes"])
+
 
 def with_interval(row: pd.Series) -> str:
     """Write a row of :func:`mean_interval` as text, for example ``0.12 (0.1 to 0.14)``.
@@ -60,7 +63,9 @@ def interval_table(
         for mean, low, high in means[["value", "low", "high"]].to_numpy()
     ]
     wide = means.assign(text=text)
-    return wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
+    laid = wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
+    # the shifts come first: on a narrow screen the last columns are out of sight
+    return laid[sorted(laid.columns, key=lambda name: name in UNSHIFTED)]
 
 
 def named(means: pd.DataFrame) -> pd.DataFrame:
@@ -79,13 +84,7 @@ def named(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(means: pd.DataFrame) -> pd.DataFrame:
-    """Say conditions in words, and methods as :func:`named` does where they have no names yet.
-
-    The shifts come first: on a narrow screen the last columns are out of sight.
-    """
-    if "condition" in means:
-        is_shift = ~means["condition"].isin(["in_distribution", "seen_classes"])
-        means = pd.concat([means[is_shift], means[~is_shift]])
+    """Say conditions in words, and methods as :func:`named` does where they have no names yet."""
     means = means.replace({"condition": condition_name})
     return named(means) if "method" in means and "name" not in means else means
 

@@ -54,7 +54,7 @@ def test_the_front_page_says_what_is_of_real_clip_and_what_it_is_not(verdicts, c
     said = of_real_clip(verdicts, [compared]).data
     assert "results/real-clip.ipynb" in said
     assert "2 refuted, 1 supported" in said
-    assert "no accuracy in the tables below is of a real CLIP" in said
+    assert "no accuracy on this page is of a real CLIP" in said
 
 
 def test_a_run_with_a_real_clip_is_not_denied(verdicts, compared):
