@@ -7,7 +7,9 @@ from hashlib import sha256
 METHODS = STUDY["methods"]
 RECORDED = recorded_runs(STUDY)
 PHOTO_WEIGHTS = "icm_study/encoders/weights/*.safetensors"
-PHOTOGRAPHS = [run for run in RECORDED if run not in METHODS]
+# embeddings that others have published need no encoder
+PUBLISHED = [run for run, settings in RECORDED.items() if "encoder" not in settings]
+PHOTOGRAPHS = [run for run in RECORDED if run not in (*METHODS, *PUBLISHED)]
 
 
 def recorded_settings(run, data):
@@ -40,9 +42,10 @@ def at_hand(run):
 
 def photographs_at_hand(wildcards):
     """Tables of the runs whose data is there."""
-    runs = [run for run in PHOTOGRAPHS if at_hand(run)]
+    outside = [*PHOTOGRAPHS, *PUBLISHED]
+    runs = [run for run in outside if at_hand(run)]
     if not runs:
-        wanted = sorted({RECORDED[run]["dataset"] for run in PHOTOGRAPHS})
+        wanted = sorted({RECORDED[run]["dataset"] for run in outside})
         raise WorkflowError(
             f"{STUDY['data']} holds the data of no recorded run ({', '.join(wanted) or 'none'}). "
             "reports/data.qmd says how to get them; `--config data=FOLDER` names another place."
@@ -230,6 +233,25 @@ rule recorded_run:
         files=files,
     wildcard_constraints: run=one_of(PHOTOGRAPHS)
     shell: EXECUTE
+
+
+rule recorded_embeddings:
+    message: "Published embeddings: {wildcards.run} (progress: {log})"
+    input: notebook=lambda wildcards: ancient(recorded_notebook(wildcards))
+    output:
+        page="results/recorded/{run}.ipynb",
+        results="results/recorded/{run}.parquet",
+    log: "results/logs/recorded_{run}.log"
+    threads: all_cores()
+    resources: mem_mb=growing(4000), runtime=growing(120)
+    params:
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"]),
+        settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
+        files=files,
+    wildcard_constraints: run=one_of(PUBLISHED)
+    shell:
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
+        + EXECUTE.replace(" > ", " --log-output > ")
 
 
 # The comparison of all methods, `make methods`: every seed and target on its own, then all of them.
