@@ -67,6 +67,7 @@ SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
 SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
 NOTEBOOKS = ("00_summary", "00_claims", "00_numbers", "01_theory", "02_domain_generalization")
 NOTEBOOKS += ("03_ablations", "04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
+NOTEBOOKS += ("08_real_clip",)
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {
@@ -85,6 +86,7 @@ CONFIG: dict[str, Any] = {
         "photos": {
             "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
         },
+        "published": {"notebook": "08_real_clip", "dataset": "clip"},
     },
 }  # fmt: skip
 EVERYTHING = ("all", "photographs", "methods")
@@ -113,11 +115,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SCRIPTS:
         script = WRITER.replace("TABLE", repr(table()))
         (study / "workflow" / "scripts" / f"{name}.py").write_text(script)
-    for folder in ("notebooks", "reports/recorded", "data/PACS/photo", "elsewhere/PACS/photo"):
+    data = [f"{at}/{of}" for at in ("data", "elsewhere") for of in ("PACS/photo", "clip/texts")]
+    for folder in ("notebooks", "reports/recorded", *data):
         (study / folder).mkdir(parents=True)
     for name in NOTEBOOKS:
         (study / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}')
-    for name in ("photos", "compared"):
+    for name in ("photos", "compared", "published"):
         (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(table())
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()
@@ -138,7 +141,7 @@ JUDGED = {"summary": 1, "claims": 1, "report": 1}
 FRONT = {**JUDGED, "numbers": 1}
 EMBEDDED = {
     "domain_generalization": 2, "gather_domain_generalization": 2, "ablations": 1,
-    "methods_on_target": 4, "gather_methods": 1,
+    "methods_on_target": 4, "gather_methods": 1, "explore": 1,
 }  # fmt: skip
 EVALUATED = {
     "recorded_check": 1, "recorded_on_target": 1, "recorded_run": 1, "recorded_page": 1,
@@ -191,7 +194,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "the place of the data": (
         ("data",), "elsewhere",
         {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, "recorded_check": 1,
-         "recorded_on_target": 1, "recorded_run": 1},
+         "recorded_on_target": 1, "recorded_run": 1, "recorded_embeddings": 1},
+    ),
+    "a setting of a run on published embeddings": (
+        ("recorded", "published", "n_draws"), 3,
+        {"recorded_embeddings": 1, "recorded_page": 1, **JUDGED},
     ),
 }  # fmt: skip
 
