@@ -36,6 +36,7 @@ COLUMNS = set(
         "family",
         "predictor",
         "choice",
+        "judged_by",
         "setting",
         "K",
         "consistency_weight",
