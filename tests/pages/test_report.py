@@ -144,6 +144,8 @@ class TestRendering:
         ):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text((ROOT / "_quarto.yml").read_text())
+        for name in ("references.qmd", "references.bib"):
+            shutil.copy(ROOT / "reports" / name, tmp_path / "reports")
         assert render_report.main(tmp_path, []) == 7
         project = tmp_path / "cache" / "site"
         assert (project / "called").read_text().split() == ["render", str(project)]
