@@ -12,6 +12,7 @@ from abc import abstractmethod
 from numbers import Integral
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from icm_core.prediction import ZeroShotClassifier
 from icm_core.projection import InvariantProjection
@@ -174,7 +175,10 @@ class ICM(_LinearMap):
             # one spectrum serves every K: the subspaces are nested
             k = self.n_components if is_rule else moments.n_features
             projection = InvariantProjection(k, consistency_weight=self.consistency_weight)
-            return projection.fit_moments(moments)
+            with warnings.catch_warnings():  # that a rule can err is what is measured here
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                warnings.filterwarnings("ignore", message="n_components='auto' keeps")
+                return projection.fit_moments(moments)
 
         key = ("ICM", self.intervention, self.consistency_weight, is_rule and self.n_components)
         projection = sources.shared.once(key, solve)

@@ -191,7 +191,7 @@ def _each(function: Callable[[str], Result], paths: Sequence[str], said: str) ->
     found: list[Result] = []
     with (
         ThreadPoolExecutor(available_cores()) as pool,
-        tqdm(total=len(paths), desc=said, unit="image", leave=False, disable=not paths) as bar,
+        tqdm(total=len(paths), desc=said, unit="image", leave=False) as bar,
     ):
         for start in range(
             0, len(paths), BLOCK
