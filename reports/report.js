@@ -33,7 +33,8 @@ all(".drawn").forEach((holder) => {
   caption?.append(" ", open);
 });
 
-// A table or a figure that is wider than the page says so, and can be scrolled with the keyboard.
+// A table, a figure or a command that is wider than the page can be scrolled with the keyboard; the
+// first two say so.
 const watch = new ResizeObserver((entries) => entries.forEach(({target}) => {
   const wide = target.scrollWidth > target.clientWidth + 1;
   target.parentElement.classList.toggle("overflows", wide);
@@ -47,6 +48,7 @@ all(".scrolls, .drawn").forEach((holder) => {
   holder.before(make("span", {className: "hint", textContent: "Scroll sideways →"}));
   watch.observe(holder);
 });
+all("main pre").forEach((text) => watch.observe(text));
 
 all("table.sortable").forEach((table) => {
   all("thead th", table).forEach((head) => {
