@@ -112,17 +112,24 @@ def icm() -> None:
     """Invariant causal mechanisms from vision-language models, for your own images."""
 
 
-@icm.command(epilog=examples("icm check photos --classes common"))
+@icm.command(
+    epilog=examples("icm check photos --classes common", "icm check photos -e ViT-B-16/openai")
+)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--dataset", help="Compare with this public data set.")
 @click.option("--nested", is_flag=True, help="Take the images below a class folder too.")
+@click.option("--groups", help="Images that belong together: folder, 'folder name', or a CSV file.")
 @click.option("--classes", type=click.Choice(["all", "common"]), default="all", show_default=True)
 @click.option(
     "--value-range", default="file", show_default=True, callback=value_range,
     help="Of gray images of more than 8 bits: file, used, or LOW,HIGH.",
 )  # fmt: skip
+@click.option("-e", "--encoder", help="Ask this encoder too whether it tells the classes apart.")
+@click.option("--protocol", help="With --encoder: how the images are to be divided.")
 @click.pass_context
-def check(ctx: click.Context, folder: str, **options: Any) -> None:
+def check(
+    ctx: click.Context, folder: str, encoder: str | None, protocol: str | None, **options: Any
+) -> None:
     """Open every image of FOLDER/domain/class/*, and say what is wrong.
 
     Exit status 0 if nothing is, 1 if something is.
@@ -131,6 +138,11 @@ def check(ctx: click.Context, folder: str, **options: Any) -> None:
 
     report = check_folder(folder, **options)
     click.echo(report)
+    if encoder and report.sound:
+        from icm_study.testbeds.rehearsal import rehearse
+
+        rehearse(report, encoder, **({"protocol": protocol} if protocol else {}))
+        click.echo(f"{encoder!r} tells the {len(report.counts)} classes apart.")
     ctx.exit(0 if report.ok else 1)
 
 

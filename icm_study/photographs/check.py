@@ -445,9 +445,23 @@ def load_images(
     return _by_range(images, value_range, root, cache)[list(table)]
 
 
-def command_line(prog: str, description: str) -> argparse.ArgumentParser:
-    """Give a command line that takes a folder and how it is read."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m icm_study.photographs.check ROOT``.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line's words.
+
+    Returns
+    -------
+    int
+        0 if the folder is in order, 1 otherwise.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m icm_study.photographs.check",
+        description="Open every image of a folder; compare with what is known.",
+    )
     parser.add_argument("root", help="the folder: root/domain/class/image")
     parser.add_argument(
         "--dataset", help="compare with this data set (default: guessed from the folder's name)"
@@ -467,35 +481,11 @@ def command_line(prog: str, description: str) -> argparse.ArgumentParser:
         "--groups", metavar="GROUPS",
         help="images that belong together: folder, 'folder name', or a CSV file",
     )  # fmt: skip
-    return parser
-
-
-def check_as_told(options: Mapping[str, Any]) -> FolderReport:
-    """Check a folder by the words of `command_line`; see `check_folder`."""
+    options = vars(parser.parse_args(arguments))
     words = options["value_range"]
-    value_range = words[0] if len(words) == 1 else tuple(map(float, words))
-    return check_folder(**{**options, "value_range": value_range})
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m icm_study.photographs.check ROOT``.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The command line's words.
-
-    Returns
-    -------
-    int
-        0 if the folder is in order, 1 otherwise.
-    """
-    parser = command_line(
-        "python -m icm_study.photographs.check",
-        "Open every image of a folder; compare with what is known.",
-    )
     try:
-        report = check_as_told(vars(parser.parse_args(arguments)))
+        options["value_range"] = words[0] if len(words) == 1 else tuple(map(float, words))
+        report = check_folder(**options)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -4,8 +4,15 @@ import pytest
 
 from icm_study.animals.rendering import write_folder
 from icm_study.animals.silhouettes import load_silhouettes
-from icm_study.photographs.check import check_folder, load_folder, main
-from icm_study.testbeds import rehearsal
+from icm_study.command import icm
+from icm_study.photographs.check import check_folder, load_folder
+
+
+def check(*words):
+    """Run `icm check` in this process, and give its exit status."""
+    with pytest.raises(SystemExit) as ended:
+        icm(["check", *map(str, words)])
+    return ended.value.code
 
 
 @pytest.fixture
@@ -19,19 +26,19 @@ def rename(root, old, new):
 
 
 def test_a_folder_that_can_run(animals, capsys):
-    assert rehearsal.main([str(animals), "--encoder", "animal-world"]) == 0
+    assert check(animals, "--encoder", "animal-world") == 0
     assert "'animal-world' tells the 10 classes apart" in capsys.readouterr().out
     protocol = ["--protocol", "open class"]
     for photos in animals.glob("photo/*/*.png"):
         photos.unlink()
-    assert rehearsal.main([str(animals), "--encoder", "animal-world", *protocol]) == 1
+    assert check(animals, "--encoder", "animal-world", *protocol) == 2
 
 
 @pytest.mark.parametrize("word", ["lynx", "red_fox"])
 def test_an_encoder_that_lacks_a_word(animals, capsys, word):
     rename(animals, "dog", word)
-    assert main([str(animals)]) == 0  # the folder is in order
-    assert rehearsal.main([str(animals), "--encoder", "animal-world"]) == 1
+    assert check(animals) == 0  # the folder is in order
+    assert check(animals, "--encoder", "animal-world") == 2
     said = capsys.readouterr().err
     assert f"'a photo of a {word.replace('_', ' ')}' has a word this encoder never saw" in said
 
@@ -53,7 +60,7 @@ def test_classes_that_cannot_be_told_apart(animals, capsys, renames, expected):
     assert expected in report.names[0]
     with pytest.raises(ValueError, match="names of folders; rename them, or put them together"):
         load_folder(animals)
-    assert rehearsal.main([str(animals), "--encoder", "animal-world"]) == 1
+    assert check(animals, "--encoder", "animal-world") == 1
     assert expected in capsys.readouterr().out
 
 
@@ -67,6 +74,7 @@ def test_domains_that_cannot_be_told_apart(animals, other):
 
 
 def test_bad_names(animals, capsys):
-    assert rehearsal.main([str(animals), "--encoder", "animal-wrld"]) == 1
-    assert rehearsal.main(["nowhere", "--encoder", "animal-world"]) == 1
+    assert check(animals, "--encoder", "animal-wrld") == 2
+    assert check(animals, "--encoder", "animal-world", "--protocol", "open") == 2
+    assert check("nowhere", "--encoder", "animal-world") == 2
     assert "'nowhere' does not exist" in capsys.readouterr().err
