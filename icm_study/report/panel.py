@@ -138,9 +138,9 @@ def as_code(setting: Setting) -> str:
 
 def draw(answer: Answer, setting: Setting, words: tuple[str, ...]) -> Figure:
     """Draw an answer: spectrum, accuracy, confusion, and images whose prediction changed."""
-    figure = Figure(figsize=(10.5, 5.6), dpi=80)
+    figure = Figure(figsize=(10.5, 5.0), dpi=80)
     top = figure.add_gridspec(
-        1, 3, left=0.06, right=0.98, bottom=0.53, top=0.93, wspace=0.42, width_ratios=(1.2, 1, 1)
+        1, 3, left=0.06, right=0.98, bottom=0.5, top=0.93, wspace=0.42, width_ratios=(1.2, 1, 1)
     )
     _spectrum(figure.add_subplot(top[0]), answer, setting)
     _accuracy(figure.add_subplot(top[1]), answer)
@@ -189,7 +189,7 @@ def _confusion(axis: Any, answer: Answer, words: tuple[str, ...]) -> None:
 def _images(figure: Figure, answer: Answer, words: tuple[str, ...]) -> None:
     n = len(answer.changed)
     title = f"Images of the condition “{said(answer.condition)}” whose prediction changed"
-    axis = figure.add_axes((0.02, 0.02, 0.96, 0.32))
+    axis = figure.add_axes((0.02, 0.0, 0.96, 0.3))
     axis.set_title(title if n else "No prediction changed", fontsize=10)
     axis.set_axis_off()
     if not n:
