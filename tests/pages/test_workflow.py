@@ -256,7 +256,7 @@ RUNS = [
     "03_ablations 0 1",
     "04_imagenet_variants 0 1",
     "05_your_data",
-    "07_explore 0",
+    "07_explore",  # of one seed, which it knows itself
     "run of 02_domain_generalization 0",
     "run of 02_domain_generalization 1",
 ]
