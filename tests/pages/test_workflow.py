@@ -147,6 +147,47 @@ def test_without_locks_the_study_says_so_and_goes_on(
     assert "start one at a time" in said
 
 
+SLEEPER = """
+import os
+import signal
+import threading
+import time
+
+import snakemake.cli
+from snakemake.workflow import JobScheduler
+from study import ENDING, end_on_signals
+
+
+def another_thread_receives(number):
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+for number in ENDING:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        end_on_signals()
+        scheduler = JobScheduler.__new__(JobScheduler)
+        signal.signal(signal.SIGTERM, scheduler.exit_gracefully)  # as when it is made
+        threading.Thread(target=another_thread_receives, args=[number], daemon=True).start()
+        try:
+            threading.Semaphore(0).acquire()  # as the scheduler sleeps until a job ends
+        except KeyboardInterrupt:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, number
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_run_that_is_asleep_whoever_receives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "workflow" / "scripts"))
+    done = run("-c", SLEEPER)
+    assert done.returncode == 0, done.stderr
+
+
 def alive(pid: int) -> bool:
     """Say whether a process runs; one that has ended and was not collected does not."""
     try:

@@ -21,10 +21,11 @@ from typing import IO
 
 from cluster import SlurmJobs
 from damage import damaged_files
-from job import watch_parent
+from job import POLL_SECONDS, watch_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 5.0
+ENDING = (signal.SIGINT, signal.SIGTERM)
 SNAKEMAKE = [
     "--snakefile",
     str(ROOT / "workflow" / "Snakefile"),
@@ -102,18 +103,35 @@ def keep_recorded() -> bool:
     return bool(tables)
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM end the run as Ctrl-C does: Snakemake itself would wait for all jobs first."""
+def end_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C end the run at once: at SIGTERM Snakemake would wait for all jobs.
+
+    Python answers a signal in the main thread. That may be asleep until a job ends: a signal
+    that comes while it falls asleep, or that another thread receives, does not wake it. So it
+    is signalled until it has answered.
+    """
+    from snakemake.workflow import JobScheduler
+
+    main, answered = threading.main_thread().ident, threading.Event()
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # Snakemake puts its own in this place
-    signal.set_wakeup_fd(write)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def interrupt(*_: object) -> None:
+        for number in ENDING:
+            signal.signal(number, lambda *_: None)  # it ends already
+        answered.set()
+        raise KeyboardInterrupt
 
     def watch() -> None:
-        while os.read(read, 1)[0] != signal.SIGTERM:
+        while os.read(read, 1)[0] not in ENDING:
             pass
-        os.kill(os.getpid(), signal.SIGINT)
+        while not answered.wait(POLL_SECONDS):
+            signal.pthread_kill(main, signal.SIGINT)
 
+    for number in ENDING:
+        signal.signal(number, interrupt)
+    JobScheduler.exit_gracefully = staticmethod(interrupt)  # what Snakemake does at SIGTERM
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -154,11 +172,12 @@ def main(arguments: list[str]) -> None:
     if on_slurm:
         settings += ["--slurm-jobname-prefix", jobs.name]
         jobs.begin()
-    end_on_sigterm()
+    end_on_signals()
     try:
         snakemake([*settings, *arguments])
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)  # it ends already
         if on_slurm:
             jobs.end()
         records = not given.dryrun and {"photographs", "methods"} & set(given.targets)
