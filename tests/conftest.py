@@ -34,6 +34,19 @@ def _kernels_find_the_library() -> Any:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _style_is_put_back() -> Any:
+    """Undo what a test sets of how figures and tables look: none depends on which ran before."""
+    import matplotlib as mpl
+    import pandas as pd
+
+    with (
+        mpl.rc_context(),
+        pd.option_context("display.max_colwidth", pd.options.display.max_colwidth),
+    ):
+        yield
+
+
 #: Two seeds and two targets: the fewest of which means and intervals are taken.
 SMALL: dict[str, Any] = {"seeds": [0, 1], "n_images": 240}
 SPLIT = SMALL | {"targets": ["photo", "sketch"]}
