@@ -31,6 +31,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends import H5NetCDFStore
 
+from icm_study.facts import Facts
 from icm_study.fingerprint import fingerprint
 
 KEY_ATTRIBUTE = "store_key"
@@ -50,6 +51,11 @@ class EmbeddingStore:
         Rows that one file holds, at most, of those that are embedded from files or texts; as
         many are lost when a run is killed.
 
+    Attributes
+    ----------
+    facts : Facts
+        What keys are made of, in a folder beside the arrays.
+
     Raises
     ------
     ValueError
@@ -67,6 +73,7 @@ class EmbeddingStore:
             raise ValueError(f"shard_size is {shard_size}; expected 1 or more.")
         self.root = Path(root).expanduser()
         self.shard_size = shard_size
+        self.facts = Facts(self.root / "facts")
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.root)!r})"

@@ -95,6 +95,26 @@ def build_clip(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
+def shipped_files(name: str) -> tuple[Path, Path]:
+    """Name the config and the weights of a shipped CLIP.
+
+    Raises
+    ------
+    RuntimeError
+        If one is missing.
+    """
+    config, weights = (WEIGHTS_FOLDER / f"{name}.{ending}" for ending in ("json", "safetensors"))
+    if not (config.exists() and weights.exists()):
+        raise RuntimeError(
+            f"The weights of {name!r} should be in {WEIGHTS_FOLDER} and are not: the installation "
+            f"is not whole. Ways out: "
+            f"install again; or train the encoder, `python -m "
+            f"icm_study.encoders.animal_pretraining {name}`, and copy the two files "
+            "that it writes."
+        )
+    return config, weights
+
+
 def load_shipped(name: str) -> Parts:
     """Load a shipped CLIP: model, tokenizer and preprocessing.
 
@@ -105,18 +125,7 @@ def load_shipped(name: str) -> Parts:
     """
     from safetensors.torch import load_file
 
-    config_path, weights_path = (
-        WEIGHTS_FOLDER / f"{name}.json",
-        WEIGHTS_FOLDER / f"{name}.safetensors",
-    )
-    if not (config_path.exists() and weights_path.exists()):
-        raise RuntimeError(
-            f"The weights of {name!r} should be in {WEIGHTS_FOLDER} and are not: the installation "
-            f"is not whole. Ways out: "
-            f"install again; or train the encoder, `python -m "
-            f"icm_study.encoders.animal_pretraining {name}`, and copy the two files "
-            "that it writes."
-        )
+    config_path, weights_path = shipped_files(name)
     config = json.loads(config_path.read_text())
     tokenizer = AnimalTokenizer(config["vocabulary"], config["model"]["text_cfg"]["context_length"])
     model = build_clip(config["model"], tokenizer.vocab_size)

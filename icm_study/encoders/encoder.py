@@ -126,9 +126,13 @@ class Encoder:
             The `fingerprint`, the `precision`, and the texts as this encoder's
             tokenizer reads them.
         """
-        batches = (list(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH))
-        tokens = fingerprint(*(self.tokenizer(batch).cpu() for batch in batches))
+        tokens = self._tokens(texts)
         return {"weights": self.fingerprint, "precision": self.precision, "tokens": tokens}
+
+    def _tokens(self, texts: Sequence[str]) -> str:
+        """Hash texts as the tokenizer reads them."""
+        batches = (list(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH))
+        return fingerprint(*(self.tokenizer(batch).cpu() for batch in batches))
 
     def is_cut(self, texts: Sequence[str]) -> np.ndarray:
         """Tell which texts are too long for the encoder, so that it does not see their end.

@@ -24,9 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from icm_study.encoders.animal_clip import SHIPPED, load_shipped
 from icm_study.encoders.encoder import Encoder, Parts
+from icm_study.encoders.shipped import ShippedEncoder, has_no_gpu
 
 if TYPE_CHECKING:
     import torch
+
+    from icm_study.facts import Facts
 
 PHOTO = "lite0-minilm"
 
@@ -35,7 +38,10 @@ OTHER_SUFFIXES = {".pt", ".ckpt", ".npz"}  # of weights that are to be named the
 
 
 def load_encoder(
-    name: str, device: str | torch.device | None = None, precision: str | None = None
+    name: str,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    facts: Facts | None = None,
 ) -> Encoder:
     """Load a frozen encoder by name.
 
@@ -53,6 +59,9 @@ def load_encoder(
     precision : {"float32", "bfloat16", "float16"}, optional
         Floating-point type in which the model computes; by default half precision on a
         GPU, float32 elsewhere. It is a part of the key of stored embeddings.
+    facts : Facts, optional
+        Where the keys of a shipped encoder are kept. With them, and where it computes on a
+        CPU, its model is loaded when something is embedded, not before.
 
     Returns
     -------
@@ -81,6 +90,8 @@ def load_encoder(
         raise ValueError(
             "the encoder's name is empty; give one, such as 'animal-world' or 'ViT-B-16/openai'."
         )
+    if facts and name in SHIPPED and (str(device) == "cpu" or (device is None and has_no_gpu())):
+        return ShippedEncoder(name, precision, facts)
     import torch
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -67,8 +67,9 @@ class Study:
         from icm_study.embedding.tables import Embedder
         from icm_study.encoders.loading import load_encoder
 
-        encoder = load_encoder(self.given["encoder"], precision=self.given.get("precision"))
-        return Embedder(encoder, EmbeddingStore(self.given["cache"]))
+        store, precision = EmbeddingStore(self.given["cache"]), self.given.get("precision")
+        encoder = load_encoder(self.given["encoder"], precision=precision, facts=store.facts)
+        return Embedder(encoder, store)
 
     @cached_property
     def pooled(self) -> EmbeddedData:
@@ -90,11 +91,17 @@ class Study:
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show some images of the data; none of files, where earlier tables are shown."""
+        from icm_study.embedding.store import EmbeddingStore
+        from icm_study.testbeds.animal_variants import AnimalVariants
+        from icm_study.testbeds.animal_world import AnimalWorld, stored_examples
         from icm_study.testbeds.opening import is_rendered
 
         if self.given.get("tables") and not is_rendered(self.given):
             return {}
-        return self.beds[0].examples(n)
+        bed = self.beds[0]
+        if isinstance(bed, AnimalWorld | AnimalVariants):  # without a renderer, where they are kept
+            return stored_examples(bed, EmbeddingStore(self.given["cache"]), n)
+        return bed.examples(n)
 
     def embedded(self, seed: int) -> EmbeddedData:
         """Embed the data of the first test bed, or open what is stored."""

@@ -110,7 +110,7 @@ def make_task(
     loads = {"image": intervene, "oracle": load_oracle}
 
     def sources(table: xr.Dataset) -> Sources:
-        none = np.empty((0, embedder.encoder.embedding_dim), np.float32)
+        none = np.empty((0, table.sizes["feature"]), np.float32)
         captions, edits = (
             table[name].to_numpy() if name in table else none for name in ("caption", "edit")
         )

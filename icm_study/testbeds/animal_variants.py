@@ -40,7 +40,7 @@ from icm_study.testbeds.animal_world import (
     TEMPLATES,
     embed_rendered,
     embed_source,
-    pixel_fingerprint,
+    known_pixels,
     shortcut_strengths,
 )
 from icm_study.testbeds.base import Loader, Split, TestBed
@@ -178,7 +178,7 @@ class AnimalVariants(TestBed):
         strengths = shortcut_strengths(self.shortcut, self.strength)
         common = {
             "dataset": "animal-world variants",
-            "pixels": pixel_fingerprint(self.silhouettes),
+            "pixels": known_pixels(self.silhouettes, embedder.store.facts),
             "seed": seed,
             "n": self.n,
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,8 +20,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from icm_core import interventions
 from icm_core.interventions import IMAGE_INTERVENTIONS, intervene_captions, intervene_images
 from icm_core.prediction import class_prompts
+from icm_study.animals import latents as animal_latents
 from icm_study.animals.latents import (
     LEXICON,
     SHORTCUTS,
@@ -31,6 +34,7 @@ from icm_study.animals.latents import (
 )
 from icm_study.animals.silhouettes import CLASSES, Silhouettes, load_silhouettes
 from icm_study.embedding.tables import EmbeddedData, Embedder
+from icm_study.facts import Facts, made_by
 from icm_study.fingerprint import fingerprint
 from icm_study.testbeds.base import PROTOCOLS, Loader, Split, TestBed
 from icm_study.testbeds.splits import split
@@ -38,7 +42,9 @@ from icm_study.testbeds.splits import split
 if TYPE_CHECKING:
     import torch
 
+    from icm_study.embedding.store import EmbeddingStore
     from icm_study.encoders.encoder import Encoder
+    from icm_study.testbeds.animal_variants import AnimalVariants
 
 NAME = "animal-world"
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
@@ -184,7 +190,7 @@ class AnimalWorld(TestBed):
         common = encoder.text_key(*class_prompts(CLASSES, TEMPLATES)[0]) | {
             "encoder": encoder.name,
             "dataset": self.name,
-            "pixels": pixel_fingerprint(self.silhouettes),
+            "pixels": known_pixels(self.silhouettes, store.facts),
             "seed": seed,
             "n": self.n,
         }
@@ -379,6 +385,41 @@ def pixel_fingerprint(silhouettes: Silhouettes) -> str:
         silhouettes.images, silhouettes.label, silhouettes.part, images, intervene_images(images),
         *words, *edits, render(redraw_variant(latents, seed=99), silhouettes),
     )  # fmt: skip
+
+
+def known_pixels(silhouettes: Silhouettes, facts: Facts) -> str:
+    """Recall the :func:`pixel_fingerprint`, which takes some hundred images to find out."""
+    code = (Path(interventions.__file__), Path(animal_latents.__file__).parent, Path(__file__))
+    of = {
+        "what": "pixels",
+        "silhouettes": fingerprint(silhouettes.images, silhouettes.label, silhouettes.part),
+        "by": made_by(code, ("numpy", "pandas", "scipy", "torch", "torchvision")),
+    }
+    return facts.recall(of, lambda: pixel_fingerprint(silhouettes))
+
+
+def stored_examples(
+    bed: AnimalWorld | AnimalVariants, store: EmbeddingStore, n: int = 12
+) -> dict[str, NDArray[np.uint8]]:
+    """Show some images of a rendered test bed, or open what is stored."""
+
+    def compute() -> xr.Dataset:
+        shown = bed.examples(n)
+        variables = {f"row {i}": values for i, values in enumerate(shown.values())}
+        return xr.Dataset(
+            {k: ((f"n {k}", "channel", "y", "x"), v) for k, v in variables.items()},
+            {"label": list(shown)},
+        )
+
+    stored = store.get(
+        {
+            "part": "examples", "n": n, "of": bed.n, "world": bed.world,
+            "testbed": type(bed).__name__, "pixels": known_pixels(bed.silhouettes, store.facts),
+        },
+        compute,
+    )  # fmt: skip
+    names = stored["label"].to_numpy().tolist()
+    return {name: stored[f"row {i}"].to_numpy() for i, name in enumerate(names)}
 
 
 def _keys(silhouettes: Silhouettes, latents: pd.DataFrame, seed: int | None) -> list[str]:

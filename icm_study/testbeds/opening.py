@@ -10,6 +10,7 @@ import pandas as pd
 
 from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.animals.silhouettes import load_silhouettes
+from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.check import load_folder, load_images
 from icm_study.photographs.known import guess_dataset
@@ -134,7 +135,8 @@ def _animals(given: Mapping[str, Any]) -> list[TestBed]:
         )
     worlds, n = _worlds(given), given.get("n_images")
     if "variants" in given:
-        reference = load_encoder(given["reference"])
+        facts = EmbeddingStore(given.get("cache", "cache")).facts
+        reference = load_encoder(given["reference"], facts=facts)
         return [
             AnimalVariants(reference=reference, shortcut=shortcut, strength=strength, n=n)
             for shortcut, strength in worlds

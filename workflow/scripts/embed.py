@@ -11,7 +11,7 @@ from icm_study.animals.silhouettes import Silhouettes
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
 from icm_study.encoders.loading import load_encoder
-from icm_study.testbeds.animal_world import AnimalWorld
+from icm_study.testbeds.animal_world import AnimalWorld, stored_examples
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,8 +26,9 @@ if __name__ == "__main__":
     store = EmbeddingStore(arguments.record.parent)
     record = []
     for name, worlds in read_yaml(arguments.worlds, "--worlds").items():
-        embedder = Embedder(load_encoder(name), store)
+        embedder = Embedder(load_encoder(name, facts=store.facts), store)
         for shortcut, strength in worlds:
             world = AnimalWorld(shortcut=shortcut, strength=strength, silhouettes=silhouettes)
             record.append(world.embed(embedder, arguments.seed).provenance)
+            stored_examples(world, store)  # pages show them
     arguments.record.write_text(json.dumps(record, indent=1) + "\n")

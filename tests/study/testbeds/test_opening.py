@@ -35,7 +35,7 @@ def _nothing_is_embedded(monkeypatch):
     """Whatever is told, is told before anything is embedded."""
     monkeypatch.setattr(Encoder, "encode_images", None)
     monkeypatch.setattr(Embedder, "images", None)
-    monkeypatch.setattr(opening, "load_encoder", lambda name: StandInEncoder(int(name[-1])))
+    monkeypatch.setattr(opening, "load_encoder", lambda name, facts: StandInEncoder(int(name[-1])))
 
 
 @pytest.fixture(scope="module")
