@@ -54,13 +54,13 @@ class Facts:
             pass
         fact = find()
         told = {"of": of, "fact": fact, "check": fingerprint(what, fact)}
-        self.root.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             aside.write_text(json.dumps(told, indent=1) + "\n")
             os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        except OSError:  # it is only not kept; a store that must be written says so
+            pass
         return fact
 
 

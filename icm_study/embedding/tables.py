@@ -7,6 +7,7 @@ image anew, that too (the *oracle* intervention).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,13 @@ class Embedder:
         self.store = store
         self.batch_size = batch_size
         self._known: dict[str, NDArray[np.float32]] = {}
+        self._others: Sequence[Embedder] = ()
+
+    def with_others(self, others: Sequence[Embedder]) -> Embedder:
+        """Give this embedder with others, which remember what it embeds: images are made once."""
+        shared = copy.copy(self)
+        shared._others = tuple(others)
+        return shared
 
     def images(
         self, keys: Sequence[str], load: Callable[[NDArray[np.intp]], torch.Tensor]
@@ -115,10 +123,17 @@ class Embedder:
         """
 
         def embed(rows: NDArray[np.intp]) -> NDArray[np.float32]:
-            embedded = self.encoder.encode_images(load(rows))
-            return embedded.reshape(-1, len(rows), embedded.shape[1]).swapaxes(0, 1)
+            made = load(rows)
+            for other in self._others:
+                for row, value in zip(rows, other._embed_images(made, len(rows)), strict=True):
+                    other._known.setdefault(keys[row], value)
+            return self._embed_images(made, len(rows))
 
         return self._once(keys, embed)
+
+    def _embed_images(self, images: torch.Tensor, n_rows: int) -> NDArray[np.float32]:
+        embedded = self.encoder.encode_images(images)
+        return embedded.reshape(-1, n_rows, embedded.shape[1]).swapaxes(0, 1)
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, each distinct one once in the life of this object: (n, D)."""

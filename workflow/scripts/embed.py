@@ -2,16 +2,19 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import torch
-from plain_yaml import read_yaml
+# open_clip takes transformers along, for text towers that no shipped encoder has; two seconds.
+sys.modules["transformers"] = None  # type: ignore[assignment]
+import torch  # noqa: E402
+from plain_yaml import read_yaml  # noqa: E402
 
-from icm_study.animals.silhouettes import Silhouettes
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import Embedder
-from icm_study.encoders.loading import load_encoder
-from icm_study.testbeds.animal_world import AnimalWorld, stored_examples
+from icm_study.animals.silhouettes import Silhouettes  # noqa: E402
+from icm_study.embedding.store import EmbeddingStore  # noqa: E402
+from icm_study.embedding.tables import Embedder  # noqa: E402
+from icm_study.encoders.loading import load_encoder  # noqa: E402
+from icm_study.testbeds.animal_world import AnimalWorld, stored_examples  # noqa: E402
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -25,10 +28,17 @@ if __name__ == "__main__":
     silhouettes = Silhouettes.load(arguments.silhouettes)
     store = EmbeddingStore(arguments.record.parent)
     record = []
-    for name, worlds in read_yaml(arguments.worlds, "--worlds").items():
-        embedder = Embedder(load_encoder(name, facts=store.facts), store)
+    wanted = read_yaml(arguments.worlds, "--worlds")
+    embedders = {name: Embedder(load_encoder(name, facts=store.facts), store) for name in wanted}
+    for name, worlds in wanted.items():
+        embedder = embedders.pop(name)  # what others are to embed too is made once
         for shortcut, strength in worlds:
+            others = [
+                other for key, other in embedders.items() if [shortcut, strength] in wanted[key]
+            ]
             world = AnimalWorld(shortcut=shortcut, strength=strength, silhouettes=silhouettes)
-            record.append(world.embed(embedder, arguments.seed).provenance)
-            stored_examples(world, store)  # pages show them
+            record.append(world.embed(embedder.with_others(others), arguments.seed).provenance)
+    first = next(iter(wanted.values()))[0]
+    shown = AnimalWorld(shortcut=first[0], strength=first[1], silhouettes=silhouettes)
+    stored_examples(shown, store)  # pages show them
     arguments.record.write_text(json.dumps(record, indent=1) + "\n")
