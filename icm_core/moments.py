@@ -75,7 +75,7 @@ class PairMoments:
         Number of pairs seen.
     n_folds : int
         Number of :meth:`folds` that hold pairs: five, or fewer where there are few
-        different originals.
+        different originals or groups.
     C : ndarray of shape (n_features, n_features)
         ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
     S : ndarray of shape (n_features, n_features)
@@ -133,7 +133,7 @@ class PairMoments:
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
 
-    def update(self, X: ArrayLike, X_do: ArrayLike) -> PairMoments:
+    def update(self, X: ArrayLike, X_do: ArrayLike, groups: ArrayLike | None = None) -> PairMoments:
         """Add a batch of pairs.
 
         Parameters
@@ -142,6 +142,10 @@ class PairMoments:
             Embeddings of the observations.
         X_do : array-like of shape (n_pairs, n_features)
             Row i is the embedding of observation i after the intervention.
+        groups : array-like of shape (n_pairs,), optional
+            A name or number for each pair: pairs of one group, such as frames of a burst or
+            pictures of a patient, are held out together. By default each original is a
+            group.
 
         Returns
         -------
@@ -152,8 +156,9 @@ class PairMoments:
         ------
         ValueError
             If an array is not two-dimensional, has no rows, has the wrong number of
-            columns or holds NaN or infinity, or if the two shapes or the names of their
-            columns differ. The moments are then left as they were.
+            columns or holds NaN or infinity, if the two shapes or the names of their
+            columns differ, or the groups are not one for each pair. The moments are then
+            left as they were.
         """
         check_same_columns(X, X_do)
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
@@ -164,10 +169,12 @@ class PairMoments:
                 "be aligned: row i of X_do is row i of X after the intervention. Pass two arrays "
                 "of the same shape."
             )
+        named = None if groups is None else _checked_groups(groups, len(original))
         for start in range(0, len(original), _BLOCK_ROWS):
             block = original[start : start + _BLOCK_ROWS].astype(np.float64, order="C")
             block_do = intervened[start : start + _BLOCK_ROWS].astype(np.float64)
-            fold_of_row = np.array([crc32(row) % _FOLDS for row in block])
+            keys = block if named is None else named[start : start + _BLOCK_ROWS]
+            fold_of_row = np.array([crc32(key) % _FOLDS for key in keys])
             for fold in range(_FOLDS):
                 rows = block[fold_of_row == fold]
                 difference = rows - block_do[fold_of_row == fold]
@@ -243,14 +250,15 @@ class PairMoments:
     def folds(self) -> list[Fold]:
         """Hold out a fifth of the pairs at a time.
 
-        The content of an original decides which fold its pairs are in. All pairs of the
-        same original are therefore held out together, and neither the order of the
-        pairs, nor batches, nor shards make a difference.
+        The content of an original, or its group where there are groups, decides which fold
+        its pairs are in. All pairs of the same original or group are therefore held out
+        together, and neither the order of the pairs, nor batches, nor shards make a
+        difference.
 
         Returns
         -------
         list of Fold
-            Five, or fewer where there are few different originals.
+            Five, or fewer where there are few different originals or groups.
 
         Raises
         ------
@@ -260,8 +268,8 @@ class PairMoments:
         if self.n_folds < 2:
             raise ValueError(
                 f"All pairs are in one fold (n_samples={self.n_pairs}); expected pairs of several "
-                "different originals, to hold some out. Pass more pairs, or numbers as "
-                "n_components and consistency_weight."
+                "different originals, and of several groups where there are groups, to hold some "
+                "out. Pass more pairs, or numbers as n_components and consistency_weight."
             )
         C, S, folds = self.C, self.S, []
         for fold in np.flatnonzero(self._sum_pairs):
@@ -474,6 +482,22 @@ def as_array(X: Any) -> Any:
         return X
     tensor = X.detach().cpu()
     return (tensor.float() if _is_bfloat16(tensor) else tensor).numpy()
+
+
+def _checked_groups(groups: ArrayLike, n: int) -> list[bytes]:
+    """Write the group of each pair as bytes; numbers and their texts are alike."""
+    values = np.asarray(groups, dtype=object)
+    if values.shape != (n,):
+        raise ValueError(
+            f"groups has shape {values.shape}; expected {(n,)}, a name or number for each pair."
+        )
+    missing = sum(value is None or value != value for value in values)
+    if missing:
+        raise ValueError(
+            f"groups lacks {missing} of {n} pairs (None or NaN); expected a name or number for "
+            "each. Give a pair that belongs to no other a group of its own."
+        )
+    return [str(value).encode() for value in values]
 
 
 def _is_bfloat16(X: Any) -> bool:

@@ -243,7 +243,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.shrinkage = shrinkage
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, X_do: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: ArrayLike, X_do: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
         """Estimate the projection from pairs.
 
         Parameters
@@ -254,6 +256,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             Row i is the embedding of observation i after the intervention. (It has a
             default only because scikit-learn calls ``fit(X)``; without it, an error
             tells what to do.)
+        groups : array-like of shape (n_pairs,), optional
+            What belongs together, such as frames of a burst, and is held out together, see
+            :meth:`~icm_core.moments.PairMoments.update`. It counts for the rules that hold
+            out, and for ``held_out_share_``.
 
         Returns
         -------
@@ -265,12 +271,14 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ValueError
             If a parameter is out of range, X_do is missing or one-dimensional (labels),
             the shapes or the names of the columns differ, an array is empty or holds
-            NaN or infinity, n_components exceeds n_features, or every embedding is
-            zero.
+            NaN or infinity, the groups are not one for each pair, n_components exceeds
+            n_features, or every embedding is zero.
         """
-        return self._fit_pairs(X, X_do, earlier=None)
+        return self._fit_pairs(X, X_do, groups, earlier=None)
 
-    def partial_fit(self, X: ArrayLike, X_do: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self, X: ArrayLike, X_do: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
         """Add a batch of pairs to those seen so far and estimate the projection from all of them.
 
         Each call solves anew, in O(D³). To stream many batches and solve once, update a
@@ -279,6 +287,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Parameters
         ----------
         X, X_do : array-like or Tensor of shape (n_pairs, n_features)
+        groups : array-like of shape (n_pairs,), optional
             As for :meth:`fit`.
 
         Returns
@@ -294,7 +303,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         is_fitted = hasattr(self, "components_")
         earlier = self._moments_or_refuse("partial_fit") if is_fitted else None
-        return self._fit_pairs(X, X_do, earlier=earlier)
+        return self._fit_pairs(X, X_do, groups, earlier=earlier)
 
     def fit_moments(self, moments: PairMoments) -> Self:
         """Estimate the projection from moments instead of pairs.
@@ -596,7 +605,13 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _fit_pairs(self, X: ArrayLike, X_do: ArrayLike | None, earlier: PairMoments | None) -> Self:
+    def _fit_pairs(
+        self,
+        X: ArrayLike,
+        X_do: ArrayLike | None,
+        groups: ArrayLike | None,
+        earlier: PairMoments | None,
+    ) -> Self:
         self._check_parameters()
         originals = validate_data(self, as_array(X), dtype=PRECISIONS, reset=earlier is None)
         shape = np.asarray(as_array(X_do)).shape
@@ -613,9 +628,8 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         )
         pairs: tuple[tuple[Any, NDArray], ...] = ((X, originals), (X_do, intervened))
         # a tensor is handed on as it is, for the moments to see its precision
-        moments = PairMoments(originals.shape[1]).update(
-            *(given if hasattr(given, "detach") else checked for given, checked in pairs)
-        )
+        before, after = (given if hasattr(given, "detach") else checked for given, checked in pairs)
+        moments = PairMoments(originals.shape[1]).update(before, after, groups)
         return self._solve(moments if earlier is None else earlier.merge(moments))
 
     def _solve(self, moments: PairMoments) -> Self:

@@ -36,6 +36,8 @@ PAIRS = {
     "oracle": ("original", "oracle"),
     "text": ("caption", "edit"),
 }
+#: Embeddings before and after an intervention, each (n, D), and which belong together: (n,).
+Pairs = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer] | None]
 #: Rows that an :class:`Embedder` has in memory before it forgets them: some 200 MB.
 MOST_KNOWN = 100_000
 INTERVENTIONS = ("image", "text", "image+text", "oracle")
@@ -279,7 +281,8 @@ def pair_moments(table: xr.Dataset, intervention: str) -> PairMoments:
     ValueError
         If the table has no such pairs.
     """
-    return moments_of(intervention, lambda kind: pairs_in(table, kind))
+    groups = table["group"].to_numpy() if "group" in table.coords else None
+    return moments_of(intervention, lambda kind: (*pairs_in(table, kind), groups))
 
 
 def pairs_in(table: xr.Dataset, kind: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -296,7 +299,7 @@ def pairs_in(table: xr.Dataset, kind: str) -> tuple[NDArray[np.floating], NDArra
 
 def moments_of(
     intervention: str,
-    pairs_of: Callable[[str], tuple[NDArray[np.floating], NDArray[np.floating]]],
+    pairs_of: Callable[[str], Pairs],
 ) -> PairMoments:
     """Moments of the pairs of one kind of intervention, or of several in equal parts.
 
@@ -305,8 +308,10 @@ def moments_of(
     intervention : str
         For example ``"image"`` or ``"image+text"``.
     pairs_of : callable
-        From a kind to its pairs, two arrays of shape (n_pairs, D). Text pairs whose two
-        sides are the same are left out: an edit that found nothing to change says nothing.
+        From a kind to its pairs, two arrays of shape (n_pairs, D), and their groups, or None.
+        Text pairs whose two sides are the same are left out: an edit that found nothing to
+        change says nothing. They are held out by their captions, which images of many groups
+        can share, and all others by groups.
 
     Returns
     -------
@@ -319,9 +324,9 @@ def moments_of(
     """
     each = []
     for kind in intervention.split("+"):
-        before, after = pairs_of(kind)
+        before, after, groups = pairs_of(kind)
         if kind == "text":
             changed = (before != after).any(axis=1)
-            before, after = before[changed], after[changed]
-        each.append(PairMoments(before.shape[1]).update(before, after))
+            before, after, groups = before[changed], after[changed], None
+        each.append(PairMoments(before.shape[1]).update(before, after, groups))
     return combine(each, [1.0] * len(each))

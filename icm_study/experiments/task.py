@@ -12,8 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from icm_core.interventions import IMAGE_INTERVENTIONS
-from icm_study.embedding.tables import PAIRS, EmbeddedData, Embedder, pairs_in
-from icm_study.methods.sources import PREDICTORS, Images, Pairs, Sources
+from icm_study.embedding.tables import PAIRS, EmbeddedData, Embedder, Pairs, pairs_in
+from icm_study.methods.sources import PREDICTORS, Images, Sources
 from icm_study.testbeds.base import Loader, TestBed
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def predictors_for(train: xr.Dataset, tests: Mapping[str, xr.Dataset]) -> tuple[
 
 def _pairs(table: xr.Dataset) -> dict[str, Pairs]:
     return {
-        kind: pairs_in(table, kind)
+        kind: (*pairs_in(table, kind), None)
         for kind, names in PAIRS.items()
         if all(name in table for name in names)
     }

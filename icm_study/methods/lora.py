@@ -11,7 +11,7 @@ import numpy as np
 
 from icm_core.moments import PairMoments
 from icm_core.projection import InvariantProjection
-from icm_study.embedding.tables import moments_of
+from icm_study.embedding.tables import Pairs, moments_of
 from icm_study.encoders.encoder import Encoder
 from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.sources import Images, Sources
@@ -186,7 +186,11 @@ class LoRAThenICM(LoRA):
     def _moments(self, sources: Sources) -> PairMoments:
         before, after = self._tuned(sources)
         usable = sources.drawn != ""
-        pairs = {"image": (before[usable], after[usable]), "text": sources.texts}
+        group = sources.images.group
+        pairs: dict[str, Pairs] = {
+            "image": (before[usable], after[usable], None if group is None else group[usable]),
+            "text": (*sources.texts, None),
+        }
         has_texts = len(sources.texts[0]) > 0
         return moments_of("image+text" if has_texts else "image", pairs.__getitem__)
 

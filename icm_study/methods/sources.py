@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icm_core.moments import PairMoments
-from icm_study.embedding.tables import moments_of
+from icm_study.embedding.tables import Pairs, moments_of
 from icm_study.methods.shared import Shared
 from icm_study.testbeds.base import Loader
 
@@ -61,8 +61,8 @@ class Images:
         return self.load(self.rows)
 
 
-#: Embeddings before and after an intervention, each (n, D).
-Pairs = tuple[NDArray[np.floating], NDArray[np.floating]]
+#: Embedded captions and their edits, each (n, D).
+Texts = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Sources:
     encoder : Encoder
     predictors : tuple of str
         The predictors that are asked for.
-    others : mapping of str to (before, after), optional
+    others : mapping of str to (before, after, groups), optional
         Pairs of other images, by kind of intervention, that the projection is estimated
         from instead.
     only_judged : bool
@@ -106,7 +106,7 @@ class Sources:
     images: Images
     copies: Mapping[str, Images]
     drawn: NDArray[np.str_]
-    texts: Pairs
+    texts: Texts
     prompts: NDArray[np.floating]
     prompt_label: NDArray[np.integer]
     words: tuple[str, ...]
@@ -186,10 +186,10 @@ class Sources:
         if self.others is not None:
             pairs = self.others.get(kind)
         elif kind == "text":
-            pairs = self.texts if len(self.texts[0]) else None
+            pairs = (*self.texts, None) if len(self.texts[0]) else None
         else:
             before, after = self.copied(kind)
-            pairs = before.embedded, after.embedded
+            pairs = before.embedded, after.embedded, before.group
         if pairs is None:
             raise ValueError(
                 f"Intervention {kind!r}: these sources have no such pairs. Text pairs need an "

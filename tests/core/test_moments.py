@@ -113,6 +113,41 @@ def test_pairs_of_one_original_are_in_one_fold_whatever_their_precision_and_layo
         PairMoments(D).folds()
 
 
+@pytest.mark.parametrize("name", [int, str, np.float64])
+def test_pairs_of_one_group_are_in_one_fold_in_any_order_and_batches(name):
+    X, X_do = pairs(200)
+    groups = np.array([name(number) for number in np.arange(200) // 5])
+    whole = PairMoments(D).update(X, X_do, groups)
+    assert set(whole._sum_pairs % 5) == {0}
+    assert whole.n_folds == 5
+    parts = PairMoments(D)
+    for rows in np.split(np.random.default_rng(0).permutation(200), [7, 90]):
+        parts.update(X[rows], X_do[rows], groups[rows].tolist())
+    np.testing.assert_array_equal(parts._sum_pairs, whole._sum_pairs)
+    assert_same(parts, PairMoments(D).update(X, X_do))
+    with pytest.raises(
+        ValueError, match=r"in one fold .* of several groups where there are groups"
+    ):
+        PairMoments(D).update(X, X_do, np.zeros(200)).folds()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a"], r"groups has shape \(1,\); expected \(2,\)"),
+        ([["a", "b"]], r"groups has shape \(1, 2\); expected \(2,\)"),
+        ("ab", r"groups has shape \(\); expected \(2,\)"),
+        (["a", None], r"groups lacks 1 of 2 pairs .* a group of its own"),
+        ([np.nan, np.nan], r"groups lacks 2 of 2 pairs"),
+    ],
+)
+def test_groups_are_one_for_each_pair(groups, message):
+    moments = PairMoments(D)
+    with pytest.raises(ValueError, match=message):
+        moments.update(*pairs(2), groups)
+    assert moments.n_pairs == 0
+
+
 def test_folds_of_mixed_kinds_are_mixed():
     image, text = PairMoments(D).update(*pairs(500)), PairMoments(D).update(*pairs(90, seed=1))
     mixed = combine([image, text], [1, 3])

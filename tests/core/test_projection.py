@@ -806,6 +806,25 @@ def test_repeated_originals_are_held_out_together():
     np.testing.assert_allclose(often.held_out_share_, once.held_out_share_, atol=1e-9)
 
 
+@pytest.mark.parametrize("n_bursts", [60, 100])
+def test_frames_of_a_burst_are_held_out_together(n_bursts):
+    """Frames alike in all but noise make many pairs of few: new bursts say what they are worth."""
+    X, X_do = (np.repeat(part, 8, axis=0) for part in wide_pairs(n_bursts))
+    X, X_do = (part + 0.02 * np.random.default_rng(7).normal(size=X.shape) for part in (X, X_do))
+    burst, new = np.repeat(np.arange(n_bursts), 8), wide_pairs(2000, seed=1)
+    fitted = InvariantProjection().fit(X, X_do, groups=burst)
+    assert fitted.n_components_ == 5
+    share = redrawn_share(fitted.components_, *new)
+    assert share < 0.05
+    assert fitted.held_out_share_[-1] == pytest.approx(share, abs=0.05)
+    blind = InvariantProjection().fit(X, X_do)
+    assert redrawn_share(blind.components_, *new) > 0.3
+    half = len(X) // 2
+    parts = InvariantProjection().partial_fit(X[:half], X_do[:half], groups=burst[:half])
+    parts.partial_fit(X[half:], X_do[half:], groups=burst[half:])
+    np.testing.assert_allclose(parts.components_, fitted.components_, atol=1e-9)
+
+
 @pytest.mark.parametrize("objective", ["trace", "generalized"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_dead_directions_do_no_better_on_pairs_held_out(objective, dtype):

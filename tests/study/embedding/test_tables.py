@@ -274,6 +274,16 @@ def test_moments_are_those_of_the_pairs(train, kind):
     np.testing.assert_array_equal(pairs_in(train, kind), (before, after))
 
 
+@pytest.mark.parametrize("kind", PAIRS)
+def test_images_of_one_group_are_held_out_together(train, kind):
+    grouped = train.assign_coords(group=("row", np.arange(train.sizes["row"]) // 9))
+    found, alone = pair_moments(grouped, kind), pair_moments(train, kind)
+    np.testing.assert_allclose(found.S, alone.S)
+    own = found._sum_pairs
+    by_group = PairMoments(6).update(*pairs_in(train, kind), grouped["group"].to_numpy())._sum_pairs
+    np.testing.assert_array_equal(own, alone._sum_pairs if kind == "text" else by_group)
+
+
 def test_a_single_image_intervention_is_a_kind_of_pair(train):
     moved = train.assign(rotation=train["image"] + 1, invert=train["image"])
     found = pair_moments(moved, "invert")
@@ -300,7 +310,7 @@ def test_text_pairs_that_change_nothing_do_not_count(train):
 
 def test_moments_of_any_pairs():
     rng = np.random.default_rng(0)
-    given = {kind: (rng.normal(size=(9, 3)), rng.normal(size=(9, 3))) for kind in ("a", "b")}
+    given = {kind: (*rng.normal(size=(2, 9, 3)), None) for kind in ("a", "b")}
     each = [PairMoments(3).update(*pairs) for pairs in given.values()]
     np.testing.assert_allclose(moments_of("a+b", given.__getitem__).S, (each[0].S + each[1].S) / 2)
 

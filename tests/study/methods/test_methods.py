@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from toy_sources import CLASSES, DOMAINS, D, images_of, new_images, toy_sources
 
+from icm_core.moments import PairMoments
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_study.methods.adapters import CLIPAdapter, TipAdapter
@@ -149,6 +150,21 @@ def test_pairs_of_other_images_take_the_place_of_the_sources_own():
         ICM("text").fit(replace(sources, others=pairs, shared=Shared()))
     with pytest.raises(ValueError, match=r"other images.*Choose settings in another way"):
         replace(sources, others=pairs).without("invert")
+
+
+@pytest.mark.parametrize("left_out", [None, "invert"])
+def test_images_of_one_group_are_held_out_together(left_out):
+    sources = toy_sources()
+    group = np.arange(len(sources.images)) // 6
+    images = replace(sources.images, group=group)
+    grouped = replace(sources, images=images, shared=Shared())
+    grouped = grouped if left_out is None else grouped.without(left_out)
+    keep = grouped.drawn != ""
+    before, after = (part.embedded[keep] for part in (images, sources.copies["image"]))
+    expected = PairMoments(D).update(before, after, group[keep])
+    found = grouped.moments("image")
+    np.testing.assert_allclose(found._sum_outer, expected._sum_outer, atol=1e-12)
+    assert (found._sum_pairs != sources.moments("image")._sum_pairs).any()
 
 
 def test_an_intervention_that_is_unknown_or_has_no_pairs_is_an_error():
