@@ -24,6 +24,7 @@ from IPython import get_ipython
 
 from icm_study.experiments.names import check_names
 from icm_study.experiments.settings import ANIMALS, NOTEBOOKS, check_no_animals, check_settings
+from icm_study.parquet import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -155,12 +156,7 @@ def write_table(table: pd.DataFrame, path: str | Path | None) -> None:
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        table.to_parquet(aside, index=False, write_page_checksum=True)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_parquet(table, path)
 
 
 def join_tables(
@@ -197,7 +193,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         If there is no such file.
     """
     try:
-        return pd.read_parquet(path, page_checksum_verification=True)
+        return read_parquet(Path(path))
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -14,7 +14,6 @@ import io
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from icm_study.cores import available_cores
+from icm_study.parquet import read_parquet, write_parquet
 from icm_study.photographs.depth import ValueRange, check_value_range, deep_values
 from icm_study.photographs.folders import decode_image, open_image
 
@@ -145,7 +145,7 @@ class Seen:
             A row for each known file, by its place in `paths`.
         """
         try:
-            kept = pd.read_parquet(self.path).set_index(["path", "mark"])
+            kept = read_parquet(self.path).set_index(["path", "mark"])
         except (OSError, ValueError, KeyError):  # none yet, or damaged: all is looked at again
             return pd.DataFrame(columns=Look._fields)
         asked = pd.MultiIndex.from_arrays([list(map(os.path.abspath, paths)), list(marks)])
@@ -161,15 +161,11 @@ class Seen:
         """
         table = found.assign(path=list(map(os.path.abspath, paths)), mark=list(marks))
         table = table[(table["mark"] != "") & (table["reason"] == "")]
-        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
         if not len(table):
             return
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(aside, index=False)
-            os.replace(aside, self.path)
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            write_parquet(table, self.path)
 
 
 def _marks(paths: Sequence[str]) -> list[str]:

@@ -13,11 +13,13 @@ PLACES += ("reports/recorded/*", "*.ipynb")
 
 
 def is_parquet(path: Path) -> bool:
-    """Say whether a file is a whole table: its parts are read, and their checksums compared."""
-    from pyarrow import ArrowException, parquet  # slow, and only where there are tables
+    """Say whether a file is a whole table: its parts are read, and its checksums compared."""
+    from pyarrow import ArrowException  # slow, and only where there are tables
+
+    from icm_study.parquet import read_parquet
 
     try:
-        parquet.read_table(path, page_checksum_verification=True)
+        read_parquet(path)
     except (ArrowException, OSError, ValueError):
         return False
     return True

@@ -23,17 +23,18 @@ from plain_yaml import read_parameters
 from icm_study.embedding.files import Embedding, Shard
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
+from icm_study.parquet import read_parquet
 
 
 def read_part(plan: Path, part: int, parts: int) -> pd.DataFrame:
     """Read the rows of a plan that are in one of its parts, numbered from 1."""
-    sizes = np.bincount(pd.read_parquet(plan, columns=["shard"])["shard"])
+    sizes = np.bincount(read_parquet(plan, columns=["shard"])["shard"])
     middles = np.cumsum(sizes) - sizes / 2
     shards = np.flatnonzero(middles // (sizes.sum() / parts) == part - 1)
     if not len(shards):
         return pd.DataFrame(columns=["path", "hash", "shard", "interventions"])
     first, last = shards[[0, -1]].tolist()
-    return pd.read_parquet(plan, filters=[("shard", ">=", first), ("shard", "<=", last)])
+    return read_parquet(plan, filters=[("shard", ">=", first), ("shard", "<=", last)])
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from plain_yaml import read_parameters
 from icm_study.embedding.files import cut
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.experiments.record import checked, default_parameters
+from icm_study.parquet import write_parquet
 from icm_study.photographs.seen import hash_files
 from icm_study.testbeds.opening import images_to_embed
 
@@ -56,7 +57,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"embedding_plan: {error}", file=sys.stderr)
         return 1
-    table.to_parquet(path, index=False, row_group_size=ROWS)
+    write_parquet(table, path, row_group_size=ROWS)
     print(f"{len(table):,} images in {table['shard'].max() + 1:,} shards")
     return 0
 
