@@ -530,7 +530,7 @@ def check_same_columns(X: Any, X_do: Any) -> None:
         If both have column names of one kind (strings, or numbers), and not the same ones in
         the same order.
     """
-    names, names_do = (_column_names(part) for part in (X, X_do))
+    names, names_do = (column_names(part) for part in (X, X_do))
     if names and names_do and names != names_do:
         if {type(name) for name in names} != {type(name) for name in names_do}:
             return  # one of them has the numbers that pandas gives where there are no names
@@ -542,7 +542,33 @@ def check_same_columns(X: Any, X_do: Any) -> None:
         )
 
 
-def _column_names(X: Any) -> list[Any]:
+def check_order(X: Any, known: Sequence[Any]) -> None:
+    """Refuse a frame whose columns are those that were fitted on, in another order.
+
+    scikit-learn looks at names that are texts, of pandas' frames, only.
+
+    Parameters
+    ----------
+    X : array-like
+        Embeddings, as for :func:`check_same_columns`.
+    known : sequence
+        What :func:`column_names` gave of those that were fitted on; empty if they had no
+        names, and their places 0, 1, 2 and so on count.
+
+    Raises
+    ------
+    ValueError
+    """
+    names = column_names(X)
+    expected = list(known) or list(range(len(names)))
+    if names != expected and len(names) == len(expected) and set(names) == set(expected):
+        raise ValueError(
+            f"X has the columns that were fitted on in another order: {_some(names)}; expected "
+            f"{_some(expected)}. Put them in that order, or pass X.to_numpy() if they are in it."
+        )
+
+
+def column_names(X: Any) -> list[Any]:
     """Give the names of the columns of a frame or an xarray array, if it has some."""
     if hasattr(X, "columns"):
         return [*X.columns]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from icm_core.moments import as_array
+from icm_core.moments import as_array, check_order, column_names
 
 _GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leaves far less
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
@@ -75,6 +75,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
         prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
+        self._columns: list[Any] = column_names(X)
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -103,6 +104,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
         embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        check_order(X, self._columns)
         return unit_rows(embeddings) @ self.prototypes_.T
 
 
@@ -172,6 +174,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         embeddings, y = validate_data(
             self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
         )
+        self._columns: list[Any] = column_names(X)
         check_classification_targets(y)
         classes, label = np.unique(y, return_inverse=True)
         n_classes = len(classes)
@@ -215,6 +218,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def _logits(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
         embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        check_order(X, self._columns)
         return (embeddings * self.scale_) @ self.coef_.T + self.intercept_
 
 

@@ -41,7 +41,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from icm_core.moments import PairMoments, as_array, check_same_columns
+from icm_core.moments import (
+    PairMoments,
+    as_array,
+    check_order,
+    check_same_columns,
+    column_names,
+)
 from icm_core.spectrum import (
     OBJECTIVES,
     auto_consistency_weight,
@@ -333,6 +339,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "for arrays."
             )
         self.n_features_in_ = moments.n_features
+        self._columns: list[Any] = []
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         return self._solve(moments)
@@ -374,14 +381,16 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         NotFittedError
             If the projection is not fitted.
         ValueError
-            If X has another number of features, holds NaN or infinity, or says that it
-            is of another encoder, see :meth:`check_encoder`.
+            If X has another number of features, has the columns that were fitted on in
+            another order, holds NaN or infinity, or says that it is of another encoder,
+            see :meth:`check_encoder`.
         """
         check_is_fitted(self)
         told = getattr(X, "attrs", {}).get("weights")
         if isinstance(told, str):
             self.check_encoder(told)
         embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        check_order(X, self._columns)
         return embeddings @ self.components_.T.astype(embeddings.dtype)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[np.floating]:
@@ -485,6 +494,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             "parameters": parameters,
             "auto_n_components": self.auto_n_components_,
             "feature_names": [*map(str, getattr(self, "feature_names_in_", ()))],
+            "columns": [_plain(name) for name in self._columns if isinstance(name, (int, str))],
             "made_from": dict(self.made_from_ if made_from is None else made_from),
         }
         if hasattr(self, "objective_path_"):
@@ -529,6 +539,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         projection.auto_n_components_ = told["auto_n_components"]
         projection.made_from_ = told["made_from"]
         projection._share = arrays["intervention_share"]
+        projection._columns = told.get("columns", [])
         if told["feature_names"]:
             projection.feature_names_in_ = np.array(told["feature_names"], dtype=object)
         if "objective_path" in arrays:
@@ -623,6 +634,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "pairs first and put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
         check_same_columns(X, X_do)
+        if earlier is None:
+            self._columns = column_names(X)
+        check_order(X, self._columns)
         intervened = check_array(
             as_array(X_do), dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0
         )

@@ -27,6 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from icm_core import projection as projection_module
 from icm_core import spectrum as spectrum_module
 from icm_core.moments import PairMoments, combine
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.projection import (
     HELD_OUT_MARGIN,
     HELD_OUT_WEIGHTS,
@@ -1201,6 +1202,40 @@ def test_pairs_whose_columns_have_other_numbers_or_coordinates_are_refused(kind)
     np.testing.assert_array_equal(alike.components_, projection().fit(X, X_do).components_)
     unnamed = projection().fit(labelled(X, names), X_do)
     np.testing.assert_array_equal(unnamed.components_, alike.components_)
+
+
+@pytest.mark.parametrize("given_to_fit", [True, False])
+@pytest.mark.parametrize("kind", ["numbers", "numbers from 6", "xarray", "xarray of texts"])
+def test_columns_in_another_order_than_those_of_the_fit_are_refused(kind, given_to_fit, tmp_path):
+    X, X_do = random_pairs(0)
+    start = 6 if kind == "numbers from 6" and given_to_fit else 0
+    names = list("abcdef") if kind == "xarray of texts" else [n + start for n in range(6)]
+    if kind == "xarray of texts" and not given_to_fit:
+        return  # texts say no place
+
+    def labelled(values, order):
+        columns = [names[place] for place in order]
+        if kind.startswith("xarray"):
+            return xr.DataArray(values, dims=("row", "feature"), coords={"feature": columns})
+        return pd.DataFrame(values, columns=columns)
+
+    order, reverse = list(range(6)), list(range(6))[::-1]
+    first = labelled(X, order) if given_to_fit else X
+    fitted = projection(2).fit(first, labelled(X_do, order) if given_to_fit else X_do)
+    probe, zero_shot = (
+        kind_().fit(first, np.arange(len(X)) % 3) for kind_ in (LinearProbe, ZeroShotClassifier)
+    )
+    fitted.save(tmp_path / "p.safetensors", with_moments=True)
+    loaded = InvariantProjection.load(tmp_path / "p.safetensors")
+    for use in (fitted.transform, loaded.transform, probe.predict, zero_shot.predict):
+        use(labelled(X, order))
+        with pytest.raises(ValueError, match=r"fitted on in another order: .*; expected "):
+            use(labelled(X, reverse))
+    with pytest.raises(ValueError, match="fitted on in another order"):
+        loaded.partial_fit(labelled(X, reverse), labelled(X_do, reverse))
+    loaded.partial_fit(labelled(X, order), labelled(X_do, order))
+    swapped = projection(2).fit(labelled(X, reverse), labelled(X_do, reverse))
+    swapped.transform(labelled(X, reverse))
 
 
 def test_transform_keeps_single_precision():
