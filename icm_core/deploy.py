@@ -5,8 +5,10 @@ A projection is one matrix A, so it needs no code of its own where it is used.
 linear layers of a CLIP's two towers: since CLIP scales its embeddings to unit length,
 ``A h / ‖A h‖`` of the raw output h is the projected embedding ``A f / ‖A f‖`` of
 ``f = h / ‖h‖``, and the folded model computes no more than the plain one.
-:func:`save_open_clip` writes it as a folder that open_clip loads. :func:`save_probe`
-multiplies A into a linear probe on plain embeddings.
+:func:`save_open_clip` writes it as a folder that open_clip loads. Where a model cannot
+absorb A, :class:`ProjectedCLIP` has it behind, and :func:`save_projected` writes what it
+takes to build that again. :func:`save_probe` multiplies A into a linear probe on plain
+embeddings.
 
 Models are recognised by the names of their parts, which are those of open_clip;
 open_clip itself is not imported.
@@ -33,8 +35,9 @@ from torch import nn
 from icm_core.prediction import LinearProbe
 from icm_core.projection import InvariantProjection, write_arrays
 
-PROBE_VERSION = 1
-_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+PROBE_VERSION = PROJECTED_VERSION = 1
+PROJECTED, PROJECTION = "projected_clip.json", "projection.safetensors"  # of a folder
+CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def save_open_clip(
         If open_clip cannot build the model.
     """
     if not folded.is_absorbed:
-        raise ValueError(f"{folded.note} Keep the model and the projection as two files.")
+        raise ValueError(f"{folded.note} `save_projected` writes the projection beside it.")
     model_cfg = copy.deepcopy(dict(config["model_cfg"])) | {"embed_dim": folded.embed_dim}
     if any(type(part).__name__ == "QuickGELU" for part in folded.model.modules()):
         model_cfg["quick_gelu"] = True  # a setting of the weights, which the config may lack
@@ -223,7 +226,7 @@ def save_open_clip(
     text = json.dumps(written, indent=2, sort_keys=True, allow_nan=False) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _CONFIG).unlink(missing_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
     weights = {k: v.detach().cpu().clone() for k, v in folded.model.state_dict().items()}
     metadata = {"clip_icm": json.dumps(told["clip_icm"], sort_keys=True)}
     aside = folder / f".{_WEIGHTS}.{os.getpid()}.tmp"
@@ -231,9 +234,127 @@ def save_open_clip(
         save_file({k: v.contiguous() for k, v in weights.items()}, aside, metadata)
         os.replace(aside, folder / _WEIGHTS)
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / _CONFIG)
+        os.replace(aside, folder / CONFIG)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def save_projected(
+    folder: str | PathLike[str],
+    projection: InvariantProjection,
+    *,
+    encoder: Mapping[str, Any],
+    example: NDArray[np.floating],
+    note: str = "",
+) -> None:
+    """Write what a :class:`ProjectedCLIP` adds to a model, as a folder.
+
+    Parameters
+    ----------
+    folder : path-like
+        It is made. If the call is interrupted, it has no *projected_clip.json*.
+    projection : InvariantProjection
+        Fitted. What it was made from is kept in its own file.
+    encoder : mapping of str to JSON value
+        How the model is built and what it does to images first; *preprocess* is as in
+        open_clip's configs.
+    example : ndarray of shape (D,)
+        The unit embedding of :func:`example_pixels` before the projection, by which who
+        serves the folder finds out that another encoder is in place.
+    note : str
+        Why the projection is not in the model itself.
+
+    Notes
+    -----
+    The folder has *projection.safetensors*, whose array *components* is A, and
+    *projected_clip.json* with *encoder*, *example*, *embed_dim* and *note*. To serve it
+    takes the model, torch, and this::
+
+        import json, sys
+
+        import torch
+        from safetensors import safe_open
+
+        class Projected(torch.nn.Module):
+            def __init__(self, model, folder):
+                super().__init__()
+                with safe_open(f"{folder}/projection.safetensors", "pt") as file:
+                    self.A = file.get_tensor("components").float()
+                self.model, told = model, json.load(open(f"{folder}/projected_clip.json"))
+                height, width = told["pixels"]
+                ramp = torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width)
+                plain = torch.nn.functional.normalize(model.encode_image(ramp)[0], dim=0)
+                if plain @ torch.tensor(told["example"]) < 0.999:
+                    sys.exit("This is not the model that the projection was made for.")
+            def encode_image(self, pixels):
+                return torch.nn.functional.normalize(self.model.encode_image(pixels) @ self.A.T)
+            def encode_text(self, tokens):
+                return torch.nn.functional.normalize(self.model.encode_text(tokens) @ self.A.T)
+
+    Raises
+    ------
+    NotFittedError
+        If the projection is not fitted.
+    """
+    size = encoder["preprocess"]["size"]
+    told = {
+        "kind": "projected CLIP",
+        "format_version": PROJECTED_VERSION,
+        "embed_dim": projection.n_components_,
+        "encoder": dict(encoder),
+        "pixels": [size, size] if isinstance(size, int) else [*size],
+        "example": [float(value) for value in example.astype(np.float32)],
+        "note": note,
+    }
+    text = json.dumps(told, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PROJECTED).unlink(missing_ok=True)
+    projection.save(folder / PROJECTION)
+    aside = folder / f".{PROJECTED}.{os.getpid()}.tmp"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, folder / PROJECTED)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_projected(
+    folder: str | PathLike[str],
+) -> tuple[InvariantProjection, dict[str, Any], NDArray[np.floating]]:
+    """Read a folder that :func:`save_projected` wrote.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    Returns
+    -------
+    projection : InvariantProjection
+    encoder : dict
+        As it was given.
+    example : ndarray of shape (D,), float32
+
+    Raises
+    ------
+    OSError
+        If a file is missing.
+    ValueError
+        If a file is damaged, or of another kind or version.
+    """
+    path = Path(folder) / PROJECTED
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = told["kind"], told["format_version"]
+        encoder, example = told["encoder"], np.array(told["example"], dtype=np.float32)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is not what `save_projected` writes; write it again.") from error
+    if (kind, version) != ("projected CLIP", PROJECTED_VERSION):
+        raise ValueError(
+            f"{path} has kind {kind!r} and version {version!r}; expected 'projected CLIP' and "
+            f"{PROJECTED_VERSION}. Write it with this version of the project."
+        )
+    return InvariantProjection.load(Path(folder) / PROJECTION), encoder, example
 
 
 def save_probe(

@@ -252,12 +252,14 @@ def fit(
 def fold(projection: str, output: str, encoder: str | None) -> None:
     """Multiply PROJECTION into its CLIP, and write a folder OUTPUT that open_clip loads.
 
-    The folder is loaded again and compared with projecting by hand.
+    An encoder that cannot absorb it keeps it behind itself: OUTPUT then holds the projection, and
+    tells why; other icm commands take it as an encoder. OUTPUT is loaded again and compared with
+    projecting by hand.
     """
+    from icm_core.deploy import CONFIG, PROJECTED, save_open_clip, save_projected
     from icm_core.deploy import fold as fold_into
-    from icm_core.deploy import save_open_clip
     from icm_core.projection import InvariantProjection
-    from icm_study.encoders.loading import load_encoder, open_clip_config
+    from icm_study.encoders.loading import encoder_told, load_encoder, open_clip_config
 
     loaded = InvariantProjection.load(projection)
     name = encoder or loaded.made_from_.get("encoder")
@@ -265,21 +267,30 @@ def fold(projection: str, output: str, encoder: str | None) -> None:
         raise ValueError(f"{projection} does not tell its encoder; name it with --encoder.")
     plain = load_encoder(name, "cpu", "float32")
     loaded.check_encoder(plain.fingerprint)
-    folded = fold_into(plain.model, loaded)
-    save_open_clip(folded, output, open_clip_config(plain), loaded.made_from_)
-    if hasattr(plain.tokenizer, "tokenizer"):  # of transformers, whose files go with the model
-        plain.tokenizer.tokenizer.save_pretrained(output)
+    told, folded = encoder_told(plain), fold_into(plain.model, loaded)
+    for former in (CONFIG, PROJECTED):
+        Path(output, former).unlink(missing_ok=True)
+    if folded.is_absorbed and "open_clip" in told:
+        save_open_clip(folded, output, open_clip_config(plain), loaded.made_from_)
+        if hasattr(plain.tokenizer, "tokenizer"):  # of transformers, whose files go with the model
+            plain.tokenizer.tokenizer.save_pretrained(output)
+        config, embed_dim, note = CONFIG, folded.embed_dim, folded.note
+    else:
+        own = f"open_clip cannot build {name!r}, whose tokenizer is this project's own, so the"
+        note = folded.note if "open_clip" in told else f"{own} projection stands behind it."
+        save_projected(output, loaded, encoder=told, example=plain.example(), note=note)
+        config, embed_dim = PROJECTED, loaded.n_components_
     worst = _compare(plain, load_encoder(output, "cpu", "float32"), loaded)
     if worst < FOLDED:
-        Path(output, "open_clip_config.json").unlink()
+        Path(output, config).unlink()
         raise RuntimeError(
             f"The folded model has a cosine of {worst:.6f} with the projected embeddings, and "
             f"{FOLDED} was expected: {name!r} is built in a way that is not known here. Its config "
             "was removed. Project its embeddings instead, see InvariantProjection.transform."
         )
     click.echo(
-        f"{output}: embed_dim {folded.embed_dim}, cosine with projecting by hand at least "
-        f"{worst:.6f}. {folded.note}".rstrip()
+        f"{output}: embed_dim {embed_dim}, cosine with projecting by hand at least "
+        f"{worst:.6f}. {note}".rstrip()
     )
 
 
@@ -406,7 +417,7 @@ def _compare(plain: Encoder, folded: Encoder, projection: Any) -> float:
     from icm_core.prediction import unit_rows
 
     pixels = np.random.default_rng(0).integers(256, size=(4, 3, 64, 64), dtype=np.uint8)
-    texts = ["a dog", "a photo of a cat", "two red cars"]
+    texts = ["a dog", "a photo of a cat", "a red bird"]
     least = 1.0
     for encode, given in (("encode_images", torch.from_numpy(pixels)), ("encode_text", texts)):
         own = getattr(folded, encode)(given)[:, : projection.n_components_]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from icm_study.facts import Facts
 
 PHOTO = "lite0-minilm"
+SAME = 0.999  # least cosine between embeddings of the same pixels by the same encoder
 
 OPEN_CLIP_SUFFIXES = {".safetensors", ".bin", ".pth"}  # of weights that it finds in a folder
 OTHER_SUFFIXES = {".pt", ".ckpt", ".npz"}  # of weights that are to be named themselves
@@ -51,8 +52,9 @@ def load_encoder(
         ``"animal-world"`` or ``"animal-world-biased"`` (they ship with the project);
         ``"lite0-minilm"`` (for photographs; an optional extra); ``"model/pretrained"``
         of open_clip, for example ``"ViT-B-16/openai"`` or
-        ``"ViT-B-32/laion2b_s34b_b79k"``; or a local checkpoint: a folder with
-        ``open_clip_config.json`` and the weights, or a weights file in such a folder.
+        ``"ViT-B-32/laion2b_s34b_b79k"``; a local checkpoint: a folder with
+        ``open_clip_config.json`` and the weights, or a weights file in such a folder; or a
+        folder that ``icm fold`` wrote.
     device : str or torch.device, optional
         Where the model computes. By default ``"cuda"`` if there is such a device, else
         ``"cpu"``.
@@ -181,8 +183,42 @@ def _load(name: str) -> Parts:
     return _load_open_clip(name, model_name, pretrained=pretrained)
 
 
+def encoder_told(encoder: Encoder) -> dict[str, Any]:
+    """Tell in JSON values how an encoder is built, and what it does to images first.
+
+    Returns
+    -------
+    dict
+        *name*, as :func:`load_encoder` takes it; *preprocess*; and *open_clip*, what
+        ``open_clip.create_model`` takes, where open_clip can build it.
+    """
+    told = {"name": encoder.name, "preprocess": encoder.preprocess}
+    if encoder.name in (*SHIPPED, PHOTO):
+        return told
+    return told | {"open_clip": open_clip_arguments(encoder.name)}
+
+
+def _load_projected(folder: Path) -> Parts:
+    """Load an encoder with a projection behind it, and check that it is the right one."""
+    from icm_core.deploy import ProjectedCLIP, load_projected
+
+    projection, told, example = load_projected(folder)
+    model, tokenizer, preprocess = _load(told["name"])
+    plain = Encoder(told["name"], model, tokenizer, preprocess, precision="float32")
+    if plain.example() @ example < SAME:
+        raise RuntimeError(
+            f"{folder} has a projection for another encoder than what {told['name']!r} is now. "
+            "Make it again, with `icm fit` and `icm fold`."
+        )
+    return ProjectedCLIP(model, projection).eval(), tokenizer, preprocess
+
+
 def _load_local(name: str, path: Path) -> Parts:
+    from icm_core.deploy import PROJECTED
+
     folder = path if path.is_dir() else path.parent
+    if (folder / PROJECTED).exists():
+        return _load_projected(folder)
     config = folder / "open_clip_config.json"
     if not config.exists():
         raise FileNotFoundError(

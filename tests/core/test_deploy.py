@@ -1,6 +1,7 @@
 """A projection to take away: as a torch module, in a CLIP, and with a probe in one file."""
 
 import json
+import textwrap
 
 import numpy as np
 import onnxruntime
@@ -15,8 +16,10 @@ from icm_core.deploy import (
     as_module,
     example_pixels,
     fold,
+    load_projected,
     save_open_clip,
     save_probe,
+    save_projected,
 )
 from icm_core.prediction import LinearProbe
 from icm_core.projection import InvariantProjection
@@ -224,9 +227,59 @@ def test_what_cannot_absorb_it_has_it_behind(tmp_path):
         assert own.shape == (4, K)
         assert cosine(own, projection.transform(plain)).min() >= 0.99999
         np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"cannot build it from a config\. Keep the model and"):
+    with pytest.raises(ValueError, match=r"cannot build it from a config\. `save_projected`"):
         save_open_clip(folded, tmp_path / "folded", config_of("ViT"))
     assert not (tmp_path / "folded").exists()
+
+
+def test_a_projection_behind_a_model_is_served_by_what_the_docstring_says(tmp_path):
+    model = Other(model_of(tmp_path / "plain", config_of("ViT")))
+    given, projection = inputs(model.inner), fitted()
+    projection.made_from_ = {"encoder": "e"}
+    with torch.inference_mode():
+        (example,) = model.encode_image(example_pixels((32, 32)), normalize=True).numpy()
+    told = {"name": "e", "preprocess": PREPROCESS | {"size": 32}}
+    for folder in ("first", "second"):
+        save_projected(tmp_path / folder, projection, encoder=told, example=example, note="why")
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == ["projected_clip.json", "projection.safetensors"]
+    for file in files:
+        assert len({(tmp_path / one / file).read_bytes() for one in ("first", "second")}) == 1
+    loaded, encoder, kept = load_projected(tmp_path / "first")
+    assert np.array_equal(loaded.components_, projection.components_)
+    assert loaded.made_from_ == {"encoder": "e"}
+    assert encoder == told
+    assert np.array_equal(kept, example)
+
+    served = textwrap.dedent(save_projected.__doc__.split("this::\n")[1].split("Raises\n")[0])
+    assert len([line for line in served.splitlines() if line.strip()]) <= 20
+    names = {}
+    exec(served, names)
+    with torch.inference_mode():
+        behind = names["Projected"](model, tmp_path / "first")
+        own = [behind.encode_image(given[0]).numpy(), behind.encode_text(given[1]).numpy()]
+        for one, plain in zip(own, embed(model, *given), strict=True):
+            by_hand = projection.transform(plain)
+            assert cosine(one, by_hand).min() >= 0.99999
+        other = Other(model_of(tmp_path / "other", config_of("ViT"), seed=1))
+        with pytest.raises(SystemExit, match="not the model that the projection was made for"):
+            names["Projected"](other, tmp_path / "first")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind": "x", "format_version": 1}', "[]"])
+def test_a_folder_of_another_kind_is_refused(tmp_path, text):
+    (tmp_path / "projected_clip.json").write_text(text)
+    with pytest.raises(ValueError, match="is not what `save_projected` writes"):
+        load_projected(tmp_path)
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    told = {"preprocess": {"size": [8, 8]}}
+    save_projected(tmp_path, fitted(), encoder=told, example=np.ones(D))
+    path = tmp_path / "projected_clip.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(ValueError, match=r"version 2; expected 'projected CLIP' and 1"):
+        load_projected(tmp_path)
 
 
 def test_a_model_of_another_dimension_is_refused(tmp_path):

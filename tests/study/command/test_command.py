@@ -289,12 +289,21 @@ def test_a_folder_with_problems_has_exit_status_one(here: Path, tmp_path: Path) 
     assert "unreadable images (1)" in refused(f"icm fit broken -e {ENCODER}")
 
 
-def test_a_shipped_encoder_is_not_folded_but_says_why(here: Path) -> None:
+def test_a_shipped_encoder_has_the_projection_behind_it_and_says_why(here: Path) -> None:
     done("icm fit photos -e animal-world -K 3")
-    assert "whose tokenizer is this project's own" in refused(
-        "icm fold projection.safetensors folded"
-    )
-    assert not Path("folded").exists()
+    write_encoder(here / "folded")  # what was there before does not count
+    said = done("icm fold projection.safetensors folded")
+    assert "whose tokenizer is this project's own, so the projection stands behind it" in said
+    assert "embed_dim 3, cosine with projecting by hand at least 1.0" in said
+    folded, plain = load_encoder("folded", "cpu"), load_encoder("animal-world", "cpu")
+    projection = InvariantProjection.load("folded/projection.safetensors")
+    assert folded.fingerprint != plain.fingerprint
+    by_hand = unit_rows(projection.transform(plain.encode_text(["a cow", "a white cat"])))
+    np.testing.assert_allclose(folded.encode_text(["a cow", "a white cat"]), by_hand, atol=1e-6)
+    assert done("icm embed photos -e folded") == "embeddings.parquet: 72 images, 3 dimensions.\n"
+    told = Path("folded/projected_clip.json")
+    told.write_text(told.read_text().replace('"animal-world"', '"animal-world-biased"'))
+    assert "a projection for another encoder" in refused("icm embed photos -e folded -o p")
 
 
 def test_interrupted_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
