@@ -2,14 +2,14 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 LOCKED ?=
-# Options of Snakemake, for study, photographs and methods: make study ARGS="--workflow-profile slurm"
+# Options of Snakemake, for study, photographs, methods and questions: make study ARGS="--workflow-profile slurm"
 ARGS ?=
 constraints := $(if $(LOCKED),-c requirements.lock)
 pip := .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report serve photos photographs methods cluster test lab encoder quarto lock clean
+.PHONY: help install study report serve photos photographs methods questions cluster test lab encoder quarto lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ photographs: .venv/photos ## Run the study on the photographs in data/ and keep 
 
 methods: .venv/installed ## Compare all methods on the animal world (about 40 minutes) and keep the table in reports/recorded/
 	@exec python workflow/scripts/study.py methods $(ARGS)
+
+questions: .venv/installed ## Answer the paper's open questions in the animal world (within 60 minutes) and keep the tables
+	@exec python workflow/scripts/study.py questions $(ARGS)
 
 cluster: .venv/installed ## Install what runs the study on Slurm: make study ARGS="--workflow-profile slurm"
 	@$(pip) install $(constraints) -e '.[study,cluster]'

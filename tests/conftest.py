@@ -53,7 +53,7 @@ SPLIT = SMALL | {"targets": ["photo", "sketch"]}
 RECORDED = ROOT / "reports" / "recorded"
 CONFIG = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
 METHODS = {name: run | {"notebook": "06_methods"} for name, run in CONFIG["methods"].items()}
-RUNS = CONFIG["recorded"] | METHODS  # of which some are recorded
+RUNS = CONFIG["recorded"] | METHODS | CONFIG["questions"]  # of which some are recorded
 
 #: Each page of the report but the first: its notebook, and parameters with which that
 #: runs in seconds. Files are added when it is executed.

@@ -223,6 +223,24 @@ class RealClip(TypedDict, total=False):
     cache: Location
 
 
+class Identifiability(TypedDict, total=False):
+    """Settings of 09_identifiability."""
+
+    encoder: Text
+    seeds: Seeds
+    n_images: Count
+    cache: Location
+
+
+class OpenQuestions(TypedDict, total=False):
+    """Settings of 10_open_questions."""
+
+    encoder: Text
+    seeds: Seeds
+    n_images: Count
+    cache: Location
+
+
 class Explore(Subject, Images, total=False):
     """Settings of 07_explore."""
 
@@ -241,6 +259,8 @@ NOTEBOOKS: dict[str, type] = {
     "06_methods": Methods,
     "08_real_clip": RealClip,
     "07_explore": Explore,
+    "09_identifiability": Identifiability,
+    "10_open_questions": OpenQuestions,
 }
 ANIMALS = "animal-world"
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.

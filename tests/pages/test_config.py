@@ -301,6 +301,12 @@ class TestConfig:
                 {"notebook": "08_real_clip", "dataset": "real_clip", "width": [64]},
                 "recorded.x: 'width' is unknown; did you mean 'widths'?",
             ),
+            (("questions", "x"), {"notebook": "06_methods"}, "questions.x: notebook: '06_methods'"),
+            (
+                ("questions", "x"),
+                {"notebook": "09_identifiability", "sedes": [0]},
+                "questions.x: 'sedes' is unknown; did you mean 'seeds'?",
+            ),
             (("recorded", "methods_animal-world"), None, "recorded.methods_animal-world"),
         ],
     )

@@ -15,7 +15,7 @@ import open_clip
 import pandas as pd
 import papermill
 import pytest
-from conftest import FRONT, PAGES, ROOT, execute
+from conftest import FRONT, PAGES, ROOT, RUNS, execute
 from PIL import Image
 from real_clip_stand_in import write_stand_in
 from safetensors.torch import save_file
@@ -77,6 +77,7 @@ def test_every_notebook_has_tiny_parameters() -> None:
     assert {path.stem for path in PATHS} == {
         *FRONT,
         *(notebook for notebook, _ in PAGES.values()),
+        *(run["notebook"] for run in RUNS.values()),
     }
 
 

@@ -91,6 +91,7 @@ def prepare(study: Path) -> None:
         "embedding_jobs": 1,
         "recorded": {},
         "methods": {},
+        "questions": {},
     }
     (study / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
     for folder in ("faults", "notebooks", "reports/recorded", "icm_core"):

@@ -67,7 +67,7 @@ SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
 SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
 NOTEBOOKS = ("00_summary", "00_claims", "00_numbers", "01_theory", "02_domain_generalization")
 NOTEBOOKS += ("03_ablations", "04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
-NOTEBOOKS += ("08_real_clip",)
+NOTEBOOKS += ("08_real_clip", "09_identifiability", "10_open_questions")
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {
@@ -80,6 +80,7 @@ CONFIG: dict[str, Any] = {
             "dataset": "animal-world", "encoder": "animal-world", "targets": ["photo", "sketch"],
         },
     },
+    "questions": {"asked": {"notebook": "09_identifiability"}},
     "data": "data",
     "embedding_jobs": 2,
     "recorded": {
@@ -89,7 +90,7 @@ CONFIG: dict[str, Any] = {
         "published": {"notebook": "08_real_clip", "dataset": "clip"},
     },
 }  # fmt: skip
-EVERYTHING = ("all", "photographs", "methods")
+EVERYTHING = ("all", "photographs", "methods", "questions")
 
 
 def plan(study: Path, *targets: str) -> dict[str, int]:
@@ -120,7 +121,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (study / folder).mkdir(parents=True)
     for name in NOTEBOOKS:
         (study / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}')
-    for name in ("photos", "compared", "published"):
+    for name in ("photos", "compared", "published", "asked"):
         (study / "reports" / "recorded" / f"{name}.parquet").write_bytes(table())
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()

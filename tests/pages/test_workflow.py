@@ -325,6 +325,7 @@ def study(tmp_path: Path) -> Path:
         "embedding_jobs": 1,
         "recorded": {},
         "methods": {},
+        "questions": {},
     }
     (tmp_path / "workflow" / "config.yaml").write_text(yaml.safe_dump(config))
     for name in {name.split()[0] for name in RUNS if not name.startswith("run of")}:
@@ -446,14 +447,14 @@ def test_the_graph_of_the_real_study_names_every_step() -> None:
 
 @pytest.mark.slow
 def test_every_notebook_knows_the_names_that_it_is_given() -> None:
-    command = ["workflow/scripts/study.py", "all", "methods", "--dry-run", "--forceall"]
-    planned = run(*command, "--printshellcmds")
+    command = ["workflow/scripts/study.py", "all", "methods", "questions", "--dry-run"]
+    planned = run(*command, "--forceall", "--printshellcmds")
     lines = (planned.stdout + planned.stderr).splitlines()
     given: dict[str, set[str]] = {}
     for words in (shlex.split(line) for line in lines if "/execute.py " in line):
         notebook = words[words.index("workflow/scripts/execute.py") + 1]
         texts = [text for option, text in pairwise(words) if option == "-y"]
         given.setdefault(notebook, set()).update(*map(yaml.safe_load, texts))
-    assert len(given) == 11
+    assert len(given) == 13
     for notebook, names in given.items():
         check_names(names, papermill.inspect_notebook(str(ROOT / notebook)), notebook)

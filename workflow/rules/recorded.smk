@@ -5,17 +5,18 @@ import unicodedata
 from hashlib import sha256
 
 METHODS = STUDY["methods"]
+QUESTIONS = STUDY["questions"]
 RECORDED = recorded_runs(STUDY)
 PHOTO_WEIGHTS = "icm_study/encoders/weights/*.safetensors"
 # embeddings that others have published need no encoder
-PUBLISHED = [run for run, settings in RECORDED.items() if "encoder" not in settings]
-PHOTOGRAPHS = [run for run in RECORDED if run not in (*METHODS, *PUBLISHED)]
+PUBLISHED = [run for run, settings in STUDY["recorded"].items() if "encoder" not in settings]
+PHOTOGRAPHS = [run for run in STUDY["recorded"] if run not in PUBLISHED]
 
 
 def recorded_settings(run, data):
     """Settings of a recorded run, whose data sets are folders of `data` (as seen from the top)."""
     own = {name: value for name, value in RECORDED[run].items() if name != "notebook"}
-    if run in METHODS:
+    if run in (*METHODS, *QUESTIONS):
         return own
     folder = Path("..", data)  # an absolute path stays as it is
     for name in ("dataset", "projection_images"):
@@ -298,6 +299,28 @@ rule gather_methods:
         files=files,
     wildcard_constraints: run=one_of(METHODS)
     shell: EXECUTE
+
+
+# The paper's open questions, `make questions`: each half is one notebook.
+rule questions:
+    input: expand("results/recorded/{run}.parquet", run=QUESTIONS)
+
+
+rule questions_run:
+    message: "Questions: {wildcards.run} (progress: {log})"
+    input: notebook=lambda wildcards: ancient(recorded_notebook(wildcards))
+    output:
+        page="results/recorded/{run}.ipynb",
+        results="results/recorded/{run}.parquet",
+    log: "results/logs/recorded_{run}.log"
+    resources: mem_mb=growing(3000), runtime=growing(120)
+    params:
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"]),
+        settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
+        files=files,
+    wildcard_constraints: run=one_of(QUESTIONS)
+    shell:
+        "unset TQDM_DISABLE; " + EXECUTE.replace(" > ", " --log-output > ")
 
 
 localrules: recorded_run, gather_methods, recorded_page  # pages of tables, of seconds

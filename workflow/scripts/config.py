@@ -56,6 +56,7 @@ class Study(TypedDict):
     domain_generalization: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     notebooks: dict[str, dict[str, Any]]
     methods: dict[RunName, dict[str, Any]]
+    questions: dict[RunName, dict[str, Any]]
     data: Location
     embedding_jobs: Count
     recorded: dict[RunName, dict[str, Any]]
@@ -119,6 +120,8 @@ RECORDED: dict[str, type] = {
     "06_methods": PhotographsAcrossMethods,
     "08_real_clip": RealEmbeddings,
 }
+#: The notebooks of the paper's open questions.
+QUESTIONS = {name: NOTEBOOKS[name] for name in ("09_identifiability", "10_open_questions")}
 
 
 def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -155,10 +158,11 @@ def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) 
         name: check_settings(NOTEBOOKS[name], run, f"{CONFIG}: notebooks.{name}")
         for name, run in study["notebooks"].items()
     }
-    study["recorded"] = {
-        name: _recorded_run(run, f"{CONFIG}: recorded.{name}")
-        for name, run in study["recorded"].items()
-    }
+    for section, kinds in (("recorded", RECORDED), ("questions", QUESTIONS)):
+        study[section] = {
+            name: _recorded_run(kinds, run, f"{CONFIG}: {section}.{name}")
+            for name, run in study[section].items()
+        }
     _check_files(study)
     return study
 
@@ -166,20 +170,20 @@ def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) 
 def _check_files(study: Mapping[str, Any]) -> None:
     """Raise a ValueError if two pages would write one file."""
     pages = [f"02_domain_generalization_{run}" for run in study["domain_generalization"]]
-    pages += [*SINGLE, *OVERVIEWS, *study["methods"], *study["recorded"]]
+    pages += [*SINGLE, *OVERVIEWS, *study["methods"], *study["questions"], *study["recorded"]]
     try:
         each_once([*pages, *(f"{page}_claims" for page in pages)])
     except ValueError as error:
         raise ValueError(f"{CONFIG}: the file results/{error}: rename a run.") from None
 
 
-def _recorded_run(run: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check a recorded run, whose settings are those of its notebook."""
+def _recorded_run(kinds: Mapping[str, type], run: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check a recorded run, whose settings are those of its notebook, one of `kinds`."""
     settings = {name: value for name, value in run.items() if name != "notebook"}
     notebook = str(run.get("notebook"))
-    check_names([notebook], RECORDED, f"{where}: notebook")
+    check_names([notebook], kinds, f"{where}: notebook")
     check_no_animals(settings, where)
-    return {"notebook": notebook, **check_settings(RECORDED[notebook], settings, where)}
+    return {"notebook": notebook, **check_settings(kinds[notebook], settings, where)}
 
 
 def _read_texts(value: Any) -> Any:

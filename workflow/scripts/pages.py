@@ -29,7 +29,8 @@ def recorded_runs(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name: run | {"seeds": study["seeds"], "notebook": "06_methods"}
         for name, run in study["methods"].items()
     }
-    return {name: study["recorded"][name] for name in sorted(study["recorded"])} | methods
+    recorded = {name: study["recorded"][name] for name in sorted(study["recorded"])}
+    return recorded | methods | study["questions"]
 
 
 def shown_runs(study: Mapping[str, Any], root: str | Path = ".") -> list[str]:

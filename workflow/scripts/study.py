@@ -2,7 +2,7 @@
 
 Arguments go on to Snakemake, for instance ``--dry-run`` or ``--workflow-profile slurm``.
 Snakemake's own lock outlives a killed run, so this script takes one that the operating
-system drops with the process. Tables of ``photographs`` and ``methods`` are kept in
+system drops with the process. Tables of ``photographs``, ``methods`` and ``questions`` are kept in
 ``reports/recorded/``.
 """
 
@@ -180,7 +180,7 @@ def main(arguments: list[str]) -> None:
             signal.signal(number, signal.SIG_IGN)  # it ends already
         if on_slurm:
             jobs.end()
-        records = not given.dryrun and {"photographs", "methods"} & set(given.targets)
+        records = not given.dryrun and {"photographs", "methods", "questions"} & set(given.targets)
         if records and not keep_recorded():
             print("study: nothing was recorded; the log says why", file=sys.stderr)
 

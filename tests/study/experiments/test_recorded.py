@@ -49,8 +49,9 @@ COLUMNS = set(
     ]
 )
 EVERY = sorted(RECORDED.glob("*.parquet"))
-#: Tables of accuracies; that of embeddings of real CLIPs holds other experiments.
-PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] != "08_real_clip"]
+#: Tables of accuracies; that of embeddings of real CLIPs, and the open questions', hold others.
+OTHERS = ("08_real_clip", "09_identifiability", "10_open_questions")
+PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] not in OTHERS]
 
 
 def named(path):
@@ -184,6 +185,19 @@ def test_real_clip_is_recorded_with_all_that_it_took():
 
 
 @pytest.mark.skipif(not REAL_CLIP.exists(), reason="no real CLIP at hand")
+@pytest.mark.parametrize(
+    "path", [path for path in EVERY if path.stem in CONFIG["questions"]], ids=lambda path: path.stem
+)
+def test_an_open_question_is_recorded_with_all_that_it_took(path):
+    record = read_table(path).attrs
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "recorded from a checkout with changes"
+    assert set(record["versions"]) == {"python", *PACKAGES}
+    assert set(record["weights"]) >= {"animal-world"}
+    program, page, _, _, given = shlex.split(record["command"])
+    assert (program, page) == ("papermill", f"{RUNS[path.stem]['notebook']}.ipynb")
+    assert yaml.safe_load(given) == record["parameters"]
+
+
 def test_real_clip_at_hand_is_what_was_recorded():
     record = read_table(RECORDED / "real-clip.parquet").attrs
     assert open_real_clip(REAL_CLIP).fingerprint == record["data"]["real_clip"]
