@@ -63,6 +63,12 @@ def render(latents: pd.DataFrame, silhouettes: Silhouettes) -> torch.Tensor:
     return out
 
 
+def outlines(latents: pd.DataFrame, silhouettes: Silhouettes) -> torch.Tensor:
+    """Give the mask of each animal where :func:`render` puts it: (n, 1, 64, 64), in [0, 1]."""
+    parts = [latents.iloc[start : start + 128] for start in range(0, len(latents), 128)]
+    return torch.cat([_pose(part, silhouettes)[0] for part in parts])
+
+
 def _render_style(latents: pd.DataFrame, silhouettes: Silhouettes, draw: Any) -> torch.Tensor:
     alpha, shade = _pose(latents, silhouettes)
     column = {name: torch.from_numpy(latents[name].to_numpy(np.int64, copy=True)) for name in

@@ -228,7 +228,16 @@ class Identifiability(TypedDict, total=False):
 
     encoder: Text
     seeds: Seeds
-    n_images: Count
+    n_images: Count | None
+    single_seeds: Count
+    dimensions: Counts
+    n_worlds: Count
+    encoder_seeds: Seeds
+    widths: Counts
+    lengths: Counts
+    narrow: Counts
+    n_compared: Count
+    encoders: Location
     cache: Location
 
 

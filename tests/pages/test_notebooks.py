@@ -32,6 +32,7 @@ from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
 from icm_study.photographs.imagenet import imagenet_classes
 from icm_study.photographs.real_clip import open_real_clip
+from icm_study.report.identifiability import EXPERIMENTS as IDENTIFIABILITY
 from icm_study.report.verdicts import COLUMNS
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -204,6 +205,23 @@ def test_real_clip_runs_on_embeddings_at_hand(tmp_path: Path) -> None:
     execute(
         "08_real_clip", tmp_path / "again.ipynb", {"dataset": "none", "tables": [files["results"]]}
     )
+
+
+@pytest.mark.slow
+def test_identifiability_runs_small_and_shows_what_it_recorded(tmp_path: Path) -> None:
+    given = {
+        "seeds": [0, 1], "n_images": 160, "single_seeds": 2, "dimensions": [16], "n_worlds": 2,
+        "encoder_seeds": [0], "widths": [8], "lengths": [128], "narrow": [4], "n_compared": 160,
+        "encoders": str(tmp_path / "encoders"), "cache": str(tmp_path / "cache"), "parts": None,
+    }  # fmt: skip
+    files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
+    execute("09_identifiability", tmp_path / "page.ipynb", given | files)
+    table = pd.read_parquet(files["results"])
+    assert list(table.attrs["weights"]) == ["animal-world"]
+    assert set(experiments_of(table)) == set(IDENTIFIABILITY)
+    verdicts = pd.read_parquet(files["claims"]).set_index("statement")["verdict"]
+    assert verdicts["shuffled pairs hold no information"] == "supported"
+    execute("09_identifiability", tmp_path / "again.ipynb", {"tables": [files["results"]]})
 
 
 @pytest.fixture(scope="module")
