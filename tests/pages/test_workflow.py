@@ -71,14 +71,14 @@ def test_digest_ignores_what_is_not_imported_and_dates(library: Path) -> None:
 
 def test_digest_follows_relative_imports(library: Path) -> None:
     (library / "icm_core" / "first.py").write_text("from .second import x\nfrom . import other\n")
-    names = {path.name for path in source_files(library / "step.py", library)}
+    names = {path.name for path in source_files(library / "step.py", root=library)}
     assert names == {"step.py", "__init__.py", "first.py", "second.py", "other.py"}
 
 
 def test_digest_follows_relative_imports_of_a_package_within(library: Path) -> None:
     (library / "icm_core" / "inner" / "third.py").write_text("from . import fourth\nimport other\n")
     (library / "icm_core" / "inner" / "fourth.py").write_text("from ..other import x\n")
-    names = {path.name for path in source_files(library / "step.py", library)}
+    names = {path.name for path in source_files(library / "step.py", root=library)}
     assert {"fourth.py", "other.py"} <= names
 
 
@@ -88,7 +88,7 @@ def test_digest_follows_both_packages_and_what_stands_beside_a_script(library: P
         (library / path).write_text("x = 1\n")
     (library / "step.py").write_text("import beside\nfrom icm_study import text\n")
     before = digest("step.py", root=library)
-    names = {str(path.relative_to(library)) for path in source_files(library / "step.py", library)}
+    names = {str(path.relative_to(library)) for path in source_files(library / "step.py", root=library)}
     assert names == {"step.py", "beside.py", "icm_study/__init__.py", "icm_study/text/__init__.py"}
     assert digest("step.py", "tests.py", root=library) != before
 

@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 PACKAGES = ("icm_core", "icm_study")
@@ -49,31 +50,35 @@ def imported_names(code: str, package: tuple[str, ...]) -> list[str]:
     return names
 
 
-def module_files(name: str, importer: Path, root: Path) -> list[Path]:
-    """List the files that run when `importer` imports `name`, if it is of the project."""
-    first, *others = name.split(".")
-    folders = [root.joinpath(first, *others[:i]) for i in range(len(others) + 1)]
-    if first in PACKAGES:
-        files = [*(folder / "__init__.py" for folder in folders), folders[-1].with_suffix(".py")]
-    elif importer.relative_to(root).parts[0] not in PACKAGES:
-        files = [importer.parent / f"{first}.py"]  # a script sees its neighbours
-    else:
-        files = []
-    return [file for file in files if file.is_file()]
+def modules(root: Path) -> dict[str, Path]:
+    """Give the files of the packages by the dotted names of their modules."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py"), reverse=True):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def source_files(entry: Path, root: Path) -> list[Path]:
-    """List `entry` and every file of the project that it imports, directly or through others."""
-    found: dict[Path, None] = {}
-    waiting = [entry]
+def source_files(*entries: Path, root: Path) -> list[Path]:
+    """List `entries` and every file of the project that they import, or what they import does."""
+    known = modules(root)
+    found: set[Path] = set()
+    waiting = list(entries)
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
-        found[path] = None
-        package = path.relative_to(root).parent.parts
-        for name in imported_names(read_code(path), package):
-            waiting += module_files(name, path, root)
+        found.add(path)
+        folders = path.relative_to(root).parent.parts
+        for name in imported_names(read_code(path), folders):
+            first, *others = name.split(".")
+            if first in PACKAGES:  # the packages that it is in run too
+                names = accumulate([first, *others], "{}.{}".format)
+                waiting += [known[one] for one in names if one in known]
+            elif folders[:1] not in [(package,) for package in PACKAGES]:
+                beside = path.parent / f"{first}.py"  # a script sees its neighbours
+                waiting += [beside] if beside.is_file() else []
     return sorted(found)
 
 
@@ -97,8 +102,7 @@ def digest(*entries: str | Path, root: str | Path = ".", data: str | None = None
     """
     root = Path(root)
     total = hashlib.sha256()
-    files = {path for entry in entries for path in source_files(root / entry, root)}
-    for path in sorted(files):
+    for path in source_files(*(root / entry for entry in entries), root=root):
         total.update(f"{path.relative_to(root)}\0{read_source(path)}\0".encode())
     for path in sorted(root.glob(data)) if data else ():
         total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
