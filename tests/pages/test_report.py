@@ -227,34 +227,45 @@ def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict
     """Open every page at every width; note what a reader would meet."""
     found = {}
     axe = (files("axe_playwright_python") / "axe.min.js").read_text()
-    for width, scheme in VIEWS.items():
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        for path in sorted(site.rglob("*.html")):
-            name = path.relative_to(site).as_posix()
-            page = context.new_page()
-            trouble: list[str] = []
-            page.on(
-                "console",
-                lambda m, to=trouble: (
-                    to.append(f"console: {m.text}") if m.type == "error" else None
-                ),
-            )
-            page.on("pageerror", lambda error, to=trouble: to.append(f"script: {error}"))
-            page.on(
-                "requestfailed", lambda request, to=trouble: to.append(f"failed: {request.url}")
-            )
-            requests: list[str] = []
-            page.on("request", lambda request, to=requests: to.append(request.url))
-            page.goto(f"{address}/{name}", wait_until="networkidle")
-            found[name, width] = {"trouble": trouble, "requests": requests, **page.evaluate(LOOK)}
+    contexts = {
+        width: browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        for width, scheme in VIEWS.items()
+    }
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        pages = {width: context.new_page() for width, context in contexts.items()}
+        for width, page in pages.items():
+            notes: dict[str, Any] = {"trouble": [], "requests": []}
+            found[name, width] = notes
+            note(page, notes)
+            page.goto(f"{address}/{name}", wait_until="commit")  # they load side by side
+        for width, page in pages.items():
+            page.wait_for_load_state("load")
+            page.wait_for_load_state("networkidle")
+            page.evaluate(DRAWN)
+            found[name, width] |= page.evaluate(LOOK)
             if width in AUDITED:
                 page.evaluate(axe)
                 found[name, width]["audit"] = page.evaluate(AUDIT)
             page.close()
+    for context in contexts.values():
         context.close()
     return found
 
 
+def note(page: Any, notes: dict[str, Any]) -> None:
+    """Let a page note its troubles and requests."""
+    trouble, requests = notes["trouble"], notes["requests"]
+    page.on(
+        "console", lambda m: trouble.append(f"console: {m.text}") if m.type == "error" else None
+    )
+    page.on("pageerror", lambda error: trouble.append(f"script: {error}"))
+    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+    page.on("request", lambda request: requests.append(request.url))
+
+
+#: What scripts do to a page in the first frames is done.
+DRAWN = "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
 LOOK = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const text = document.body.cloneNode(true);
