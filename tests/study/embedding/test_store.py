@@ -296,7 +296,7 @@ def write_in_a_process(root, barrier):
 
 @pytest.mark.slow
 def test_concurrent_writers_of_the_same_keys(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # spawned ones import for seconds
     barrier = context.Barrier(3)
     writers = [
         context.Process(target=write_in_a_process, args=(tmp_path, barrier)) for _ in range(3)
