@@ -11,6 +11,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import warm
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,17 @@ REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
 sys.path.insert(0, str(ROOT / "workflow/scripts"))  # the workflow's scripts, tested as modules
+
+
+#: Files of which the tests take longest, or wait: they start first, so that at the end all
+#: processors work.
+LONG = ("test_report", "test_slurm", "test_notebooks", "test_workflow", "test_steps", "test_files")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +44,7 @@ def _kernels_find_the_library() -> Any:
         patch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
         patch.setenv("TQDM_DISABLE", "1")
         yield
+    warm.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -245,8 +258,11 @@ def parameters_of(name: str) -> set[str]:
 def execute(name: str, page: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook in its own folder, as the workflow does."""
     import execute as workflow_execute
+    from jupyter_client.provisioning import local_provisioner
 
-    workflow_execute.execute(ROOT / "notebooks" / f"{name}.ipynb", page, parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_provisioner, "launch_kernel", warm.launch_kernel)
+        workflow_execute.execute(ROOT / "notebooks" / f"{name}.ipynb", page, parameters)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -254,3 +270,9 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=600
     )
+
+
+def drive(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the driver of the study in a folder and keep what it says."""
+    script = cwd / "workflow" / "scripts" / "study.py"
+    return warm.run("driver", str(script), *map(str, arguments), cwd=cwd)

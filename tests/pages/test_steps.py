@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_workflow, run
+from conftest import copy_workflow, drive
 from damage import damaged_files, is_archive, is_parquet
 
 from icm_study.experiments.record import read_table, write_table
@@ -95,7 +95,7 @@ EVERYTHING = ("all", "photographs", "methods", "questions")
 
 def plan(study: Path, *targets: str) -> dict[str, int]:
     """Say how often each rule would run, but `all` and the ones that only gather names."""
-    planned = run("workflow/scripts/study.py", *targets, "--dry-run", cwd=study)
+    planned = drive(*targets, "--dry-run", cwd=study)
     assert planned.returncode == 0, planned.stderr
     lines = (planned.stdout + planned.stderr).splitlines()
     counts = dict(line.split() for line in lines if len(line.split()) == 2)
@@ -126,7 +126,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("reproduce.qmd", "data.qmd", "styles.css", "favicon.svg"):
         (study / "reports" / name).touch()
     write_config(study, CONFIG)
-    done = run("workflow/scripts/study.py", *EVERYTHING, "--cores", "2", cwd=study)
+    done = drive(*EVERYTHING, "--cores", "2", cwd=study)
     assert done.returncode == 0, done.stderr
     return study
 
@@ -250,7 +250,7 @@ def test_runs_are_renamed_removed_and_reordered(study: Path) -> None:
 def test_what_cannot_be_run_is_refused_in_a_sentence(
     study: Path, arguments: list[str], said: str
 ) -> None:
-    refused = run("workflow/scripts/study.py", *arguments, cwd=study)
+    refused = drive(*arguments, cwd=study)
     assert refused.returncode != 0
     assert said in refused.stderr
 
@@ -310,7 +310,7 @@ def test_a_damaged_result_is_told_and_made_again(
     whole = (study / name).read_bytes()
     damage(study / name)
     assert damaged_files(study) == [study / name]
-    again = run("workflow/scripts/study.py", target, "--cores", "1", cwd=study)
+    again = drive(target, "--cores", "1", cwd=study)
     assert again.returncode == 0, again.stderr
     assert f"{name} is damaged" in again.stderr
     assert (study / name).read_bytes() == whole
@@ -323,7 +323,7 @@ def test_a_damaged_result_that_no_step_makes_any_more_is_told_and_stops_nothing(
 ) -> None:
     left = study / "results" / "of_a_run_that_was_removed.parquet"
     empty(left)
-    done = run("workflow/scripts/study.py", "--cores", "1", cwd=study)
+    done = drive("--cores", "1", cwd=study)
     assert done.returncode == 0, done.stderr
     assert f"{left.relative_to(study)} is damaged, and no step makes it" in done.stderr
     left.unlink()
@@ -334,7 +334,7 @@ def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(study: Path) -> 
     table = study / "reports" / "recorded" / "photos.parquet"
     whole = table.read_bytes()
     empty(table)
-    refused = run("workflow/scripts/study.py", cwd=study)
+    refused = drive(cwd=study)
     assert refused.returncode != 0
     assert "git checkout reports/recorded/photos.parquet" in refused.stderr
     assert table.exists()

@@ -21,7 +21,7 @@ import papermill
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, copy_workflow, run
+from conftest import ROOT, copy_workflow, drive, run
 from provenance import digest, source_files
 from study import take_lock
 
@@ -88,7 +88,8 @@ def test_digest_follows_both_packages_and_what_stands_beside_a_script(library: P
         (library / path).write_text("x = 1\n")
     (library / "step.py").write_text("import beside\nfrom icm_study import text\n")
     before = digest("step.py", root=library)
-    names = {str(path.relative_to(library)) for path in source_files(library / "step.py", root=library)}
+    files = source_files(library / "step.py", root=library)
+    names = {str(path.relative_to(library)) for path in files}
     assert names == {"step.py", "beside.py", "icm_study/__init__.py", "icm_study/text/__init__.py"}
     assert digest("step.py", "tests.py", root=library) != before
 
@@ -382,7 +383,7 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     # their last cell had run, their page was being written
     unrecorded = len(finished) - recorded(study)
 
-    again = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
+    again = drive("--cores", "2", cwd=study)
     assert again.returncode == 0, again.stderr
     ended = events(study, "end")
     assert sorted(set(ended)) == RUNS
@@ -395,20 +396,20 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
     assert "02_domain_generalization_main.html" in front  # the menus follow the settings
     assert "02_domain_generalization_animal-world" not in front
 
-    third = run("workflow/scripts/study.py", "--cores", "2", cwd=study)
+    third = drive("--cores", "2", cwd=study)
     assert "Nothing to be done" in third.stderr
     assert events(study, "end") == ended
 
     (study / "icm_core" / "theory.py").write_text("changed = True\n")
     (study / "notebooks" / "03_ablations.ipynb").touch()
-    assert run("workflow/scripts/study.py", "--cores", "2", cwd=study).returncode == 0
+    assert drive("--cores", "2", cwd=study).returncode == 0
     assert events(study, "end") == sorted([*ended, "01_theory", "00_summary", "00_claims"])
 
 
 @pytest.mark.slow
 def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("raise RuntimeError('the theory is broken')\n")
-    failed = run("workflow/scripts/study.py", "--cores", "2", "results/01_theory.ipynb", cwd=study)
+    failed = drive("--cores", "2", "results/01_theory.ipynb", cwd=study)
     assert failed.returncode != 0
     assert "the theory is broken" in failed.stderr
     assert not (study / "results" / "01_theory.ipynb").exists()
@@ -416,7 +417,7 @@ def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
 
 @pytest.mark.slow
 def test_the_graph_of_the_real_study_names_every_step() -> None:
-    planned = run("workflow/scripts/study.py", "--dry-run", "--forceall")
+    planned = drive("--dry-run", "--forceall")
     config = yaml.safe_load((ROOT / "workflow" / "config.yaml").read_text())
     seeds, runs = len(config["seeds"]), config["domain_generalization"].values()
     split = sum(len(run.get("seeds", config["seeds"])) for run in runs if len(run["worlds"]) > 1)
@@ -447,8 +448,8 @@ def test_the_graph_of_the_real_study_names_every_step() -> None:
 
 @pytest.mark.slow
 def test_every_notebook_knows_the_names_that_it_is_given() -> None:
-    command = ["workflow/scripts/study.py", "all", "methods", "questions", "--dry-run"]
-    planned = run(*command, "--forceall", "--printshellcmds")
+    asked = ("all", "methods", "questions", "--dry-run", "--forceall")
+    planned = drive(*asked, "--printshellcmds")
     lines = (planned.stdout + planned.stderr).splitlines()
     given: dict[str, set[str]] = {}
     for words in (shlex.split(line) for line in lines if "/execute.py " in line):

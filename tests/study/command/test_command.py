@@ -17,6 +17,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+import warm
 from click.testing import CliRunner, Result
 from conftest import ROOT
 from PIL import Image
@@ -205,8 +206,8 @@ def test_the_probe_is_served_without_this_project(here: Path) -> None:
     script, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 20
     alone = "import sys; sys.modules.update(icm_core=None, icm_study=None); exec(sys.argv.pop(1))"
-    serve = [sys.executable, "-c", alone, script, "photos/day/cow/3.png"]
-    served = subprocess.run(serve, capture_output=True, text=True, check=True).stdout.split()
+    serve = ("kernel", "-c", alone, script, "photos/day/cow/3.png")
+    served = warm.run(*serve).stdout.split()
     encoder = load_encoder(ENCODER, "cpu", "float32")
     table = Embedder(encoder, EmbeddingStore("cache/embeddings")).pairs(load_folder("photos"))
     projection = InvariantProjection.load("projection.safetensors")
@@ -219,7 +220,7 @@ def test_the_probe_is_served_without_this_project(here: Path) -> None:
     (here / "ViT-B-16").unlink()  # another encoder in place of the one it was fitted on
     (here / "ViT-B-16").mkdir()
     (here / "other").rename(here / ENCODER)
-    wrong = subprocess.run(serve, capture_output=True, text=True)
+    wrong = warm.run(*serve)
     assert wrong.returncode == 1
     assert "not the encoder that the probe was fitted on" in wrong.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -22,6 +21,7 @@ import psutil
 import pytest
 import torch
 import tqdm
+import warm
 import xarray as xr
 from conftest import PACS, ROOT
 from hypothesis import given
@@ -474,10 +474,9 @@ def start(tmp_path, folder, store):
     def start(method="fork", pause=0.0):
         folders = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
         path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, str(script), str(folder), str(store.root), method, str(pause)]
-        started.append(
-            subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
-        )
+        command = [str(script), str(folder), str(store.root), method, str(pause)]
+        env = os.environ | {"PYTHONPATH": path}
+        started.append(warm.start("kernel", command, tmp_path, env))
         return started[-1]
 
     yield start
