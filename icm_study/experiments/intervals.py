@@ -301,39 +301,92 @@ def contrast(
         If one of the two is not in the table, they were not run on the same targets,
         seeds and images or several times on one, or as :func:`aggregate`.
     """
+    pairs = [(side, against)]
+    return contrasts(table, pairs, by, over=over, level=level).drop(columns="pair")
+
+
+def contrasts(
+    table: pd.DataFrame,
+    pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]],
+    by: Sequence[str],
+    *,
+    over: str = "seeds",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Many paired differences at once, which takes little more time than one.
+
+    Parameters
+    ----------
+    table, by, over, level
+        As for :func:`contrast`.
+    pairs : sequence of (side, against)
+        At least one; each as for :func:`contrast`.
+
+    Returns
+    -------
+    DataFrame
+        The rows of :func:`contrast`, pair after pair, with a column pair, its number.
+
+    Raises
+    ------
+    ValueError
+        As :func:`contrast`.
+    """
     keys = list(dict.fromkeys([*by, "target", "seed"]))
-    first, second = (
-        table[(table[list(values)] == pd.Series(dict(values))).all(axis=1)].set_index(keys)
-        for values in (side, against)
-    )
-    if first.empty or len(first) != len(second) or set(first.index) != set(second.index):
-        raise ValueError(
-            f"{dict(side)} has {len(first)} runs and {dict(against)} has {len(second)}; expected "
-            "both, on the same targets and seeds. Run the missing ones."
-        )
-    if not first.index.is_unique:
-        raise ValueError(
-            f"{dict(side)} has several rows for a target and seed; expected one. Give what they "
-            "differ in to `by`, or take one world, encoder and predictor at a time."
-        )
-    second = second.loc[first.index]
-    runs = (first["value"] - second["value"]).to_frame("value")
+    cell = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    columns = {name: table[name].to_numpy() for pair in pairs for one in pair for name in one}
+    first, second = [], []
+    for pair in pairs:
+        rows = [
+            np.flatnonzero(np.logical_and.reduce([columns[k] == v for k, v in one.items()]))
+            for one in pair
+        ]
+        ours, theirs = _aligned(pair, *(cell[row] for row in rows))
+        first.append(rows[0][ours])
+        second.append(rows[1][theirs])
+    number = np.repeat(np.arange(len(pairs)), [len(rows) for rows in first])
+    here, there = (table.iloc[np.concatenate(rows)] for rows in (first, second))
+    runs = here[keys].assign(value=here["value"].to_numpy() - there["value"].to_numpy())
+    runs = runs.assign(pair=number).reset_index(drop=True)
     if "correct" in table:
-        if not first["n"].equals(second["n"]):
+        n = here["n"].to_numpy()
+        for wrong in number[n != there["n"].to_numpy()][:1]:
+            side, against = pairs[wrong]
             raise ValueError(
                 f"{dict(side)} and {dict(against)} were tested on other numbers of images; "
                 "expected the same images. Run both again on the same data."
             )
-        ours, theirs = (
-            [int.from_bytes(row) for row in runs_of["correct"]] for runs_of in (first, second)
-        )
-        gains = [(a & ~b).bit_count() for a, b in zip(ours, theirs, strict=True)]
-        losses = [(b & ~a).bit_count() for a, b in zip(ours, theirs, strict=True)]
-        runs = runs.assign(n=first["n"], gained=gains / first["n"], lost=losses / first["n"])
+        hits = [[int.from_bytes(row) for row in rows["correct"]] for rows in (here, there)]
+        gains = [(a & ~b).bit_count() for a, b in zip(*hits, strict=True)]
+        losses = [(b & ~a).bit_count() for a, b in zip(*hits, strict=True)]
+        runs = runs.assign(n=n, gained=gains / n, lost=losses / n)
     if "group" in table:
-        runs = runs.assign(members=first["group"])
-    pooled = _pool(runs.reset_index(), by, over, level)
-    return pooled.assign(side=", ".join(side.values()), against=", ".join(against.values()))
+        runs = runs.assign(members=here["group"].to_numpy())
+    pooled = _pool(runs, ["pair", *by], over, level)
+    names = [[", ".join(one.values()) for one in pair] for pair in pairs]
+    sides, others = (np.array(one, object)[pooled["pair"]] for one in zip(*names, strict=True))
+    return pooled.assign(side=sides, against=others)
+
+
+def _aligned(
+    pair: tuple[Mapping[str, str], Mapping[str, str]],
+    ours: NDArray[np.integer],
+    theirs: NDArray[np.integer],
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Match the rows of two sides by the numbers of their cells, in the order of the first."""
+    side, against = map(dict, pair)
+    if not len(ours) or len(ours) != len(theirs) or set(ours) != set(theirs):
+        raise ValueError(
+            f"{side} has {len(ours)} runs and {against} has {len(theirs)}; expected "
+            "both, on the same targets and seeds. Run the missing ones."
+        )
+    if len(np.unique(ours)) < len(ours):
+        raise ValueError(
+            f"{side} has several rows for a target and seed; expected one. Give what they "
+            "differ in to `by`, or take one world, encoder and predictor at a time."
+        )
+    order = np.argsort(theirs)
+    return np.arange(len(ours)), order[np.searchsorted(theirs, ours, sorter=order)]
 
 
 def _pool(runs: pd.DataFrame, by: Sequence[str], over: str, level: float) -> pd.DataFrame:
@@ -395,7 +448,8 @@ def _check_whole(runs: pd.DataFrame, by: Sequence[str]) -> None:
     size, expected = groups.size(), groups["seed"].nunique() * groups["target"].nunique()
     different = runs.drop_duplicates(["group", "target", "seed"]).groupby("group").size()
     for group in size.index[(size != expected) | (different != expected)][:1]:
-        key = next(runs.loc[runs["group"] == group, list(by)].itertuples(index=False, name=None))
+        told = [name for name in by if name != "pair"]
+        key = next(runs.loc[runs["group"] == group, told].itertuples(index=False, name=None))
         raise ValueError(
             f"The group {key} has {size[group]} rows for {expected[group]} pairs of seed and "
             "target; expected one each. Run the missing ones, or name more columns in `by`."

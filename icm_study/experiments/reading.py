@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from icm_study.experiments.choosing import NOT_CHOSEN
-from icm_study.experiments.intervals import aggregate, contrast
+from icm_study.experiments.intervals import aggregate, contrasts
 from icm_study.experiments.settings import KINDS
 
 #: Conditions that are shifts, the mildest first.
@@ -112,7 +113,7 @@ class Results:
 
     def has(self, side: Mapping[str, str]) -> bool:
         """Say whether there are rows with these values."""
-        return not self.of(**side).table.empty
+        return bool(np.logical_and.reduce([self.table[k] == v for k, v in side.items()]).any())
 
     def means(self, by: Sequence[str] = IDENTITY) -> pd.DataFrame:
         """Pool targets and seeds, see :func:`~icm_study.experiments.intervals.aggregate`."""
@@ -122,8 +123,13 @@ class Results:
         self, side: Mapping[str, str], against: Mapping[str, str], **options: Any
     ) -> pd.DataFrame:
         """Compare two sides, see :func:`~icm_study.experiments.intervals.contrast`."""
-        by = ["world", "condition"]
-        return contrast(self.table, side, against, by, over=self.over, **options)
+        return self.gains([(side, against)], **options).drop(columns="pair")
+
+    def gains(
+        self, pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], **options: Any
+    ) -> pd.DataFrame:
+        """Compare many sides, see :func:`~icm_study.experiments.intervals.contrasts`."""
+        return contrasts(self.table, pairs, ["world", "condition"], over=self.over, **options)
 
 
 def by_worst_case(means: pd.DataFrame) -> pd.DataFrame:

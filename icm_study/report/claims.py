@@ -166,16 +166,17 @@ def gains_over_rivals(results: Results) -> pd.DataFrame:
         for method, choice in ways(judged.choice).values()
         for kind in (*KINDS, "oracle")
     ]
-    rows = []
+    compared, names = [], []
     for method, predictor, choice in ours:
         for rival in ("plain", "augmentation", "augmentation oracle"):
             if rival.endswith("oracle") and not method.endswith("oracle"):
                 continue
             one, other = side(method, predictor, choice), shifted.side_of(rival, predictor)
             if shifted.has(one) and other:
-                gain = shifted.gain(one, other)
-                rows.append(gain.assign(predictor=predictor, method=method, rival=rival))
-    return pd.concat(rows, ignore_index=True)
+                compared.append((one, other))
+                names.append((predictor, method, rival))
+    told = pd.DataFrame(names, columns=["predictor", "method", "rival"])
+    return _told(shifted.gains(compared), told)
 
 
 def variant_claims(results: Results) -> pd.DataFrame:
@@ -298,17 +299,20 @@ def differences(results: Results, against: tuple[str, str]) -> pd.DataFrame:
     """
     honest = results.chosen_by(results.choice)
     rival = honest.side_of(*against)
-    rows = []
-    for predictor, method in honest.table[["predictor", "method"]].drop_duplicates().to_numpy():
-        ours = honest.side_of(method, predictor)
-        if rival and ours and ours != rival:
-            names = {"predictor": predictor, "method": method, "against": ", ".join(against)}
-            rows.append(honest.gain(ours, rival).assign(**names))
-    return (
-        pd.concat(rows, ignore_index=True)
-        if rows
-        else pd.DataFrame(columns=["predictor", "method"])
-    )
+    methods = honest.table[["predictor", "method"]].drop_duplicates().to_numpy()
+    ours = [honest.side_of(method, predictor) for predictor, method in methods]
+    compared = [(one, rival) for one in ours if rival and one and one != rival]
+    if not compared:
+        return pd.DataFrame(columns=["predictor", "method"])
+    gains = honest.gains(compared)
+    names = pd.DataFrame([one for one, _ in compared])[["predictor", "method"]]
+    return _told(gains, names).assign(against=", ".join(against))
+
+
+def _told(gains: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
+    """Put what each pair is called beside its gains, in the place of its number."""
+    told = names.loc[gains["pair"]].reset_index(drop=True)
+    return gains.drop(columns="pair").assign(**{name: told[name] for name in told})
 
 
 def comparison_claims(results: Results) -> pd.DataFrame:
