@@ -8,11 +8,13 @@ grey.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -299,6 +301,38 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def heat_map(
+    axis: Axes, values: pd.DataFrame, limits: tuple[float, float], **look: Any
+) -> QuadMesh:
+    """Colour a cell for each value, the first row at the top; one that is not known is blank."""
+    mesh = axis.pcolormesh(
+        np.ma.masked_invalid(values.to_numpy(float)), vmin=limits[0], vmax=limits[1], **look
+    )
+    n_rows, n_columns = values.shape
+    axis.set(xlim=(0, n_columns), ylim=(n_rows, 0))
+    axis.set_xticks(np.arange(n_columns) + 0.5, [str(name) for name in values.columns])
+    axis.set_yticks(np.arange(n_rows) + 0.5, [str(name) for name in values.index])
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[["left", "bottom"]].set_visible(False)
+    return mesh
+
+
+def write_values(axis: Axes, mesh: QuadMesh, form: str, size: float) -> None:
+    """Write the value into each cell of a heat map, dark on light colours and light on dark."""
+    values = mesh.get_array()
+    for (row, column), value in np.ndenumerate(np.ma.getdata(values)):
+        if np.ma.getmaskarray(values)[row, column]:
+            continue
+        linear = np.array(mesh.to_rgba(value)[:3])
+        linear = np.where(linear <= 0.03928, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+        is_light = linear @ [0.2126, 0.7152, 0.0722] > 0.408  # the relative luminance of WCAG
+        axis.text(
+            column + 0.5, row + 0.5, form.format(value), fontsize=size, ha="center", va="center",
+            color="0.15" if is_light else "white",
+        )  # fmt: skip
+
+
 def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     """Show the share of each factor that each intervention re-draws, as an annotated grid.
 
@@ -314,16 +348,11 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    import seaborn as sns  # slow to import, and needed for grids only
-
     figure, axis = plt.subplots(figsize=(6.4, 0.45 * len(shares) + 1.4), layout="constrained")
-    sns.heatmap(
-        shares, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="cividis", ax=axis, linewidths=1,
-        cbar_kws={"label": "share re-drawn"},
-    )  # fmt: skip
+    mesh = heat_map(axis, shares, (0, 1), cmap="cividis", edgecolor="white", linewidth=1)
+    write_values(axis, mesh, "{:.2f}", 11)
+    figure.colorbar(mesh, ax=axis, label="share re-drawn").outline.set_linewidth(0)
     axis.set(xlabel="intervention", ylabel="")
-    axis.tick_params(length=0)
-    axis.tick_params(axis="y", rotation=0)
     axis.set_title(title)
     return figure
 
@@ -386,8 +415,6 @@ def grid_figure(
     -------
     matplotlib.figure.Figure
     """
-    import seaborn as sns
-
     gains = {
         label: means[mask]
         .pivot_table("value", "K", "consistency_weight")
@@ -408,18 +435,14 @@ def grid_figure(
     # bad the worst cell is
     limit = max(10.0, max(float(gain.to_numpy().max()) for gain in gains.values()))
     for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
-        last = axis is axes[0, -1]
-        sns.heatmap(
-            gain.round() + 0.0, ax=axis, cmap="PuOr", vmin=-limit, vmax=limit, annot=not fine,
-            fmt="+.0f", cbar=last, annot_kws={"fontsize": 9},
-            cbar_kws={"label": "points gained", "extend": "min"} if last else None,
-        )  # fmt: skip
+        gain.columns = [f"{weight:g}" for weight in gain.columns]
+        mesh = heat_map(axis, gain.round() + 0.0, (-limit, limit), cmap="PuOr")
+        if not fine:
+            write_values(axis, mesh, "{:+.0f}", 9)
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
-        axis.set_xticks(
-            np.arange(gain.shape[1]) + 0.5, [f"{w:g}" for w in gain.columns], rotation=90 * fine
-        )
-        axis.set_yticks(np.arange(gain.shape[0]) + 0.5, gain.index, rotation=0)
+        axis.tick_params(axis="x", rotation=90 * fine)
         axis.set_title(label, fontsize=11)
-        axis.tick_params(length=0)
+    bar = figure.colorbar(mesh, ax=axes[0, -1], label="points gained", extend="min")
+    bar.outline.set_linewidth(0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure

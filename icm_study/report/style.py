@@ -57,6 +57,7 @@ def set_style() -> None:
     if shell is not None:
         import matplotlib_inline.backend_inline  # noqa: F401  (it sets formats when it is imported)
 
+        plt.uninstall_repl_displayhook()  # a figure is drawn once, when it is shown as SVG
         select_figure_formats(shell, set())
         shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, svg_of)
 

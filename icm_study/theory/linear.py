@@ -144,11 +144,15 @@ def size_recovery(
             *scm.sample_pairs("source", max(1000, 8 * size), rng, leak=leak)
         )
         for rule, projection in rules.items():
-            fitted = clone(projection).fit_moments(moments)
+            fitted, is_auto = clone(projection), projection.n_components == "auto"
+            if is_auto:  # asked for, it would also look whether there are pairs enough: slow
+                fitted.set_params(n_components=1)
+            fitted.fit_moments(moments)
+            chosen = fitted.auto_n_components_ if is_auto else fitted.n_components_
             rows.append(
                 {
                     "rule": rule, "n_features": size, "leak": leak, "condition_number": condition,
-                    "seed": seed, "n_invariant": n_invariant, "chosen": fitted.n_components_,
+                    "seed": seed, "n_invariant": n_invariant, "chosen": chosen,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
