@@ -122,8 +122,8 @@ def load_silhouettes() -> Silhouettes:
     """
     images = _read_array("data").reshape(-1, 28, 28)
     label = _read_array("label").astype(int)
-    _, first = np.unique(images.reshape(len(images), -1), axis=0, return_index=True)
-    first.sort()
+    once = {image.tobytes(): i for i, image in reversed([*enumerate(images)])}  # the first of each
+    first = sorted(once.values())
     images, label = images[first], label[first]
     part = np.empty(len(images), dtype="<U7")
     rng = np.random.default_rng(20240515)

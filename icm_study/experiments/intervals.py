@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import betaincinv, stdtrit  # scipy.stats, with the same, is slow to import
 
 from icm_study.experiments.clusters import effective_size
 
@@ -62,7 +62,7 @@ def t_interval(values: NDArray[np.floating], level: float = 0.95) -> tuple[float
     if np.ptp(values) == 0:
         return mean, float("nan"), float("nan")
     error = np.std(values, ddof=1) / np.sqrt(n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * error)
+    half = float(stdtrit(n - 1, (1 + level) / 2) * error)
     return mean, mean - half, mean + half
 
 
@@ -134,8 +134,8 @@ def proportion_interval(
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a number between 0 and 1.")
     tail = (1 - level) / 2
-    low = stats.beta.ppf(tail, successes, n - successes + 1)  # NaN where nothing succeeds
-    high = stats.beta.ppf(1 - tail, successes + 1, n - successes)  # NaN where everything does
+    low = betaincinv(successes, n - successes + 1, tail)  # NaN where nothing succeeds
+    high = betaincinv(successes + 1, n - successes, 1 - tail)  # NaN where everything does
     return np.where(successes == 0, 0.0, low), np.where(successes == n, 1.0, high)
 
 
@@ -418,7 +418,7 @@ def _pool(runs: pd.DataFrame, by: Sequence[str], over: str, level: float) -> pd.
     else:
         seeds = runs.groupby(["group", "seed"])["value"].mean().groupby("group")
         n, value = seeds.size().to_numpy(), seeds.mean().to_numpy()
-        half = stats.t.ppf((1 + level) / 2, n - 1) * seeds.std().to_numpy() / np.sqrt(n)
+        half = stdtrit(n - 1, (1 + level) / 2) * seeds.std().to_numpy() / np.sqrt(n)
         half = np.where(seeds.min() == seeds.max(), np.nan, half)  # as in t_interval
         low, high = value - half, value + half
         if "n" in runs:

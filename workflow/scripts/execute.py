@@ -24,6 +24,8 @@ from icm_study.experiments.names import check_names
 # nbformat validates with jsonschema, which takes rfc3987_syntax along where it is installed, to
 # check formats that nbformat asks nobody to check; that package compiles grammars for two seconds.
 sys.modules.setdefault("rfc3987_syntax", None)
+# papermill takes pyarrow along, to read notebooks from a Hadoop cluster.
+sys.modules.setdefault("pyarrow", None)
 import nbformat  # noqa: E402
 import papermill  # noqa: E402
 
