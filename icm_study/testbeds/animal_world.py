@@ -242,12 +242,11 @@ class AnimalWorld(TestBed):
 
             latents = self.latents("source", "aligned", seed)
             keys = _keys(self.silhouettes, latents, seed)
+            originals = render(latents, self.silhouettes)  # once, for all interventions
 
             def intervened(name: str) -> NDArray[np.float32]:
                 def load(rows: NDArray[np.intp]) -> torch.Tensor:
-                    return intervene_images(
-                        render(latents.iloc[rows], self.silhouettes), [name], seed
-                    )
+                    return intervene_images(originals[rows], [name], seed)
 
                 return embedder.images([f"{name} {key}" for key in keys], load)[:, 0]
 

@@ -148,9 +148,20 @@ def test_spectrum_figure_draws_each_weight():
 def test_image_grid_shows_the_pixels():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4), dtype=np.uint8)
     figure = image_grid({"row": images, "short": images[:1]})
-    shown = [axis.images[0].get_array() for axis in figure.axes if axis.images]
-    assert len(shown) == 3
-    np.testing.assert_array_equal(shown[1], images[1].transpose(1, 2, 0))
+    whole, short = (axis.images[0].get_array() for axis in figure.axes)
+    for i in range(2):
+        np.testing.assert_array_equal(whole[:, 4 * i : 4 * i + 4, :3], images[i].transpose(1, 2, 0))
+    assert (whole[..., 3] == 255).all()
+    assert short[:, :4, 3].all()
+    assert not short[:, 4:, 3].any()  # room for the second is clear
+
+
+def test_images_stand_apart():
+    figure = image_grid({"row": np.full((2, 3, 50, 50), 9, dtype=np.uint8)})
+    (line,) = (axis.images[0].get_array() for axis in figure.axes)
+    assert line.shape == (50, 102, 4)
+    assert not line[:, 50:52].any()
+    assert line[:, 52:, 3].all()
 
 
 @settings(deadline=None, max_examples=20)
