@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from icm_study.experiments.task import Task
     from icm_study.methods.sources import Images, Sources
+    from icm_study.testbeds.base import Split, TestBed
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,49 @@ class Fold:
 
     sources: Sources
     judged: Sequence[Images]
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a choice hangs on; all of it is known of a test bed before anything is embedded.
+
+    Attributes
+    ----------
+    n_domains : int
+        Of the sources.
+    interventions : sequence of str
+        The image interventions that the images got; empty if nobody knows which got which.
+    has_other_pairs : bool
+        Whether the projection is estimated from pairs of other images.
+    has_target : bool
+        Whether one of the tests is the target.
+    """
+
+    n_domains: int
+    interventions: Sequence[str]
+    has_other_pairs: bool
+    has_target: bool
+
+    @classmethod
+    def of_task(cls, task: Task) -> Prospect:
+        """Look at a task."""
+        return cls(
+            n_domains=len(np.unique(task.sources.images.domain)),
+            interventions=np.unique(task.held_out.drawn).tolist(),
+            has_other_pairs=task.sources.others is not None,
+            has_target=task.target in task.tests,
+        )
+
+    @classmethod
+    def of_bed(cls, bed: TestBed, split: Split) -> Prospect:
+        """Look at a test bed, and one of its splits before anything is embedded."""
+        train = split.train
+        return cls(
+            n_domains=len(np.unique(train["domain"])) if "domain" in train.coords else 1,
+            interventions=bed.interventions,
+            has_other_pairs=bed.has_other_pairs,
+            has_target=split.target in split.tests,
+        )
 
 
 class Choice(ABC):
@@ -56,8 +100,8 @@ class Choice(ABC):
     is_honest: ClassVar[bool] = True
     needs_draws: ClassVar[bool] = False
 
-    def check(self, task: Task) -> None:  # noqa: B027  (most refuse nothing)
-        """Refuse a task on which no setting can be chosen in this way.
+    def check(self, prospect: Prospect) -> None:  # noqa: B027  (most refuse nothing)
+        """Refuse data on which no setting can be chosen in this way.
 
         Raises
         ------
@@ -110,19 +154,22 @@ class UnseenIntervention(Choice):
     note = "source images after an intervention that the fit has not seen"
     needs_draws = True
 
-    def check(self, task: Task) -> None:
+    def check(self, prospect: Prospect) -> None:
         """Refuse pairs of other images, and interventions of which none can be left out."""
-        if task.sources.others is not None:
+        if prospect.has_other_pairs:
             raise ValueError(
                 "The projection is estimated from pairs of other images, and the choice 'unseen "
                 "intervention' leaves interventions out of its fit. Choose in another way, such as "
                 "'intervened'."
             )
-        if len(np.unique(task.held_out.drawn)) < 2:
+        if len(prospect.interventions) < 2:
+            what = "do not tell which intervention each of them got"
+            for name in prospect.interventions:
+                what = f"are intervened on by {name!r} only"
             raise ValueError(
-                f"The images were intervened on by '{task.held_out.drawn[0]}' only, and the choice "
-                "'unseen intervention' leaves each intervention out in turn. Name two or more as "
-                "'interventions', or choose in another way, such as 'intervened'."
+                f"The images {what}, and the choice 'unseen intervention' leaves each "
+                "intervention out in turn. Name two or more as 'interventions', where data have "
+                "these, or choose in another way, such as 'intervened'."
             )
 
     def folds(self, task: Task, sees: Collection[str]) -> list[Fold]:
@@ -144,9 +191,9 @@ class LeftOutDomain(Choice):
     name = "left-out domain"
     note = "source domains that are left out"
 
-    def check(self, task: Task) -> None:
+    def check(self, prospect: Prospect) -> None:
         """Refuse sources of one domain only."""
-        if len(np.unique(task.sources.images.domain)) < 2:
+        if prospect.n_domains < 2:
             raise ValueError(
                 "The sources have one domain, and the choice 'left-out domain' leaves one out; "
                 "expected two source domains or more beside the target. Choose in another way."
@@ -177,9 +224,9 @@ class Target(Choice):
     note = "the target itself (peeking)"
     is_honest = False
 
-    def check(self, task: Task) -> None:
+    def check(self, prospect: Prospect) -> None:
         """Refuse tests of which none is the target."""
-        if task.target not in task.tests:
+        if not prospect.has_target:
             raise ValueError(
                 "The choice 'target' looks at the target, but no single test is the target here: "
                 "nothing may be chosen on the images that are tested. Leave it out."

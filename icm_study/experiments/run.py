@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icm_study.embedding.tables import EmbeddedData, Embedder
-from icm_study.experiments.choosing import CHOICES
+from icm_study.experiments.choosing import CHOICES, Prospect
 from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.task import Task, make_task
@@ -104,8 +104,9 @@ def run(
     Raises
     ------
     ValueError
-        If there is nothing to run, a seed or world is given twice, a target is unknown, or
-        the data cannot be divided; before anything is embedded.
+        If there is nothing to run, a seed or world is given twice, a target is unknown, the
+        data cannot be divided, or a choice cannot be made on them; before anything is
+        embedded.
     """
     plan = plan or Plan()
     check_seeds(seeds)
@@ -116,7 +117,7 @@ def run(
         (bed, seed, target) for bed in beds for seed in seeds for target in bed.targets(targets)
     ]
     for bed, seed in product(beds, seeds):
-        bed.check_splits(bed.targets(targets), seed)
+        check_splits(bed, seed, targets, plan)
     tables = []
     data: EmbeddedData | None = None
     embedded: tuple[Any, ...] = ()
@@ -129,6 +130,18 @@ def run(
         where = bed.columns | {"encoder": embedder.encoder.name, "target": target or "none"}
         tables.append(run_task(task, plan, seed).assign(**where, seed=seed))
     return pd.concat(tables, ignore_index=True)
+
+
+def check_splits(bed: TestBed, seed: int, targets: Sequence[str] | None, plan: Plan) -> None:
+    """Find out whether data can be divided, and settings chosen, before anything is embedded.
+
+    Raises
+    ------
+    ValueError
+    """
+    for split in bed.foreseen(bed.targets(targets), seed):
+        for name in plan.choices:
+            CHOICES[name].check(Prospect.of_bed(bed, split))
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

@@ -199,12 +199,12 @@ class Study:
         ValueError
             If a parameter is not valid, or the data have problems.
         """
-        from icm_study.experiments.run import check_seeds
+        from icm_study.experiments.run import check_seeds, check_splits
 
-        plan = self.plan
-        check_seeds(self.given["seeds"])
+        seeds, plan = self.given["seeds"], self.plan
+        check_seeds(seeds)
         for bed in self.beds:
-            bed.targets(self.given.get("targets"))
+            check_splits(bed, seeds[0], self.given.get("targets"), plan)
         return plan
 
     def _run(self) -> pd.DataFrame:

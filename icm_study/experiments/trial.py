@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE, Choice, Fold
+from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE, Choice, Fold, Prospect
 from icm_study.experiments.task import Task
 from icm_study.methods.base import EmbeddingMap, Method
 from icm_study.methods.registry import Entry, Grid
@@ -42,7 +42,7 @@ class Judge:
         self.choices = choices
         self._folds: dict[tuple[str, frozenset[str]], list[Fold]] = {}
         for choice in choices:
-            choice.check(task)
+            choice.check(Prospect.of_task(task))
 
     def folds(self, choice: Choice, sees: frozenset[str]) -> list[Fold]:
         """Give what a method that sees some kinds of interventions is fitted and judged on."""

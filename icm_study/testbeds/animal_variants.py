@@ -90,6 +90,7 @@ class AnimalVariants(TestBed):
     silhouettes: Silhouettes = field(default_factory=load_silhouettes, repr=False)
     name: str = NAME
     protocol: str = "variants"
+    interventions: Sequence[str] = ()  # nothing can be rendered again to tell
 
     def __post_init__(self) -> None:
         shortcut_strengths(self.shortcut, self.strength)
@@ -142,6 +143,11 @@ class AnimalVariants(TestBed):
     def targets(self, names: Sequence[str] | None = None) -> list[str | None]:
         """Leave no domain out: every variant is a test."""
         return variants_are_no_targets(names)
+
+    def foreseen(self, targets: Sequence[str | None], seed: int) -> list[Split]:
+        """Say that the source is one domain, and no test is the target; A is not known yet."""
+        none = xr.Dataset(coords={"label": ("row", np.empty(0, int))})
+        return [Split(train=none, held_out=none, tests={}, prompts=none, target="none")]
 
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed the source with all its pairs, and the variants.

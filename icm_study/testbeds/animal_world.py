@@ -155,10 +155,10 @@ class AnimalWorld(TestBed):
             classes=CLASSES,
         )
 
-    def check_splits(self, targets: Sequence[str | None], seed: int) -> None:
+    def foreseen(self, targets: Sequence[str | None], seed: int) -> list[Split]:
         """Find out whether there are images enough, before any is embedded."""
         try:
-            super().check_splits(targets, seed)
+            return super().foreseen(targets, seed)
         except ValueError as error:
             raise ValueError(
                 f"n_images={self.n}: with seed {seed} so many images of animals cannot be divided. "

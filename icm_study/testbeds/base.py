@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.embedding.tables import EmbeddedData, Embedder
 
 if TYPE_CHECKING:
@@ -74,11 +75,20 @@ class TestBed(ABC):
         The data set's, as tables and pages call it.
     protocol : str
         One of :data:`PROTOCOLS`.
+    interventions : sequence of str
+        Image interventions that are drawn from; empty where it cannot be told later which
+        image got which.
     """
 
     __test__: ClassVar[bool] = False  # the name is no test to pytest
     name: str
     protocol: str = PROTOCOLS[0]
+    interventions: Sequence[str] = IMAGE_INTERVENTIONS
+
+    @property
+    def has_other_pairs(self) -> bool:
+        """Whether the projection is estimated from pairs of other images."""
+        return False
 
     @property
     @abstractmethod
@@ -173,17 +183,16 @@ class TestBed(ABC):
         """Give the data without any embedding, as far as a split needs them; None if unknown."""
         return None
 
-    def check_splits(self, targets: Sequence[str | None], seed: int) -> None:
-        """Find out whether the data can be divided, before anything is embedded.
+    def foreseen(self, targets: Sequence[str | None], seed: int) -> list[Split]:
+        """Divide the data for each target before anything is embedded, as far as that is known.
 
         Raises
         ------
         ValueError
             As :meth:`split`.
         """
-        if (data := self.outline(seed)) is not None:
-            for target in targets:
-                self.split(data, target, seed)
+        data = self.outline(seed)
+        return [] if data is None else [self.split(data, target, seed) for target in targets]
 
     @abstractmethod
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:

@@ -123,6 +123,24 @@ class ImageNetVariants(TestBed):
         """Leave no domain out: every variant is a test."""
         return variants_are_no_targets(names)
 
+    @property
+    def has_other_pairs(self) -> bool:
+        """Whether there are other images for the projection."""
+        return self.others is not None
+
+    def outline(self, seed: int) -> EmbeddedData:
+        """Give the data without any embedding."""
+        data = self._folder.outline(seed)
+        labels = [self._labels(name, data.classes) for name in self.variants]
+        numbers = np.repeat(np.arange(len(labels)), [len(part) for part in labels])
+        test = {"label": ("row", np.concatenate(labels)), "domain": ("row", numbers)}
+        return replace(
+            data,
+            source=data.source.drop_vars("domain"),
+            test=xr.Dataset(coords=test),
+            domains=self.domains,
+        )
+
     def embed(self, embedder: Embedder, seed: int) -> EmbeddedData:
         """Embed the training images, with interventions, and the variants as they are.
 
@@ -156,13 +174,11 @@ class ImageNetVariants(TestBed):
         if self.others is not None:
             pairs = embedder.pairs(self.others[1], self._texts_of_others(embedder))
         data = folder.embed(embedder, seed)
-        classes = imagenet_index(list(folder.classes))
-        place = {index: number for number, index in enumerate(classes)}
         tests, pixels = [], {}
         for number, (name, images) in enumerate(self.variants.items()):
             embedded = embed_files(embedder.encoder, images, embedder.store, interventions=())
             pixels[name] = embedded.attrs["images"]
-            labels = [place[index] for index in self._index[name]]
+            labels = self._labels(name, data.classes)
             numbers = [number] * len(labels)
             tests.append(embedded.assign_coords(label=("row", labels), domain=("row", numbers)))
         return replace(
@@ -192,6 +208,11 @@ class ImageNetVariants(TestBed):
         if self.others is None or not (self.others[1]["label"] != "").all():
             return None
         return self.texts.write(self.others[1], self.others[0], embedder.store.root)
+
+    def _labels(self, name: str, classes: Sequence[str]) -> list[int]:
+        """Give the class of each image of a variant, as its place among those of training."""
+        place = {index: number for number, index in enumerate(imagenet_index(list(classes)))}
+        return [place[index] for index in self._index[name]]
 
     def split(self, data: EmbeddedData, target: str | None, seed: int) -> Split:
         """Divide the training images, see :func:`~icm_study.testbeds.splits.variant_split`."""

@@ -32,6 +32,6 @@ def rehearse(report: FolderReport, encoder: str, protocol: str = PROTOCOLS[0]) -
         classes to the same words.
     """
     bed = ImageFolder(Path(report.root).name, report.images, protocol=protocol)
-    bed.check_splits(bed.targets(), seed=0)
+    bed.foreseen(bed.targets(), seed=0)
     with TemporaryDirectory() as place:
         bed.prompts(Embedder(load_encoder(encoder), EmbeddingStore(place)))

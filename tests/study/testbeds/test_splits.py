@@ -10,7 +10,8 @@ from linear_world import table
 from stand_ins import change, linear_data
 
 from icm_study.embedding.tables import EmbeddedData
-from icm_study.experiments.run import run
+from icm_study.experiments.run import Plan, run
+from icm_study.testbeds.animal_variants import AnimalVariants
 from icm_study.testbeds.animal_world import AnimalWorld
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
 from icm_study.testbeds.image_folder import ImageFolder
@@ -353,7 +354,34 @@ def test_a_domain_without_the_classes_to_test_is_told_before_anything_is_embedde
     bed = ImageFolder("listed", images[~lacks], protocol=protocol)
     with pytest.raises(ValueError, match=f"no image for the condition '{condition}' of the target"):
         run([bed], None, [0])
-    bed.check_splits(["art", "photo"], 0)  # these can be told
+    bed.foreseen(["art", "photo"], 0)  # these can be told
+
+
+@pytest.mark.parametrize(
+    ("choice", "changes", "message"),
+    [
+        ("left-out domain", {"domains": ["art", "photo"]}, "The sources have one domain.*two"),
+        ("unseen intervention", {"interventions": ["invert"]}, "by 'invert' only.*Name two"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_told_before_anything_is_embedded(choice, changes, message):
+    images = listing(30)
+    images = images[images["domain"].isin(changes.pop("domains", images["domain"]))]
+    bed = ImageFolder("listed", images, **changes)
+    for choices in ([choice], ["intervened", choice]):
+        with pytest.raises(ValueError, match=message):
+            run([bed], None, [0], plan=Plan(choices=choices))
+
+
+@pytest.mark.parametrize("choice", ["left-out domain", "unseen intervention", "target"])
+def test_variants_of_animals_can_be_chosen_by_held_out_images_only(encoder, choice):
+    message = {
+        "left-out domain": "The sources have one domain",
+        "unseen intervention": "do not tell which intervention each of them got",
+        "target": "no single test is the target here",
+    }[choice]
+    with pytest.raises(ValueError, match=message):
+        run([AnimalVariants(encoder)], None, [0], plan=Plan(choices=[choice]))
 
 
 @pytest.mark.parametrize("n", [1, 20, 60])

@@ -161,6 +161,14 @@ def test_a_photo_is_called_so_whatever_the_training_folder_is_called(bed, store)
     np.testing.assert_array_equal(first.source["caption"], second.source["caption"])
 
 
+def test_the_outline_of_folders_has_all_that_a_split_goes_by(bed, imagenet):
+    (foreseen,) = bed.foreseen(bed.targets(), 0)
+    split = bed.split(imagenet, None, 0)
+    for name, test in split.tests.items():
+        np.testing.assert_array_equal(foreseen.tests[name]["label"], test["label"])
+    np.testing.assert_array_equal(foreseen.train["label"], split.train["label"])
+
+
 def test_the_split_divides_the_source_and_leaves_the_variants_whole(bed, imagenet):
     data = bed.split(imagenet, None, seed=3)
     parts = [data.train, data.held_out, data.tests["in_distribution"]]
@@ -261,6 +269,16 @@ def elsewhere(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("elsewhere") / "pets"
     write_images(root, LAYOUTS[request.param] or ".", 500, 30, seed=5)
     return SimpleNamespace(layout=request.param, images=index_images(root))
+
+
+def test_a_choice_without_the_images_that_are_fitted_on_is_told_before_anything_is_embedded(
+    folders, elsewhere
+):
+    bed = variants_in(folders, others=("pets", elsewhere.images))
+    with pytest.raises(ValueError, match="pairs of other images, and the choice 'unseen"):
+        run([bed], None, [0], plan=Plan(choices=["unseen intervention"]))
+    with pytest.raises(ValueError, match="The sources have one domain"):
+        run([bed], None, [0], plan=Plan(choices=["left-out domain"]))
 
 
 def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, bed, imagenet, tmp_path):
