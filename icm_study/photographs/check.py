@@ -120,7 +120,8 @@ class FolderReport:
         several.
     few_levels : tuple of str
         Domains with images of more than 8 bits of which few levels are left, or whose
-        values are cut (see `icm_study.photographs.depth.flaws`).
+        values are cut, and those whose images of 8 bits use few (see
+        `icm_study.photographs.depth.flaws`).
     differences : tuple of str
         How the folder differs from what is known of the data set.
     names : tuple of str
@@ -133,7 +134,8 @@ class FolderReport:
         Folders with images that were not taken, and how many: they lie in no class
         folder, or deeper.
     splits : tuple of str
-        The domains, if all are named as the parts of one data set are ("train", "val").
+        The domains, or classes, if all are named as the parts of one data set are ("train",
+        "val").
     hindrances : tuple of str
         Why domains cannot be left out in turn; the images may be sound all the same.
     dropped : mapping of str to int
@@ -211,7 +213,7 @@ class FolderReport:
             [" = ".join(group) for group in self.repeats],
         )
         lines += _section(
-            "images of more than 8 bits that are read with few levels, or cut; give value_range: "
+            "images that are read with few levels, or cut; of more than 8 bits, give value_range: "
             "'used' for the values that they have, or (low, high)",
             self.few_levels,
         )
@@ -229,9 +231,10 @@ class FolderReport:
             )
         if self.splits:
             lines += _section(
-                "domains that are named as the splits of one data set are; between these there "
-                "is no shift of domain. Give each camera, site or style a folder instead",
-                [", ".join(self.splits)],
+                "names that the splits of one data set have: between these there is no shift of "
+                "domain, and no class to tell. Give each camera, site or style a folder, and in it "
+                "one for each class",
+                self.splits,
             )
         lines += _section(
             "classes that are not in every domain with images enough, left out as asked",
@@ -321,7 +324,11 @@ def _check_folder(
         names=tuple(name_flaws(name, domains, names)),
         not_read=images_not_read(root),
         left_out=images_left_out(root, table),
-        splits=() if flat or not SPLITS.issuperset(map(str.lower, domains)) else tuple(domains),
+        splits=tuple(
+            f"the {what} are {', '.join(found)}"
+            for what, found in (("domains", [] if flat else domains), ("classes", names))
+            if len(found) > (what == "classes") and SPLITS.issuperset(map(str.lower, found))
+        ),
         hindrances=() if flat else hindrances(images),
         dropped={str(label): int(n) for label, n in dropped.items()},
     )
@@ -432,7 +439,7 @@ def load_images(
     listing = "\n".join(
         [
             *_section("unreadable images", unreadable),
-            *_section("images of more than 8 bits; give value_range", few_levels),
+            *_section("images with few levels; of more than 8 bits, give value_range", few_levels),
         ]
     )
     if images.empty or (listing and not accept_problems):

@@ -1,10 +1,12 @@
-"""Images of more than 8 bits a channel: what values they have, and by what range they are read.
+"""What values images have, and by what range those of more than 8 bits a channel are read.
 
 A file of 16 bits may hold 12, as those of X-ray machines and microscopes do. Read by
 the range of the file, 0 to 65,535, these are nearly black, with 17 gray levels left.
 Floating-point pixels have no agreed range at all. So one can choose the range: that of
 the file, the one that the images of a domain use, or one's own. A domain is taken by
-itself, since it is often a machine. Encoders read 8 bits: images that are read by
+itself, since it is often a machine. Images of 8 bits are what they are, but where all of a
+domain use a small part of them, they were made from such a file, and it is told. Encoders
+read 8 bits: images that are read by
 another range than their file's are written once as 8-bit copies, and it is these that
 are embedded, captioned and shown.
 """
@@ -35,6 +37,8 @@ FILE_RANGE = (0.0, 65535.0)
 
 #: Fewer of the 256 levels than this, over a whole domain, and something is wrong.
 LEAST_LEVELS = 128
+#: Of images that have 8 bits themselves, and may show dim scenes.
+LEAST_OF_8_BITS = 32
 
 ValueRange = str | tuple[float, float]
 
@@ -93,20 +97,21 @@ def check_value_range(value_range: ValueRange) -> None:
 
 
 def summarize(images: pd.DataFrame) -> pd.DataFrame:
-    """Sum up the images of more than 8 bits of each domain.
+    """Sum up the images of each domain whose values are known.
 
     Parameters
     ----------
     images : DataFrame
-        Columns *domain*, *kind*, *low* and *high*, as `deep_values` gives the last three.
+        Columns *domain*, *kind*, *low* and *high*, as `deep_values` gives the last three; of
+        8-bit images the ends of all channels.
 
     Returns
     -------
     DataFrame
         One row for each domain and kind, with these columns and the number of images, *n*.
     """
-    deep = images[images["kind"] != ""].groupby(["domain", "kind"])
-    return deep.agg(n=("low", "size"), low=("low", "min"), high=("high", "max")).reset_index()
+    known = images[images["low"].notna()].groupby(["domain", "kind"])
+    return known.agg(n=("low", "size"), low=("low", "min"), high=("high", "max")).reset_index()
 
 
 def flaws(summary: pd.DataFrame, value_range: ValueRange) -> tuple[str, ...]:
@@ -125,6 +130,14 @@ def flaws(summary: pd.DataFrame, value_range: ValueRange) -> tuple[str, ...]:
     """
     found = []
     for domain, kind, n, lowest, highest in summary.to_numpy().tolist():
+        if kind == "":
+            if highest - lowest + 1 < LEAST_OF_8_BITS:
+                found.append(
+                    f"{domain}: {n:,} images of 8 bits have values from {lowest:,g} to "
+                    f"{highest:,g} of 0 to 255; they were saved by a wider range than they use. "
+                    "Save them again by their own: value_range cannot give back what is lost"
+                )
+            continue
         by_file = value_range == "file" or kind == "color"
         low, high = FILE_RANGE if by_file else _range(lowest, highest, value_range)
         start, end = (min(max(value, low), high) for value in (lowest, highest))

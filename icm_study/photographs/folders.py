@@ -385,9 +385,15 @@ def _check_classes(table: pd.DataFrame, domains: list[Path], allow_missing: bool
         domain = folder_name(folder)
         there = set(table["label"][table["domain"] == domain])
         if not there:
+            split = (
+                f" {domain!r} is the name of a split: if the domains lie below it, give "
+                f"{str(folder)!r} as the folder."
+                if domain.lower() in SPLITS
+                else ""
+            )
             raise ValueError(
                 f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove "
-                f"it.{_deeper(folder)}"
+                f"it.{_deeper(folder)}{split}"
             )
         absent[domain] = sorted(everywhere - there)
     if any(absent.values()) and not allow_missing:

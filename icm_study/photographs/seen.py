@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class Look(NamedTuple):
-    """What is seen of a file: its hash, and why it cannot be read, or its deep values."""
+    """What is seen of a file: its hash, and why it cannot be read, or its values."""
 
     digest: str = ""
     reason: str = ""
@@ -202,10 +202,15 @@ def _look(path: str, any_range: bool) -> Look:
         with open_image(path) as stream:
             data = stream.read()
         # floating-point pixels can be read by some range, which is not known yet
-        decode_image(io.BytesIO(data), path, small=True, value_range=(0, 1) if any_range else None)
+        given = (0.0, 1.0) if any_range else None
+        image = decode_image(io.BytesIO(data), path, small=True, value_range=given)
     except (OSError, ValueError) as error:
         return Look(reason=str(error))
-    return Look(hashlib.sha256(data).hexdigest(), "", *deep_values(io.BytesIO(data)))
+    kind, low, high = deep_values(io.BytesIO(data))
+    if not kind:
+        lowest, highest = zip(*image.getextrema(), strict=True)  # of each channel
+        low, high = min(lowest), max(highest)
+    return Look(hashlib.sha256(data).hexdigest(), "", kind, low, high)
 
 
 def _hash(path: str) -> str:

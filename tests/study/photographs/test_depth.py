@@ -250,3 +250,36 @@ def test_a_few_hot_pixels_hide_no_narrow_range(tmp_path, suffix, n_spoilt):
     for path in images["path"]:
         levels = np.unique(np.asarray(read_image(path)))
         assert len(levels) > 200
+
+
+def dim(seed, top):
+    """Fall off from `top` to black, each image a little farther: smooth, as JPEG likes it."""
+    ramp = np.linspace(0, 1, 40)
+    return (top * np.outer(ramp, ramp ** (1 + seed / 20))).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_12_bits_that_were_saved_as_8_by_the_range_of_16_are_told(tmp_path, suffix, channels):
+    """Nothing in such a file says so, but that a whole domain is nearly black."""
+    top = {"hospital_1": 16, "hospital_2": 255}
+
+    def picture(domain, seed):
+        gray = dim(seed, top[domain])
+        return gray if channels == 1 else np.stack([gray] * 3, axis=-1)
+
+    root = write(tmp_path / "xray", picture, suffix)
+    (said,) = check_folder(root).few_levels
+    assert said.startswith("hospital_1: 20 images of 8 bits have values from 0 to ")
+    assert "were saved by a wider range than they use" in said
+    with pytest.raises(ValueError, match="images of 8 bits have values"):
+        load_folder(root, cache=tmp_path / "cache")
+    for _ in range(2):  # the second time what was seen is read
+        with pytest.warns(UserWarning, match="images of 8 bits have values"):
+            load_folder(root, cache=tmp_path / "cache", accept_problems=True)
+
+
+def test_one_bright_image_is_enough_for_a_dim_domain(tmp_path):
+    night = write(tmp_path / "n", lambda _, i: dim(i, 9 if i % 20 else 90))
+    ink = write(tmp_path / "i", lambda _, i: 255 * dim(i, 1))
+    assert check_folder(night).few_levels == check_folder(ink).few_levels == ()

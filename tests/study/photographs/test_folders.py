@@ -630,13 +630,22 @@ def test_splits_where_domains_should_be_are_recognized(sound, tmp_path):
     (sound / "art").rename(sound / "Train")
     (sound / "photo").rename(sound / "val")
     report = check_folder(sound)
-    assert report.splits == ("Train", "val")
-    assert "named as the splits of one data set" in str(report)
+    assert report.splits == ("the domains are Train, val",)
+    assert "names that the splits of one data set have" in str(report)
     assert not report.sound
     for split, domain in product(("train", "test"), ("photo", "sketch")):
         save(tmp_path / "deep" / split / domain / "dog" / "0.png")
-    with pytest.raises(ValueError, match=r"'test' has no images.*deeper.* such as 'photo/dog'"):
+    message = r"'test' has no images.*such as 'photo/dog'.* name of a split.* give '.*deep/test'"
+    with pytest.raises(ValueError, match=message):
         check_folder(tmp_path / "deep")
+
+
+def test_splits_in_the_place_of_the_classes_are_recognized(tmp_path):
+    for domain, split, i in product(("north", "south"), ("train", "Test"), range(2)):
+        save(tmp_path / domain / split / f"{i}.png", len(domain + split) + 7 * i)
+    report = check_folder(tmp_path)
+    assert report.splits == ("the classes are Test, train",)
+    assert not report.sound
 
 
 @pytest.mark.parametrize("names", [["a.heic", "b.HEIC"], ["a.dng", "deep/b.DCM"]])
