@@ -46,13 +46,12 @@ def gain_map(cells: pd.DataFrame, baseline: float, title: str) -> Figure:
 
 
 def best_cells(cells: pd.DataFrame) -> str:
-    """Name the best cell of each map of :func:`gain_map`."""
+    """Name the best cell of the maps of :func:`gain_map` for each predictor."""
     part = cells[cells["condition"] == "reversed"].sort_values("value")
-    best = part.groupby(["predictor", "intervention"]).tail(1)
     return "; ".join(
-        f"{row.predictor} with {row.intervention}: K = {row.K}, λ = {row.consistency_weight:g}, "
-        f"{row.value:.1f} %"
-        for row in best.sort_values(["predictor", "intervention"]).itertuples()
+        f"{row.predictor} {row.value:.1f} % ({row.intervention}, K = {row.K}, "
+        f"λ = {row.consistency_weight:g})"
+        for row in part.groupby("predictor").tail(1).sort_values("predictor").itertuples()
     )
 
 
@@ -168,10 +167,10 @@ def pairs_words(means: pd.DataFrame) -> str:
         "value", "name", "n_pairs", sort=False
     )
     fewest, every = wide.columns.min(), wide.columns.max()
-    listed = "; ".join(
-        f"{name} {row[fewest]:.1f} % and {row[every]:.1f} %" for name, row in wide.iterrows()
+    listed = ", ".join(
+        f"{row[fewest]:.1f} and {row[every]:.1f} % (*{name}*)" for name, row in wide.iterrows()
     )
-    return f"With {fewest} pairs, and with {every}, the probe has: {listed}."
+    return f"With {fewest} pairs and with {every}, shortcut reversed: {listed}."
 
 
 def penalty_means(by_penalty: pd.DataFrame) -> pd.DataFrame:
@@ -236,7 +235,6 @@ def penalty_words(gains: pd.DataFrame) -> str:
     at = part[part["penalty"] != "chosen"].groupby("intervention", sort=False)["value"]
     chosen = part[part["penalty"] == "chosen"].set_index("intervention")["value"]
     return "; ".join(
-        f"ICM {kind} {low:+.1f} to {high:+.1f} points, and {chosen[kind]:+.1f} where each side's "
-        "penalty is chosen"
+        f"*ICM {kind}* {low:+.1f} to {high:+.1f}, chosen {chosen[kind]:+.1f}"
         for kind, low, high in zip(at.min().index, at.min(), at.max(), strict=True)
     )

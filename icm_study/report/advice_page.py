@@ -68,7 +68,7 @@ def advice_page(study: Study, run: Results, advice: Advice, worth: float) -> str
         interval_table(gains, ["name"], ["condition"], signed=True).to_html(border=0),
         _text(GAINS),
         "<h2>The data</h2>",
-        _text(str(words.introduction(run, is_recorded=False).data)),
+        _text(str(words.introduction(run).data)),
         *_figures(study, run),
         "<h2>Each domain as the new one</h2>",
         interval_table(unseen, ["predictor", "name"], ["target"]).to_html(border=0),

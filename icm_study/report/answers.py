@@ -7,96 +7,75 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import Markdown
 
-from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.reading import Results, by_worst_case
-from icm_study.report.claims import learnt_from, variant_claims, ways
+from icm_study.report.claims import gains_over_plain, learnt_from, side, variant_claims
 from icm_study.report.finding import Finding, verdicts_of
 from icm_study.report.style import said
-
-ANSWER = "**The answer of this run.** "
+from icm_study.report.words import answer, came_out, points, redrawn
 
 
 def domain_generalization_answer(results: Results) -> Markdown:
-    """Say what CLIP-ICM gains, and what the rivals have, in the world that is judged."""
-    judged = results.judged()
-    has_probe = "linear probe" in set(judged.table["predictor"])
-    lines = [
-        f"Plain zero-shot, which learns nothing from the sources, has {_of(judged, 'zero-shot')}: "
-        "where prompts name the classes well, it is the rival to beat."
-    ]
-    for predictor in ["linear probe", "zero-shot"] if has_probe else ["zero-shot"]:
-        lines += _icm_lines(judged, predictor)
-    return Markdown(ANSWER + " ".join(lines))
+    """Say what CLIP-ICM gains in the world that is judged, over what, and with which reason."""
+    gains = gains_over_plain(results)
+    shift = gains["condition"].iloc[0]
+    plain = results.judged().of(method="plain", condition=shift).means()
+    has = plain.set_index("predictor")["value"]
+    told = []
+    for predictor, part in gains.groupby("predictor", sort=False):
+        chosen, auto = (points(row) for _, row in part.iterrows())
+        told.append(
+            f"the {predictor} goes from {has[predictor]:.1f} % by {auto} points with λ = 1 and K "
+            f"from the spectrum, by {chosen} with both chosen on source images"
+        )
+    text = f"By CLIP-ICM, {said(shift)}, {'; '.join(told)}."
+    reason = redrawn(results)
+    return answer(text + (f" Of the domain, {reason} are re-drawn." if reason else ""))
 
 
 def variants_answer(results: Results) -> Markdown:
     """Say what CLIP-ICM gains on each variant, and how many comparisons it wins."""
     verdicts = variant_claims(results)["verdict"].value_counts()
-    lines = [
-        line
-        for predictor in results.table["predictor"].unique()
-        for line in _icm_lines(results, predictor)
-    ]
-    lines.append(
-        f"Of {verdicts.sum()} comparisons with the plain predictors, "
-        f"{verdicts.get('supported', 0)} are supported and {verdicts.get('refuted', 0)} refuted."
+    kind, told = results.kinds[-1], []
+    for predictor in results.table["predictor"].unique():
+        ours, plain = side(f"ICM auto {kind}", predictor), side("plain", predictor)
+        gains = results.of(condition=results.shifts).gain(ours, plain)
+        listed = ", ".join(
+            f"{row.value:+.1f} ({said(row.condition)})" for row in gains.itertuples()
+        )
+        told.append(f"{predictor} {listed}")
+    return answer(
+        f"Points that *ICM auto {kind}* gains over the plain predictor: {'; '.join(told)}. By "
+        f"their intervals, {verdicts.get('supported', 0)} of {verdicts.sum()} comparisons are wins "
+        f"and {verdicts.get('refuted', 0)} losses."
     )
-    return Markdown(ANSWER + " ".join(lines))
-
-
-def _icm_lines(results: Results, predictor: str) -> list[str]:
-    """Put the plain predictor and CLIP-ICM, by both ways to have K and λ, into words."""
-    kind = results.kinds[-1]
-    lines = [f"The plain {predictor} has {_of(results, predictor)}."]
-    for how, (method, choice) in ways(results.choice).items():
-        accuracy = _of(results, predictor, f"{method} {kind}", choice)
-        pairs = kind.replace("+", " and ")
-        lines.append(f"With ICM ({pairs} interventions; {how}) it has {accuracy}.")
-    return lines
-
-
-def _of(results: Results, predictor: str, method: str = "plain", choice: str = NOT_CHOSEN) -> str:
-    """Put the accuracies of one method into words, condition by condition."""
-    rows = results.of(method=method, predictor=predictor, choice=choice)
-    value = rows.means().set_index("condition")["value"]
-    return ", ".join(f"{value[name]:.0f} % ({said(name)})" for name in results.conditions)
 
 
 def comparison_answer(results: Results) -> Markdown:
-    """Say which methods do best where they do worst, and when the projection pays."""
+    """Say which methods do best where they do worst, and what the projection has over rivals."""
     honest = results.chosen_by(results.choice)
     worst = by_worst_case(honest.means())
-    best = worst.groupby("predictor", sort=False).head(3)
-    told = [
-        f"{row.predictor} by *{row.method}* ({row.value:.1f} % where it does worst, "
-        f"{said(row.condition)})"
-        for row in best.itertuples()
-    ]
-    text = "By the accuracy where a method does worst, the best are: " + "; ".join(told) + "."
+    best = "; ".join(
+        f"{row.predictor} by *{row.method}* ({row.value:.1f} %)"
+        for row in worst.groupby("predictor", sort=False).head(1).itertuples()
+    )
+    text = f"Where methods do worst, the best are {best}."
     kind = learnt_from(honest.table["method"])
     rivals = worst[(worst["predictor"] == "linear probe") & ~worst["method"].str.contains("ICM")]
-    if kind is None or rivals.empty:
-        return Markdown(ANSWER + text)
-    for name in (f"ICM auto {kind}", f"ICM {kind}"):
-        ours = honest.side_of(name, "linear probe")
-        if ours is None:
-            continue
-        for method, predictor in (
-            ("plain", "linear probe"),
-            (rivals["method"].iloc[0], "linear probe"),
-            ("plain", "zero-shot"),
-        ):
-            theirs = honest.side_of(method, predictor)
-            if theirs:
-                gain = honest.of(condition=honest.shifts).gain(ours, theirs)
-                text += f" The probe behind *{name}* over *{method}*, {predictor}: {_points(gain)}."
-    return Markdown(ANSWER + text)
-
-
-def _points(gain: pd.DataFrame) -> str:
-    return ", ".join(
-        f"{row.value:+.1f} points ({row.low:+.1f} to {row.high:+.1f}; {said(row.condition)})"
-        for row in gain.itertuples()
+    ours = honest.side_of(f"ICM auto {kind}", "linear probe") if kind else None
+    if ours is None or rivals.empty:
+        return answer(text)
+    told = []
+    for method, predictor, name in (
+        ("plain", "linear probe", "the plain probe"),
+        (rivals["method"].iloc[0], "linear probe", f"the best rival, *{rivals['method'].iloc[0]}*"),
+        ("plain", "zero-shot", "plain zero-shot"),
+    ):
+        if theirs := honest.side_of(method, predictor):
+            gain = honest.of(condition=honest.shifts[-1]).gain(ours, theirs)
+            told.append(f"{points(gain.iloc[0])} points over {name}")
+    return answer(
+        f"{text} The probe behind *ICM auto {kind}*, {said(honest.shifts[-1])}, has "
+        f"{', '.join(told)}."
     )
 
 
@@ -115,16 +94,14 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
     helped, hurt = int((honest["low"] > 0).sum()), int((honest["high"] < 0).sum())
     best = honest.iloc[honest["value"].argmax()]
     use = (
-        f"So choose by “{results.choice}”, where a method has no rule of its own."
+        "So choose by it, where a method has no rule of its own."
         if helped and not hurt
-        else "So none of the honest ways can be recommended over the others here."
+        else "So no honest way can be recommended over the others here."
     )
-    return Markdown(
-        f"**Which to use.** Of {len(honest)} comparisons with the other honest ways, "
-        f"“{results.choice}” chooses better settings in {helped} and worse ones in {hurt}; the "
-        f"rest show no difference. The largest gain is {best['value']:+.1f} points "
-        f"({best['low']:+.1f} to {best['high']:+.1f}; {best['predictor']}, "
-        f"{said(best['condition'])}, {best['ways']}). {use}"
+    return came_out(
+        f"Of {len(honest)} comparisons with the other honest ways, “{results.choice}” chooses "
+        f"better settings in {helped} and worse in {hurt}, by {points(best)} points at most "
+        f"({best['predictor']}, {said(best['condition'])}). {use}"
     )
 
 
@@ -139,26 +116,27 @@ def gains_answer(gains: pd.DataFrame) -> str:
 
 
 def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
-    """Say which objective finds the invariant subspace, and which claims do not hold."""
-    lines = [
-        "How far is each way to estimate the invariant subspace from the true one? "
-        + findings["methods"].words,
-        count_verdicts(verdicts_of(findings)),
-    ]
-    return Markdown(ANSWER + " ".join(lines))
+    """Say which objective finds the invariant subspace, and how many claims hold."""
+    return answer(f"{findings['methods'].words} {count_verdicts(verdicts_of(findings))}")
 
 
 def real_clip_answer(findings: Mapping[str, Finding]) -> Markdown:
-    """Say what was claimed of real CLIPs, and what came out, without the controls."""
-    judged = ("P5.3", "C5.2", "ICM over plain")
-    lines = [
-        f"{row['statement']} — {row['measured']}, {row['verdict']}"
-        for finding in findings.values()
-        for row in finding.claims
-        if any(one in row["claim"] + row["statement"] for one in judged)
-        and "shuffled" not in row["statement"]
-    ]
-    return Markdown(f"{ANSWER}What is claimed of real CLIPs: {'; '.join(lines)}.")
+    """Say what came out of the questions to real CLIPs, without the controls."""
+    rows = pd.concat([pd.DataFrame(finding.claims) for finding in findings.values()])
+    measured = rows.set_index("statement")["measured"].str.replace(r" \(.*", "", regex=True)
+
+    def listed(words: str) -> str:
+        return " and ".join(measured[measured.index.str.contains(words, regex=True)])
+
+    over = "ICM over plain, images to captions"
+    gain, lost = (rows.loc[rows["statement"] == one, "measured"].iloc[0]
+                  for one in (over, f"{over}, recall@1"))  # fmt: skip
+    return answer(
+        f"A linear map between two text towers explains R² = {listed('explains new names')} of new "
+        f"names and finds {listed('finds a new name')} of them. Their texts span "
+        f"{listed('span all directions')} directions. From images to captions ICM changes the "
+        f"probe by {gain}, and retrieval by {lost}."
+    )
 
 
 def questions_answer(findings: Mapping[str, Finding], sections: Mapping[str, str]) -> Markdown:
@@ -169,22 +147,22 @@ def questions_answer(findings: Mapping[str, Finding], sections: Mapping[str, str
 
 def ablation_answer(verdicts: pd.DataFrame) -> Markdown:
     """Say which choices in the method matter, from the verdicts on them."""
-    where, _ = verdicts["statement"].iloc[0].split(": ", 1)
-    lines = [
-        f"{statement.split(': ', 1)[1]} — {measured}, {verdict}"
-        for statement, measured, verdict in verdicts[
-            ["statement", "measured", "verdict"]
-        ].to_numpy()
-    ]
-    return Markdown(f"{ANSWER}For the {where}, what was claimed: {'; '.join(lines)}.")
+    where = verdicts["statement"].iloc[0].split(": ", 1)[0]
+    short = verdicts["statement"].str.split(": ", n=1).str[1]
+    told = [f"{len(verdicts)} choices are judged by the {where}."]
+    for verdict in ("supported", "refuted"):
+        rows = verdicts.assign(short=short)[verdicts["verdict"] == verdict]
+        listed = "; ".join(f"{row.short}, {row.measured}" for row in rows.itertuples()) or "none"
+        told.append(f"{verdict.capitalize()}: {listed}.")
+    told.append(f"Not shown: {int((verdicts['verdict'] == 'not shown').sum())}.")
+    return answer(" ".join(told))
 
 
 def count_verdicts(verdicts: pd.DataFrame) -> str:
-    """Count verdicts, and name the claims that are not supported."""
+    """Count verdicts, and name the topics of the claims that are not supported."""
     n_supported = int((verdicts["verdict"] == "supported").sum())
     lines = [f"Of {len(verdicts)} claims, {n_supported} are supported."]
     for verdict in ("refuted", "not shown"):
-        rows = verdicts.loc[verdicts["verdict"] == verdict, ["statement", "measured"]].to_numpy()
-        listed = "; ".join(f"“{statement}”: {measured}" for statement, measured in rows)
-        lines += [f"{verdict.capitalize()}: {listed}."] if listed else []
+        rows = verdicts.loc[verdicts["verdict"] == verdict, "statement"]
+        lines += [f"{verdict.capitalize()}: {'; '.join(rows)}."] if len(rows) else []
     return " ".join(lines)

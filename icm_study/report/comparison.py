@@ -8,7 +8,8 @@ from icm_study.experiments.choosing import REFERENCE
 from icm_study.experiments.intervals import mean_interval
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import differences, learnt_from
-from icm_study.report.figures import accuracy_figure
+from icm_study.report.figures import accuracy_figure, table_figure
+from icm_study.report.style import said
 from icm_study.report.tables import interval_table, readable
 
 
@@ -34,11 +35,11 @@ def worst_case_figures(results: Results) -> None:
             ordered = pd.concat([ordered, own.assign(name=own["method"] + f", {REFERENCE}")])
         alike = int((worst["value"] >= worst["low"].iloc[0]).sum())
         first = worst["method"].iloc[0]
-        said = f"{first} does best"
+        told = f"{first} does best"
         if alike > 1:
-            said = f"{alike} methods lie within the interval of the best, {first}"
+            told = f"{alike} methods lie within the interval of the best, {first}"
         ordered = ordered.reset_index(drop=True)
-        title = f"{str(predictor).capitalize()}: where each method does worst, {said}"
+        title = f"{str(predictor).capitalize()}: where each method does worst, {told}"
         accuracy_figure(ordered, {results.world: ordered["value"] >= 0}, title)
 
 
@@ -87,6 +88,49 @@ def paired_differences(results: Results) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
+
+
+def difference_figures(paired: pd.DataFrame, order: pd.DataFrame) -> None:
+    """Draw one heat map a predictor: what each method has over the rivals, under each shift.
+
+    Parameters
+    ----------
+    paired : DataFrame
+        As :func:`paired_differences` gives it.
+    order : DataFrame
+        As :func:`~icm_study.experiments.reading.by_worst_case` gives it: rows stand in this order.
+    """
+    for predictor, part in paired.groupby("predictor", sort=False):
+        names = order.loc[order["predictor"] == predictor, "method"]
+        part = part.assign(clear=(part["low"] > 0) | (part["high"] < 0))
+        panels, clear = (
+            {
+                said(condition): rows.pivot_table(value, "method", "over", sort=False).reindex(
+                    names
+                )
+                for condition, rows in part.groupby("condition", sort=False)
+            }
+            for value in ("value", "clear")
+        )
+        n = int(part["clear"].sum())
+        title = f"{str(predictor).capitalize()}: {n} of {len(part)} differences are clear of 0"
+        table_figure(panels, title, clear=clear)
+
+
+def choosing_figures(by_choice: pd.DataFrame) -> None:
+    """Draw one heat map a predictor: accuracy by the way of choosing, under each shift.
+
+    Parameters
+    ----------
+    by_choice : DataFrame
+        Columns predictor, method, condition, choice and value.
+    """
+    for predictor, part in by_choice.groupby("predictor", sort=False):
+        panels = {
+            said(condition): rows.pivot_table("value", "method", "choice", sort=False)
+            for condition, rows in part.groupby("condition", sort=False)
+        }
+        table_figure(panels, f"{str(predictor).capitalize()}, by what chose its settings")
 
 
 def gains_of_choosing(results: Results) -> pd.DataFrame:

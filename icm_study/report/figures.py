@@ -18,7 +18,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from icm_study.experiments.reading import IDENTITY, Results
+from icm_study.experiments.reading import IDENTITY, Results, by_worst_case
 from icm_study.report.style import (
     CONDITION_STYLE,
     CONTEXT,
@@ -30,7 +30,8 @@ from icm_study.report.style import (
 )
 from icm_study.report.tables import named
 
-_LINE_HEIGHT = 0.062  # least distance between labels, as a fraction of the height of the axes
+ON_LIGHT = "#262626"  # words on a light colour, in both themes
+_LINE_HEIGHT = 0.075  # least distance between labels, as a fraction of the height of the axes
 
 
 def plot_curves(
@@ -81,8 +82,9 @@ def plot_curves(
         # placed in data units, so that the label stays beside its curve if the limits change later
         value = to_axes.inverted().transform((1.0, height))[1]
         axes.text(
-            1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(), va="center"
-        )
+            1.02, value, name, color=colors[name], transform=axes.get_yaxis_transform(),
+            va="center", fontsize=9.5,
+        )  # fmt: skip
 
 
 def _spread(heights: Mapping[str, float]) -> dict[str, float]:
@@ -149,10 +151,11 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
             xlabel="accuracy (%)",
             yticks=range(len(names)),
             yticklabels=names,
+            ylim=(len(names) - 0.4, -0.6),
         )
+        axis.tick_params(axis="x", labeltop=len(names) > 20)  # the other end is out of sight
         axis.set_title(label, fontsize=11)
         axis.grid(axis="x")
-    axes[0, 0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=name)
@@ -175,7 +178,14 @@ def accuracy_figures(results: Results) -> None:
     for predictor in means["predictor"].unique():
         part = means[as_strong & (means["predictor"] == predictor)]
         panels = {world: part["world"] == world for world in part["world"].unique()}
-        accuracy_figure(part, panels, f"{predictor.capitalize()}, {results.n_runs}")
+        own = part[(part["world"] == results.world) & (part["choice"] != "target")]
+        worst = by_worst_case(own[~own["method"].str.contains("oracle")]).set_index("method")
+        percent = worst["value"].map("{:.0f} %".format)
+        title = f"{str(predictor).capitalize()}, where it does worst: best by {worst.index[0]}, "
+        title += str(percent.iloc[0])
+        if "plain" in worst.index[1:]:
+            title += f" (plain {percent['plain']})"
+        accuracy_figure(part, panels, title)
 
 
 def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
@@ -200,8 +210,16 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
     panels = {condition_name[key]: means["condition"] == key for key in results.shifts}
     return sweep_figure(
         means, "strength", panels, xlabel="strength ρ of the shortcut in the sources",
-        title=f"Linear probe as the shortcut on {of_world} grows, {results.n_runs}",
+        title=f"Linear probe, shortcut on {of_world}{_falls(means, results.shifts[-1])}",
     )  # fmt: skip
+
+
+def _falls(means: pd.DataFrame, shift: str) -> str:
+    """Say what the plain probe and that of ICM auto lose from the weakest to the strongest."""
+    part = means[means["condition"] == shift].pivot_table("value", "name", "strength")
+    lost = (part.iloc[:, 0] - part.iloc[:, -1]).filter(regex="^plain$|^ICM auto (?!oracle)")
+    told = ", ".join(f"{name} {points:.0f}" for name, points in lost[::-1].items())
+    return f": points lost, {said(shift)}: {told}" if told else ""
 
 
 def axis_floor(means: pd.DataFrame) -> float:
@@ -237,7 +255,7 @@ def sweep_figure(
     matplotlib.figure.Figure
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(9, 3), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(9, 3.6), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         axis.set_ylim(axis_floor(means), 100.5)
@@ -331,6 +349,59 @@ def write_values(axis: Axes, mesh: QuadMesh, form: str, size: float) -> None:
             column + 0.5, row + 0.5, form.format(value), fontsize=size, ha="center", va="center",
             color="0.15" if is_light else "white",
         )  # fmt: skip
+
+
+def table_figure(
+    panels: Mapping[str, pd.DataFrame],
+    title: str,
+    *,
+    clear: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
+    """Show tables of numbers as heat maps side by side, with the numbers written in.
+
+    Parameters
+    ----------
+    panels : mapping of str to DataFrame
+        For each panel its title and its table; they share their rows. Missing values
+        have no cell.
+    title : str
+    clear : mapping of str to DataFrame, optional
+        The values are differences in points, of which those that are clear of 0 have a
+        colour; else they are percentages.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows = next(iter(panels.values())).index
+    every = pd.concat([table.stack() for table in panels.values()])
+    low, high = every.quantile([0.1, 1.0]) if clear is None else (-15.0, 15.0)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(7.8, 0.235 * len(rows) + 2.6), sharey=True, squeeze=False,
+        layout="constrained", width_ratios=[len(table.columns) for table in panels.values()],
+    )  # fmt: skip
+    for axis, (label, table) in zip(axes[0], panels.items(), strict=True):
+        values = table.to_numpy(float)
+        is_shown = ~np.isnan(values) if clear is None else clear[label].to_numpy(float) == 1
+        image = axis.imshow(
+            np.where(is_shown, values, np.nan), cmap="cividis" if clear is None else "PuOr",
+            vmin=low, vmax=high, aspect="auto",
+        )  # fmt: skip
+        for (i, j), value in np.ndenumerate(values):
+            if np.isnan(value):
+                continue
+            is_dark = np.mean(image.cmap(image.norm(value))[:3]) < 0.5
+            color = ("white" if is_dark else ON_LIGHT) if is_shown[i, j] else INK
+            text = f"{value:.1f}" if clear is None else f"{value:+.1f}"
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
+        axis.set_xticks(range(len(table.columns)), table.columns, rotation=90, fontsize=9)
+        axis.tick_params(length=0, labeltop=True, labelbottom=False)
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        axis.set_xlabel(label, fontsize=11)
+    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
 
 
 def share_figure(shares: pd.DataFrame, title: str) -> Figure:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from icm_study.experiments.exploring import Answer, Exploration, Setting
 from icm_study.experiments.study import Study
 from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT, said
+from icm_study.report.words import limits_of
 
 #: What is shown first.
 START_KIND, START_WEIGHT, START_K = "image+text", 1.0, 16
@@ -69,6 +70,12 @@ class Panel:
         for control in self.controls.values():
             control.observe(lambda _: self.update(), names="value")
         self.update()
+
+    @property
+    def limits(self) -> list[str]:
+        """What limits an answer, see :func:`~icm_study.report.words.limits_of`."""
+        over = next(iter(self._beds.values())).over
+        return ["one run, no interval", *limits_of(over, self._study.given["encoder"])]
 
     @property
     def setting(self) -> Setting:

@@ -72,7 +72,7 @@ def names(runs: pd.DataFrame) -> Finding:
     ):
         r2, recall = (_interval(part[name]) for name in ("r2", "recall"))
         said = f"{_model(source)} to {_model(target)}"
-        told.append(f"{said} explains R² = {with_interval(r2)} and finds {_percent(recall)}")
+        told.append(f"{said}: R² = {with_interval(r2)}, {_percent(recall)} found")
         claims += [
             _claim("P5.3", f"a linear map from {said} explains new names", r2, above=LINEAR),
             _claim("P5.3", f"a linear map from {said} finds a new name", recall, above=LINEAR),
@@ -87,10 +87,9 @@ def names(runs: pd.DataFrame) -> Finding:
     n, held_out = int(whole["n_rows"].max()), round(int(whole["n_rows"].max()) / 4)
     return Finding(
         summary,
-        f"A linear map fitted on {n} names, judged on the other {held_out}: {'; '.join(told)} of "
-        f"the names. An exact linear map would have been found (R² = "
-        f"{with_interval(controls[EXACT])}), and shuffled names have none "
-        f"({with_interval(controls[SHUFFLED])}). So the two share what tells names apart, and are "
+        f"Linear maps fitted on {n} names, judged on the other {held_out}: {'; '.join(told)}. "
+        f"Controls: R² = {controls[EXACT]['mean']:.3g} for an exact map, "
+        f"{controls[SHUFFLED]['mean']:.1g} for shuffled names. So they are "
         f"{'' if claims[0]['verdict'] == 'supported' else 'not '}linear maps of each other.",
         claims,
     )
@@ -108,19 +107,17 @@ def animals(pairs: pd.DataFrame, read: pd.DataFrame) -> Finding:
     untrained = ""
     if len(both) and len(trained):
         untrained = (
-            f" Two encoders that were never trained agree with R² = {both['agreement'].mean():.2f} "
-            f"and read the factors with {both['read'].mean():.2f}; of two trained ones the medians "
-            f"are {trained['agreement'].median():.2f} and {trained['read'].median():.2f}."
+            f" Two that were never trained agree with R² = {both['agreement'].mean():.2f}, two "
+            f"trained ones with {trained['agreement'].median():.2f} (median)."
         )
     told = {1.0: "does", -1.0: "does the opposite of"}.get(
         np.sign(rho["low"]) if np.sign(rho["low"]) == np.sign(rho["high"]) else 0.0, "does not"
     )
     return Finding(
         own,
-        f"Over {len(own)} pairs of {len(mean)} encoders, agreement and how well the factors are "
-        f"read have a rank correlation of {with_interval(rho)}: agreement {told} tell "
-        f"identifiability here.{untrained} Shuffled images have an agreement of at most "
-        f"{shuffled:.2f}.",
+        f"Over {len(own)} pairs of {len(mean)} encoders the rank correlation is "
+        f"{with_interval(rho)}: agreement {told} tell identifiability here.{untrained} Control: "
+        f"shuffled images agree with {shuffled:.2f} at most.",
         [
             claim(
                 "P5.3, converse (animal world)",
@@ -143,15 +140,10 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
     whole = runs.loc[runs.groupby("tower", sort=False)["n_texts"].idxmax()]
     told, claims = [], []
     for row in whole.to_dict("records"):
-        enough = runs[runs["tower"] == row["tower"]].groupby("n_texts")["rank"].min()
-        first = int(enough[enough == row["rank"]].index[0])
         n, dimension = row["n_texts"], row["dimension"]
-        needed = f", from {first:,} texts on" if first < n else ""
         told.append(
-            f"{row['tower']}: {n:,} texts span {row['rank']} of {dimension} directions{needed}; "
-            f"the effective rank is {row['effective_rank']:.0f}, the condition number "
-            f"{row['condition_number']:.3g}, and one coordinate holds "
-            f"{row['largest_coordinate']:.0%} of the squared length"
+            f"{row['rank']} of {dimension} by {n:,} {str(row['tower']).replace('/openai, ', ' ')} "
+            f"(effectively {row['effective_rank']:.0f})"
         )
         if n > dimension:
             claims.append(
@@ -163,16 +155,10 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
                     "supported" if row["rank"] == dimension else "refuted",
                 )
             )
-    models = ", ".join(
-        f"{row.model} ({row.width} of {row.dimension})" for row in narrow.itertuples()
-    )
     return Finding(
         summary,
-        f"{'; '.join(told)}. The last step of a text tower is a layer norm and a linear map: the "
-        "norm takes one direction from the differences, so a tower of width W spans W - 1 of them "
-        "at most (to scale the embeddings to unit length, as this study does elsewhere, bends that "
-        f"plane and can add one), and {len(narrow)} of open_clip's configs are narrower than "
-        f"their embedding: {models}.",
+        f"Directions that are spanned: {'; '.join(told)}. {len(narrow)} of open_clip's text towers "
+        "are narrower than their embedding.",
         claims,
     )
 
@@ -213,11 +199,10 @@ def spans(runs: pd.DataFrame) -> Finding:
     row = wide.sort_values("dimension").iloc[-1]
     return Finding(
         runs,
-        f"Of the animal world's encoders, the one with {row['dimension']} dimensions has a text "
-        f"tower that spans {row['text_rank']} of them. {row['outside']:.0%} of the variance of its "
-        "images lies in no direction of any text. There the class is read with R² = "
-        f"{row['class_outside']:.2f} and the scene with {row['scene_outside']:.2f}: a probe sees "
-        "that part, and no text intervention can re-draw it.",
+        f"Texts of the animal world's encoder with {row['dimension']} dimensions span "
+        f"{row['text_rank']}. {row['outside']:.0%} of its images' variance lies outside, where the "
+        f"class is read with R² = {row['class_outside']:.2f} and the scene with "
+        f"{row['scene_outside']:.2f}: no text intervention can re-draw that.",
     )
 
 
@@ -269,10 +254,9 @@ def keywords(runs: pd.DataFrame) -> Finding:
     return Finding(
         gains,
         f"Over {ours['classes'].nunique()} ways to make classes, {ours['penalty'].nunique()} "
-        f"penalties of the probe and both directions, the gain of ICM over the plain probe goes "
-        f"from {ours['value'].min():+.1f} to {ours['value'].max():+.1f} points; of "
-        f"{len(ours)} comparisons it is above zero in {above} and below in {below}, the others "
-        "show no difference.",
+        f"penalties and both directions, ICM's gain over the plain probe goes from "
+        f"{ours['value'].min():+.1f} to {ours['value'].max():+.1f} points; of {len(ours)} it is "
+        f"above zero in {above} and below in {below}.",
     )
 
 
@@ -284,19 +268,12 @@ def retrieval(runs: pd.DataFrame) -> Finding:
     for direction in DIRECTIONS:
         plain = _row(means, target=direction, method=PLAIN, condition="recall@1")
         icm = _row(means, target=direction, method=ICM, condition="recall@1")
-        pca = _row(means, target=direction, method=SAME_K, condition="recall@1")
         after = _row(means, target=direction, method=ICM, condition=AFTER)
         gain = _row(gains, target=direction, method=ICM, condition="recall@1")
-        dropped, shifted = (
-            _row(means, target=direction, method=DROPPED, condition=condition)["value"]
-            for condition in ("recall@1", AFTER)
-        )
         told.append(
-            f"{direction}, the first that is found is right in {plain['value']:.1f} % before and "
-            f"{icm['value']:.1f} % after ICM ({_points(gain)}), and in {after['value']:.1f} % if "
-            "each modality is centred behind it; PCA with the same K has "
-            f"{pca['value']:.1f} %, and the mean difference alone, dropped, {dropped:.1f} %, or "
-            f"{shifted:.1f} % if centred"
+            f"{direction} {plain['value']:.1f} % are found first before and {icm['value']:.1f} % "
+            f"after ICM ({_points(gain)}; {after['value']:.1f} % if each modality is centred "
+            "behind it)"
         )
         claims.append(_points_claim("Retrieval", f"ICM over plain, {direction}, recall@1", gain))
     return Finding(means, f"From {'; from '.join(told)}.", claims)

@@ -70,13 +70,13 @@ def examples_caption(results: Results, is_shown: bool) -> Markdown:
 def redrawn_came_out(results: Results) -> Markdown:
     """Say which share of the domain and of the class each kind of pair re-draws."""
     shares = quantity(results.record, "share").reindex(["domain", "class"]).dropna(axis=1)
-    told = [
-        f"{kind} pairs re-draw {100 * domain:.0f} % of the domain and {100 * readout:.0f} % of the "
-        "readout of the class"
-        for kind, (domain, readout) in shares.items()
-    ]
-    text = "; ".join(told) or "neither domain nor class can be read"
-    return came_out(text[0].upper() + text[1:] + ".")
+    if shares.empty:
+        return came_out("Neither domain nor class can be read.")
+    domain, readout = (
+        ", ".join(f"{kind} pairs {100 * share:.0f} %" for kind, share in row.items())
+        for _, row in shares.iterrows()
+    )
+    return came_out(f"Re-drawn of the domain: {domain}; of the readout of the class: {readout}.")
 
 
 def spectrum_came_out(results: Results) -> Markdown:
@@ -133,19 +133,19 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
     results : Results
     redrawn : str
         The share of the domain in words, see
-        :func:`~icm_study.report.summary.redrawn`.
+        :func:`~icm_study.report.words.redrawn`.
     """
     gains = gains_over_rivals(results)
     own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna()]
     won, lost = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
-    text = f"Of {len(own)} comparisons without the oracle, CLIP-ICM wins {won} and loses {lost}."
+    text = f"Oracle aside, CLIP-ICM wins {won} of {len(own)} comparisons and loses {lost}."
     if len(own):
         best = own.iloc[int(own["value"].argmax())]
         text += (
-            f" The largest gain is {points(best)} points ({best['method']}, {best['predictor']}, "
-            f"{said(best['condition'])}, over {best['rival']})."
+            f" The largest gain is {points(best)} points ({best['predictor']}, *{best['method']}* "
+            f"over *{best['rival']}*, {said(best['condition'])})."
         )
-    return came_out(text + (f" Of the domain, {redrawn} are re-drawn." if redrawn else ""))
+    return came_out(text + (f" Re-drawn of the domain: {redrawn}." if redrawn else ""))
 
 
 def chosen_came_out(results: Results) -> Markdown:
@@ -153,11 +153,11 @@ def chosen_came_out(results: Results) -> Markdown:
     kind = results.kinds[-1]
     rows = results.of(method=[f"ICM {kind}", f"ICM auto {kind}"], condition=results.shifts[0])
     medians = rows.table.groupby(["method", "predictor"], sort=False)[["K", "consistency_weight"]]
-    told = "; ".join(
-        f"{method}, {predictor}: K = {K:.0f}, λ = {weight:g}"
-        for method, predictor, K, weight in medians.median().reset_index().to_numpy()
-    )
-    return came_out(f"Median over the runs, {told}.")
+    of_method: dict[str, list[str]] = {}
+    for method, predictor, K, weight in medians.median().reset_index().to_numpy():
+        of_method.setdefault(method, []).append(f"{predictor} {K:.0f} and {weight:g}")
+    told = "; ".join(f"*{method}*: {', '.join(has)}" for method, has in of_method.items())
+    return came_out(f"$K$ and $\\lambda$, median over the runs, {told}.")
 
 
 def verdicts_came_out(verdicts: pd.DataFrame) -> Markdown:

@@ -31,7 +31,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 
 def set_style() -> None:
     """Set the defaults for every figure and table of the report; in a notebook, show SVG."""
-    pd.set_option("display.max_colwidth", None)  # texts in tables are never cut
+    pd.set_option("display.max_colwidth", None)  # texts in tables are never cut, nor are rows
+    pd.set_option("display.max_rows", None, "display.show_dimensions", False)
     plt.rcParams.update(
         {
             "figure.facecolor": "none",  # the page's own paper, light or dark

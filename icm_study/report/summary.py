@@ -12,14 +12,21 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from icm_study.experiments.reading import Results, by_worst_case, quantity
+from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.experiments.record import read_table
-from icm_study.experiments.settings import KINDS
 from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
-from icm_study.report.style import INK, INVARIANT, VARIANT, said
+from icm_study.report.style import INK, INVARIANT, PAPER, VARIANT, said
 from icm_study.report.verdicts import VERDICTS
-from icm_study.report.words import NOTES, badges, came_out, limits, points
+from icm_study.report.words import (
+    NOTES,
+    answer,
+    badges,
+    came_out,
+    limits,
+    points,
+    redrawn,
+)
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "torchvision", "open_clip_torch")
 PAPER_ENCODER = "ViT-B-16"
@@ -43,20 +50,10 @@ def gains_everywhere(runs: Sequence[Results]) -> pd.DataFrame:
         name = f"{results.world}, {results.encoder}, {protocol}"
         if name not in tables:
             gains = gains_over_plain(results)
-            told = {"redrawn": redrawn(results), "limits": "; ".join(limits(results))}
+            limited = limits(results, is_recorded=results.over != "seeds")
+            told = {"redrawn": redrawn(results), "limits": "; ".join(limited)}
             tables[name] = gains.assign(run=name, **told)
     return pd.concat(tables.values(), ignore_index=True)
-
-
-def redrawn(results: Results) -> str:
-    """Say what share of the domain each kind of intervention re-draws, where it was measured."""
-    if not results.record.get("diagnosis"):
-        return ""
-    shares = quantity(results.record, "share")
-    if "domain" not in shares.index:
-        return ""
-    of_domain = shares.loc["domain", [k for k in shares if k in KINDS]].dropna()
-    return ", ".join(f"{kind} pairs {100 * share:.0f} %" for kind, share in of_domain.items())
 
 
 def headline_figure(gains: pd.DataFrame) -> Figure:
@@ -71,34 +68,53 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    both = ((VARIANT, "D", 0.14), (INVARIANT, "o", -0.14))
-    looks = dict(zip(gains["way"].unique(), both, strict=True))
-    names = list(gains["run"].unique())
+    looks = dict(
+        zip(gains["way"].unique(), ((VARIANT, "D", 0.3), (INVARIANT, "o", 0.0)), strict=True)
+    )
+    runs = gains.drop_duplicates("run")
     predictors = sorted(gains["predictor"].unique())
     figure, panels = plt.subplots(
-        1, len(predictors), figsize=(9, 0.62 * len(names) + 1.2), sharey=True, squeeze=False,
-        layout="constrained",
+        1, len(predictors), figsize=(7.8, 0.86 * len(runs) + 1.4), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
     )  # fmt: skip
     for axes, predictor in zip(panels[0], predictors, strict=True):
         for way, (color, marker, shift) in looks.items():
             rows = gains[(gains["predictor"] == predictor) & (gains["way"] == way)]
-            y = [names.index(name) + shift for name in rows["run"]]
+            y = rows["run"].map({name: i for i, name in enumerate(runs["run"])}) + shift
             ends = rows[["low", "high"]].fillna({"low": rows["value"], "high": rows["value"]})
             axes.hlines(y, ends["low"], ends["high"], color=color, linewidth=1.8)
             axes.plot(rows["value"], y, marker, color=color, markersize=6, label=way)
+            for place, value, end in zip(y, rows["value"], ends["high"], strict=True):
+                axes.text(
+                    end + 0.8, place, f"{value:+.1f}", color=color, va="center", fontsize=9
+                )  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set(xlabel="points gained", title=predictor)
+        axes.set(xlabel="points gained", ylim=(len(runs) - 0.45, -0.75), yticks=[])
+        axes.set_title(predictor, fontsize=11)
         axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
-    shown = gains.drop_duplicates("run")
-    labels = [
-        f"{row.run}\n{said(row.condition)} ({row.limits})\nof the domain re-drawn: {row.redrawn}"
-        for row in shown.itertuples()
-    ]
-    panels[0, 0].set_yticks(range(len(names)), labels, fontsize=8)
-    panels[0, 0].invert_yaxis()
-    handles, ways = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, ways, loc="outside lower center", ncols=2)
+        axes.spines["left"].set_visible(False)
+    panels[0, 0].set_zorder(1)  # what is said of a run goes over both panels, above its values
+    right = gains[["value", "high"]].max().max()
+    panels[0, 0].set_xlim(right=right + 0.14 * (right - gains[["value", "low"]].min().min()))
+    for place, (_, row) in enumerate(runs.iterrows()):
+        reason = f"; re-drawn of the domain: {row.redrawn}" if row.redrawn else ""
+        told = panels[0, 0].text(
+            0, place - 0.22, f"{row.run}\n{said(row.condition)} ({row.limits}){reason}",
+            transform=panels[0, 0].get_yaxis_transform(), va="bottom", fontsize=8.5,
+            linespacing=1.25, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+        told.set_in_layout(False)  # it may reach over the other panel
+    known = gains[gains["low"].notna()]
+    won, lost = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
+    figure.suptitle(
+        f"Gain over the plain predictor: above zero in {won} of {len(known)}, below in {lost}",
+        x=0.01, ha="left", fontsize=12,
+    )  # fmt: skip
+    handles, ways_said = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], ways_said[::-1], loc="outside lower left", ncols=2, fontsize=9,
+        columnspacing=1, handletextpad=0.2,
+    )  # fmt: skip
     return figure
 
 
@@ -130,7 +146,7 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
         text += f" Lead over the released code's order: {points(released.iloc[0])}."
     if not any(PAPER_ENCODER in run for run in gains["run"]):
         text += " Not run: the paper's benchmarks with ViT-B/16."
-    return Markdown(f'<div class="answer">\n\n{text}\n\n</div>')
+    return answer(text)
 
 
 def headline_caption(runs: Sequence[Results]) -> Markdown:
@@ -153,7 +169,7 @@ def headline_words(main: Results, gains: pd.DataFrame) -> Markdown:
     against = last.gain(ours, zero)
     return came_out(
         f"{gains_answer(gains)} In the first run the probe behind *ICM auto* differs from plain "
-        f"zero-shot, which learns nothing from the sources, by {points(against.iloc[0])} points."
+        f"zero-shot, which learns nothing, by {points(against.iloc[0])} points."
     )
 
 
@@ -176,8 +192,14 @@ def gains_by_strength(results: Results | None) -> Markdown:
     gains = last.gain(side(f"ICM auto {kind}", "linear probe"), side("plain", "linear probe"))
     strength = last.table.drop_duplicates("world").set_index("world")["strength"]
     ordered = gains.assign(strength=gains["world"].map(strength)).sort_values("strength")
-    listed = "; ".join(f"ρ = {row['strength']:g}: {points(row)}" for _, row in ordered.iterrows())
-    return came_out(f"Points that *ICM auto* gains over the plain probe, {said(shift)}: {listed}.")
+    weakest, strongest = (ordered.iloc[i] for i in (0, -1))
+    above = ordered.loc[ordered["low"] > 0, "strength"]
+    pays = ", ".join(f"{strength:g}" for strength in above) or "none"
+    return came_out(
+        f"*ICM auto* over the plain probe, {said(shift)}: {points(weakest)} points at "
+        f"ρ = {weakest['strength']:g}, {points(strongest)} at ρ = {strongest['strength']:g}. The "
+        f"whole interval is above zero at ρ = {pays}."
+    )
 
 
 def claims_words(rows: pd.DataFrame, link: bool = True) -> Markdown:
@@ -228,8 +250,9 @@ def of_real_clip(claims: Sequence[str], shown: Sequence[Results]) -> Markdown:
 def run_line(results: Results, path: str) -> str:
     """Name a recorded run in a line, with a link to its page."""
     dataset, protocol = (results.table[column].iloc[0] for column in ("dataset", "protocol"))
+    shown = badges(limits(results, is_recorded=True))
     return (
-        f"**{dataset}**, encoder {results.encoder}, {protocol}, {results.n_runs} "
+        f"{shown}\n\n**{dataset}**, encoder {results.encoder}, {protocol}, {results.n_runs} "
         f"([its page]({Path(path).stem}.ipynb)). {NOTES.get(results.encoder, '')}"
     )
 

@@ -89,6 +89,12 @@ def readable(means: pd.DataFrame) -> pd.DataFrame:
     return named(means) if "method" in means and "name" not in means else means
 
 
+def folded(title: str, table: pd.DataFrame, caption: str) -> HTML:
+    """Fold a long table away, with its caption; a figure shows what is in it."""
+    inside = f"{table.to_html()}<p><em>{caption}</em></p>"
+    return HTML(f"<details><summary>{title}</summary>{inside}</details>")
+
+
 def html(table: pd.DataFrame, **options: Any) -> HTML:
     """Show a table with no row numbers, as HTML."""
     return HTML(table.to_html(index=False, **options))

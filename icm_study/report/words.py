@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 
 from icm_study.experiments.reading import Results, quantity
+from icm_study.experiments.settings import KINDS
 from icm_study.report.tables import html
 
 #: What a page says beside a result of an encoder.
@@ -54,27 +56,39 @@ SPREAD = {
 NOT_CLIP = ("lite0-minilm",)
 
 
-def limits(results: Results) -> list[str]:
+def limits(results: Results, *, is_recorded: bool = False) -> list[str]:
     """Name what limits results, in a few words each; they stand where the numbers are."""
-    rendered = results.over == "seeds"
-    found = ["animal world, exact captions"] if rendered else ["recorded"]
-    return found + ["not CLIP"] * (results.encoder in NOT_CLIP)
+    return ["recorded"] * is_recorded + limits_of(results.over, results.encoder)
+
+
+def limits_of(over: str, encoder: str) -> list[str]:
+    """Name what limits anything that is measured on a test bed by an encoder.
+
+    Parameters
+    ----------
+    over : str
+        What an interval speaks for: only the animal world draws images anew.
+    encoder : str
+    """
+    rendered = ["animal world, exact captions"] * (over == "seeds")
+    return rendered + ["not CLIP"] * (encoder in NOT_CLIP)
 
 
 def badges(names: Sequence[str]) -> str:
-    """Show limits as badges."""
+    """Show limits as badges; a page repeats those of a paragraph in the captions that follow."""
     return " ".join(f'<span class="badge-limit">{name}</span>' for name in names)
 
 
-def introduction(results: Results, *, is_recorded: bool) -> Markdown:
+def introduction(results: Results, tables: Sequence[str] = ()) -> Markdown:
     """Say which data and encoder a page is about.
 
     Parameters
     ----------
     results : Results
-    is_recorded : bool
-        Whether the page shows tables of an earlier run.
+    tables : sequence of str
+        Where the results were read from, if anywhere.
     """
+    is_recorded = any("recorded" in Path(table).parts for table in tables)
     protocol = results.table["protocol"].iloc[0]
     words = [
         f"**Data set** {results.record['testbed']['name']}, **encoder** {results.encoder}, "
@@ -88,7 +102,13 @@ def introduction(results: Results, *, is_recorded: bool) -> Markdown:
             "The page shows tables that were made earlier; the record at the end says what "
             "they took."
         )
-    return Markdown(f"{badges(limits(results))}\n\n" + " ".join(filter(None, words)))
+    shown = badges(limits(results, is_recorded=is_recorded))
+    return Markdown(f"{shown}\n\n" + " ".join(filter(None, words)))
+
+
+def answer(words: str) -> Markdown:
+    """Say the answer of a page, in a box."""
+    return Markdown(f'<div class="answer">\n\n{words}\n\n</div>')
 
 
 def came_out(words: str) -> Markdown:
@@ -101,6 +121,17 @@ def points(row: pd.Series) -> str:
     if pd.isna(row["low"]):
         return f"{row['value']:+.1f}"
     return f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
+
+
+def redrawn(results: Results) -> str:
+    """Say what share of the domain each kind of intervention re-draws, where it was measured."""
+    if not results.record.get("diagnosis"):
+        return ""
+    shares = quantity(results.record, "share")
+    if "domain" not in shares.index:
+        return ""
+    of_domain = shares.loc["domain", [k for k in shares if k in KINDS]].dropna()
+    return ", ".join(f"{kind} pairs {100 * share:.0f} %" for kind, share in of_domain.items())
 
 
 def spread(results: Results) -> str:
@@ -121,7 +152,7 @@ def accuracy_caption(results: Results) -> Markdown:
             " “By target” chose K and λ by the target's own labels: what the grid could reach at "
             "most on the unseen domain (open classes: on the new classes), not a method."
         )
-    return Markdown(f"*{badges(limits(results))} {text}*")
+    return Markdown(f"*{text}*")
 
 
 def difference_caption(results: Results) -> Markdown:

@@ -1,7 +1,8 @@
 """Bind the captions of a page to its figures and tables, and number both.
 
 A paragraph in italics right behind a figure or a table is its caption; a table without one
-takes the bold paragraph right before it. Figures that no text parts are one figure. A caption
+takes the bold paragraph right before it. Figures that no text parts are one figure. A paragraph
+of badges says what limits a run: captions that follow repeat them, where the numbers are. A caption
 may carry a name, ``<span id="fig-a"></span>``, and a link to it that reads ``[figure](#fig-a)``
 becomes “Figure 3”. So numbers do not depend on the program that renders the page.
 """
@@ -12,8 +13,9 @@ from itertools import pairwise
 
 from bs4 import BeautifulSoup, Tag
 
-TEXT = ("p", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "blockquote", "details", "button")
+TEXT = ("p", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "blockquote", "summary", "button")
 GRAPHICS = ("svg", "img")
+BADGE = "badge-limit"
 WRAPPERS = ("p", "figure")
 
 
@@ -36,6 +38,12 @@ def is_caption(paragraph: Tag) -> bool:
     return len(parts) == 1 and isinstance(parts[0], Tag) and parts[0].name == "em"
 
 
+def is_of_badges(paragraph: Tag) -> bool:
+    """Say whether a paragraph says what limits a run, and nothing else."""
+    parts = [part for part in paragraph.contents if isinstance(part, Tag) or part.strip()]
+    return bool(parts) and all(isinstance(p, Tag) and BADGE in p.get("class", []) for p in parts)
+
+
 def is_title(paragraph: Tag) -> bool:
     """Say whether a paragraph opens in bold, and has no sentence."""
     first = next((c for c in paragraph.contents if isinstance(c, Tag) or c.strip()), None)
@@ -47,9 +55,9 @@ def items_of(main: Tag) -> list[list[Tag]]:
     """List what a reader meets in turn: figures (those in a row together), tables, text."""
     items: list[list[Tag]] = []
     for tag in main.find_all([*GRAPHICS, "table", *TEXT]):
-        if tag.find_parent(["table", "svg", "pre", "details", "button"]):
+        if tag.find_parent(["table", "svg", "pre", "button"]):
             continue
-        if "code-fold" in tag.get("class", []):  # the code of the cell that says the caption
+        if tag.find_parent(class_="code-fold"):  # the code of the cell that says the caption
             continue
         if tag.name in WRAPPERS and tag.find([*GRAPHICS, "table"]):
             continue
@@ -65,7 +73,10 @@ def bind(page: BeautifulSoup, main: Tag) -> None:
     counts = {"figure": 0, "table": 0}
     items = [*items_of(main), [page.new_tag("hr")]]
     before = page.new_tag("hr")
+    badges: list[Tag] = []
     for tags, (after, *_) in pairwise(items):
+        if tags[0].name == "p" and is_of_badges(tags[0]):
+            badges = tags[0].find_all(class_=BADGE)
         if tags[0].name in (*GRAPHICS, "table"):
             kind = "table" if tags[0].name == "table" else "figure"
             caption = page.new_tag("figcaption")
@@ -77,6 +88,9 @@ def bind(page: BeautifulSoup, main: Tag) -> None:
                 remove(before)
             elif kind == "table":
                 continue
+            if not caption.find(class_=BADGE):
+                for badge in reversed(badges):
+                    caption.insert(0, badge.__copy__())
             counts[kind] += 1
             frame(page, kind, counts[kind], tags, caption)
         before = tags[-1]

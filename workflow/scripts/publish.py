@@ -17,12 +17,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import yaml
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, NavigableString, Tag
 from captions import bind
 from table_files import publish_tables
 
+MINUS = re.compile(r"(?<![\w.,)\]−-])-(?=\d)")  # before a number; not within a name or a date
 SVG = re.compile(r"<svg\b(?=[^>]*\bviewBox=)(?![^>]*\bdata-kept).*?</svg>", re.DOTALL)
-STYLES = "reports/styles.css"
+STYLES, GLOSSARY = "reports/styles.css", "reports/glossary.qmd"
+VARIANT = re.compile(r"( image\+text| image| text| oracle|, last block)?(, by .*)?$")
 VENDOR = "reports/vendor"
 SCRIPTS = (  # what a page must have to need a script
     (".sortable", f"{VENDOR}/sortable.min.js"),
@@ -80,15 +82,16 @@ def put_drawings_back(text: str, kept: list[str], colours: list[str]) -> str:
         opening = re.sub(r'\s(?:alt|width|height|role|aria-label|class)="[^"]*"', "", svg[:end])
         width = re.search(r'viewBox="\S+ \S+ (\S+)', opening)
         size = f"width: {float(width[1]) / 0.75:.0f}px" if width else ""
+        drawn = re.sub(r">[^<>]+<", lambda text: MINUS.sub("−", text[0]), svg[end:])
         return (
             f'{opening} role="img" aria-label="{alt[1] if alt else ""}" style="{size}"'
-            + recolour(svg[end:], colours)
+            + recolour(drawn, colours)
         )
 
     return re.sub(r"<svg\b[^>]*\bdata-kept[^>]*></svg>", back, text)
 
 
-def finish(text: str, path: Path, site: Path, settings: dict) -> str:
+def finish(text: str, path: Path, site: Path, settings: dict, glossary: dict[str, str]) -> str:
     """Finish one page.
 
     Parameters
@@ -99,6 +102,8 @@ def finish(text: str, path: Path, site: Path, settings: dict) -> str:
         Where it is, and the folder of all pages.
     settings : dict
         ``website`` of ``_quarto.yml``.
+    glossary : dict of str to str
+        As :func:`glossary_of` gives it.
     """
     light, kept = put_drawings_aside(text)
     page = BeautifulSoup(light, "html.parser")
@@ -111,10 +116,12 @@ def finish(text: str, path: Path, site: Path, settings: dict) -> str:
             kept.append(svg)
             attributes = {"data-kept": str(len(kept) - 1), "alt": image.get("alt", "")}
             image.replace_with(page.new_tag("svg", attrs=attributes))
+    write_minus(main)
     bind(page, main)
     publish_tables(page, main, path)
-    add_tools(page, main, path)
     up = "../" * (len(path.relative_to(site).parts) - 1)
+    link_methods(page, main, glossary, up)
+    add_tools(page, main, path)
     add_head(page, main, settings, up)
     for needed, script in SCRIPTS:
         if page.select_one(needed):
@@ -122,6 +129,36 @@ def finish(text: str, path: Path, site: Path, settings: dict) -> str:
     mark_open_page(page, path, site)
     colours = theme_colours((site / STYLES).read_text(encoding="utf-8"))
     return put_drawings_back(page.decode(formatter="html5"), kept, colours)
+
+
+def glossary_of(project: Path) -> dict[str, str]:
+    """Map each name that the glossary defines to its place there."""
+    text = (project / GLOSSARY).read_text(encoding="utf-8")
+    return {
+        name: place for place, name in re.findall(r'^<span id="(.*?)"></span>(.*)$', text, re.M)
+    }
+
+
+def link_methods(page: BeautifulSoup, main: Tag, glossary: dict[str, str], up: str) -> None:
+    """Link the names of methods in tables to what they mean, whatever their pairs are."""
+    target = f"{up}{Path(GLOSSARY).with_suffix('.html')}"
+    for cell in main.select("tbody th, tbody td"):
+        name = cell.get_text(" ", strip=True)
+        place = glossary.get(name) or glossary.get(VARIANT.sub("", name))
+        if place and not cell.find("a"):
+            link = page.new_tag("a", attrs={"href": f"{target}#{place}", "class": "term"})
+            link.string = name
+            cell.clear()
+            cell.append(link)
+
+
+def write_minus(main: Tag) -> None:
+    """Give numbers in sentences and tables a true minus sign; code stays as it is typed."""
+    for text in main.find_all(string=MINUS):
+        if type(text) is NavigableString and not text.find_parent(
+            ["pre", "code", "script", "style"]
+        ):
+            text.replace_with(MINUS.sub("−", text))
 
 
 def add_tools(page: BeautifulSoup, main: Tag, path: Path) -> None:
@@ -201,12 +238,14 @@ def publish(site: Path, project: Path) -> None:
         What they were rendered from, with the notebooks.
     """
     settings = yaml.safe_load((project / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    glossary = glossary_of(project)
     for path in sorted(site.rglob("*.html")):
         source = project / path.relative_to(site)
         for ending in (".ipynb", ".parquet"):
             if source.with_suffix(ending).is_file():
                 shutil.copyfile(source.with_suffix(ending), path.with_suffix(ending))
-        path.write_text(finish(path.read_text(encoding="utf-8"), path, site, settings), "utf-8")
+        text = path.read_text(encoding="utf-8")
+        path.write_text(finish(text, path, site, settings, glossary), "utf-8")
     draw_preview(site, settings)
 
 

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup, Tag
 
 NUMBER = r"[+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 VALUE = re.compile(rf"({NUMBER})(?: ?%)?$")
+SHORT = 22  # characters of a name that is not broken into lines
 INTERVAL = re.compile(rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\)$")
 
 
@@ -39,10 +40,15 @@ def straighten(page: BeautifulSoup, table: Tag) -> None:
     unroll(table)
     for cell in table.select("tbody th"):
         cell["scope"] = "row"
+        if len(cell.get_text(strip=True)) <= SHORT:
+            cell["class"] = [*cell.get("class", []), "short"]
     for row in table.select("tbody tr"):
         for cell in row.find_all(["th", "td"]):
-            if found := re.match(NUMBER, cell.get_text(strip=True)):
+            text = cell.get_text(" ", strip=True)
+            if found := re.match(NUMBER, text):
                 cell["data-sort"] = f"{number_of(found[0]):g}"
+            if INTERVAL.match(text):
+                cell["class"] = [*cell.get("class", []), "interval"]
 
 
 def unroll(table: Tag) -> None:
