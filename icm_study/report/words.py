@@ -58,7 +58,12 @@ NOT_CLIP = ("lite0-minilm",)
 
 def limits(results: Results, *, is_recorded: bool = False) -> list[str]:
     """Name what limits results, in a few words each; they stand where the numbers are."""
-    return ["recorded"] * is_recorded + limits_of(results.over, results.encoder)
+    imitated = results.over == "seeds" and "variants" in set(results.table["protocol"])
+    return [
+        *["recorded"] * is_recorded,
+        *limits_of(results.over, results.encoder),
+        *["no image of ImageNet"] * imitated,
+    ]
 
 
 def limits_of(over: str, encoder: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from captions import bind
 from conftest import ROOT
 from table_files import frame_of, publish_tables, straighten
 
+from icm_study.methods.registry import METHODS
 from icm_study.report import style
 
 SVG = '<svg width="75pt" viewBox="0 0 75 30" alt="A line"><path style="fill: #0072b2"/></svg>'
@@ -56,6 +58,31 @@ class TestCaptions:
         assert len(main.select("svg")) == 1
         assert main.select("em") == []
         assert main.select_one("p").get_text() == "More."
+
+    def test_a_folded_table_has_the_caption_beside_it(self) -> None:
+        table = "<table><tbody><tr><td>1</td></tr></tbody></table><p><em>Values.</em></p>"
+        main = bound(
+            SMALLDOCS.format(SVG) + CAPTION.format("A line.")
+            + f"<details><summary>As a table</summary>{table}</details>"
+        )  # fmt: skip
+        captions = [caption.get_text() for caption in main.select("figcaption")]
+        assert captions == ["Figure 1. A line.", "Table 1. Values."]
+        assert main.select_one("details > figure.shown > .scrolls > table")
+        assert main.details.summary.get_text() == "As a table"
+
+    def test_captions_repeat_what_limits_the_run_above_them(self) -> None:
+        badge = '<span class="badge-limit">{}</span>'
+        one = SMALLDOCS.format(SVG) + CAPTION.format("{}")
+        main = bound(
+            one.format("Before.") + f"<p>{badge.format('recorded')} {badge.format('not CLIP')}</p>"
+            + one.format("A.") + "<p>Words.</p>" + one.format(badge.format("own") + " B.")
+            + f"<p>A sentence with {badge.format('no limit')}</p>" + one.format("C.")
+        )  # fmt: skip
+        limits = [
+            [badge.get_text() for badge in caption.select(".badge-limit")]
+            for caption in main.select("figcaption")
+        ]
+        assert limits == [[], ["recorded", "not CLIP"], ["own"], ["recorded", "not CLIP"]]
 
     def test_figures_in_a_row_are_one_and_text_parts_them(self) -> None:
         two = SMALLDOCS.format(SVG) + SMALLDOCS.format(SVG)
@@ -138,6 +165,8 @@ class TestPages:
             "website: {title: A study, description: What it finds.}"
         )
         (tmp_path / "index.ipynb").write_text("{}")
+        (tmp_path / "reports").mkdir()
+        shutil.copy(ROOT / publish.GLOSSARY, tmp_path / publish.GLOSSARY)
         body = "<h1>Title</h1><p>The question. " + "Does it help? " * 20 + "</p>" + SVG
         (site / "index.html").write_text(
             f"<html><head><title>T</title></head><body><main>{body}</main></body></html>"
@@ -158,6 +187,38 @@ class TestPages:
         assert (project / "_site" / "index.ipynb").is_file()
         publish.publish(project / "_site", project)
         assert (project / "_site" / "index.html").read_text() == text
+
+    def test_numbers_have_a_true_minus_and_names_a_hyphen(self, project: Path) -> None:
+        words = "by -2.6 (-3.7 to -1.6), ViT-B-16, 2e-16, 2024-01-02, 3-4, lite0-minilm"
+        page = project / "_site" / "index.html"
+        drawn = SVG.replace("</svg>", "<text>-5 of a-1</text></svg>")
+        text = page.read_text().replace(SVG, f"<p>{words}</p><pre>f(-1)</pre>{drawn}")
+        page.write_text(text)
+        publish.publish(project / "_site", project)
+        main = BeautifulSoup(page.read_text(), "html.parser").main
+        assert words.replace(" -", " −").replace("(-", "(−") in [p.get_text() for p in main("p")]
+        assert main.pre.get_text() == "f(-1)"
+        assert main.select_one("svg text").get_text() == "−5 of a-1"
+
+    def test_the_names_of_methods_lead_to_the_glossary(self, project: Path) -> None:
+        page = project / "_site" / "index.html"
+        rows = "".join(
+            f"<tr><th>{name}</th></tr>" for name in ("ICM auto image+text, by target", "dog", "PCA")
+        )
+        page.write_text(page.read_text().replace(SVG, f"<table><tbody>{rows}</tbody></table>"))
+        publish.publish(project / "_site", project)
+        links = BeautifulSoup(page.read_text(), "html.parser").select("table a")
+        assert {link.get_text(): link["href"] for link in links} == {
+            "ICM auto image+text, by target": "reports/glossary.html#icm-auto",
+            "PCA": "reports/glossary.html#pca",
+        }
+
+    def test_the_glossary_defines_every_method_once(self) -> None:
+        text = (ROOT / publish.GLOSSARY).read_text()
+        glossary = publish.glossary_of(ROOT)
+        assert text.count("<span id=") == len(glossary) == len(set(glossary.values()))
+        assert text.count("\n:   ") == len(glossary)
+        assert [n for n in METHODS if not {n, publish.VARIANT.sub("", n)} & set(glossary)] == []
 
     def test_a_drawing_in_a_file_is_put_into_the_page(self, tmp_path: Path) -> None:
         (tmp_path / "a b.svg").write_text(f"<?xml version='1.0'?>\n{SVG}")

@@ -33,6 +33,9 @@ BROWSER_FLAGS = [
 VIEWS = {1280: "light", 768: "light", 390: "dark"}  # width -> colour scheme of the reader
 WIDTHS = tuple(VIEWS)
 AUDITED = (1280, 390)  # where axe looks: once in each theme
+SHORT, ANSWER = 42, 62  # words with the heading of what came out, and of the answer of a page
+#: Pages whose numbers are of all runs, or of a folder of the reader's own.
+UNLIMITED = ("results/claims.html", "results/05_your_data.html")
 LARGEST = 1_500_000  # bytes of a page with all that it loads from the site
 RAW_MARKUP = re.compile(
     r"@(?:fig|tbl|eq|sec)-|\{\{<|\\[(\[]|\$\$|:::|^#\||\\[A-Za-z]{2,}"
@@ -295,6 +298,10 @@ LOOK = """() => {
       && !e.closest('.explorer') && !e.closest('figure.shown')).length,
     hinted: all('.scrolls').every((e) => e.scrollWidth <= e.clientWidth + 1
       || e.parentElement.classList.contains('overflows')),
+    said: all('main p').map((e) => e.textContent.trim()).filter((t) => /^Came out/.test(t))
+      .concat(all('main .answer').map((e) => e.textContent.trim())),
+    unlimited: all('figure.shown figcaption').filter((e) => !e.querySelector('.badge-limit'))
+      .map((e) => e.textContent.trim().slice(0, 60)),
     list: document.getElementById('pages')?.getBoundingClientRect().top,
   };
 }"""
@@ -360,6 +367,20 @@ class TestPages:
         front = visits["index.html", 1280]
         assert front["list"] <= 3000
         assert len(front["words"].split()) <= 900
+
+    def test_what_came_out_is_said_shortly(self, visits: dict) -> None:
+        for (name, width), visit in visits.items():
+            for text in visit["said"] if width == WIDTHS[0] else ():
+                words = re.sub(r" \(\S+(?: %)? to \S+(?: %)?\)", "", text).split()  # its interval
+                most = SHORT if text.startswith("Came out") else ANSWER
+                assert len(words) <= most, (name, len(words), text)
+        assert len(visits["index.html", WIDTHS[0]]["said"]) > 3
+
+    def test_captions_of_results_say_what_limits_them(self, visits: dict) -> None:
+        for (name, width), visit in visits.items():
+            if name.startswith("results/") and name not in UNLIMITED and width == WIDTHS[0]:
+                assert visit["captions"] or name == "results/claims.html", name
+                assert visit["unlimited"] == [], name
 
     def test_pages_are_light(self, visits: dict, site: Path, address: str) -> None:
         for (name, width), visit in visits.items():
