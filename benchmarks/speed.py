@@ -4,16 +4,21 @@ Run it with ``python benchmarks/speed.py``. Absolute numbers depend on the machi
 ratios say whether a step is in proportion: rendering against embedding, intervening
 against embedding, the gradient solver against the closed form, nested subspaces against
 a fit for every K, a grid of K and λ against one evaluation, and the memory of streamed
-moments as the number of pairs grows.
+moments as the number of pairs grows. Two times are to stay below what a reader waits for:
+the first answer of 07_explore in a new process (10 s), and what a turned control takes (0.3 s).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -30,6 +35,8 @@ from icm_study.embedding.tables import pair_moments
 from icm_study.encoders.loading import load_encoder
 from icm_study.experiments.grids import paths
 from icm_study.testbeds.splits import Split
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def seconds(function: Callable[[], object], repeats: int = 5) -> float:
@@ -171,7 +178,40 @@ def memory() -> None:
     )
 
 
+EXPLORE = """
+import sys, time
+started = time.perf_counter()
+from icm_study.experiments.record import default_parameters
+from icm_study.experiments.study import Study
+from icm_study.report.panel import Panel
+from pathlib import Path
+given = default_parameters(Path("notebooks/07_explore.ipynb")) | {"cache": sys.argv[1]}
+panel = Panel(Study("07_explore", given))
+print(time.perf_counter() - started)
+turns = [("n_components", k) for k in (4, 8, 24, 32)]
+turns += [("consistency_weight", w) for w in (10.0, 0.1)] + [("predictor", "zero-shot")]
+for name, value in turns:
+    started = time.perf_counter()
+    panel.controls[name].value = value
+    print(time.perf_counter() - started)
+"""
+
+
+def exploring() -> None:
+    """Time 07_explore in a new process, once its embeddings are kept."""
+    with TemporaryDirectory() as cache:
+        command = [sys.executable, "-c", EXPLORE, cache]
+        for _ in ("embeds", "is timed"):
+            told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    first, *turned = map(float, told.stdout.split())
+    print(
+        f"exploring: the first answer after {first:.1f} s, imports included (at most 10); a turned "
+        f"control answers after {np.median(turned):.2f} s, {max(turned):.2f} at most (0.3)"
+    )
+
+
 if __name__ == "__main__":
+    exploring()
     images()
     solvers()
     with threadpool_limits(1):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from icm_study.experiments.exploring import Answer, Exploration, Setting
 from icm_study.experiments.study import Study
-from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT, said
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PAPER, VARIANT, said
 from icm_study.report.words import limits_of
 
 #: What is shown first.
@@ -32,6 +32,8 @@ class Panel:
     controls : dict of str to widget
         ``world``, ``target``, ``intervention``, ``consistency_weight``, ``n_components`` and
         ``predictor``.
+    figure : matplotlib.figure.Figure
+        The answer as it is drawn.
     picture, told, code : widgets
         What a change of a control changes: the answer as a picture and in a sentence, and the
         setting as code to copy.
@@ -87,9 +89,11 @@ class Panel:
         """Answer what the controls say."""
         exploration = self._exploration(self.controls["world"].value)
         answer = exploration.answer(self.setting)
-        figure = draw(answer, self.setting, exploration.bed.words)
+        self.figure = draw(answer, self.setting, exploration.bed.words)
         png = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(png)
+        self.figure.patch.set_facecolor(PAPER)  # JupyterLab may be dark
+        FigureCanvasAgg(self.figure).print_png(png)
+        self.figure.patch.set_facecolor("none")
         self.picture.value = png.getvalue()
         self.told.value = tell(answer, self.setting)
         self.code.value = as_code(self.setting)
@@ -145,7 +149,7 @@ def as_code(setting: Setting) -> str:
 
 def draw(answer: Answer, setting: Setting, words: tuple[str, ...]) -> Figure:
     """Draw an answer: spectrum, accuracy, confusion, and images whose prediction changed."""
-    figure = Figure(figsize=(10.5, 5.0), dpi=80)
+    figure = Figure(figsize=(9, 4.7), dpi=90)
     top = figure.add_gridspec(
         1, 3, left=0.06, right=0.98, bottom=0.5, top=0.93, wspace=0.42, width_ratios=(1.2, 1, 1)
     )
@@ -174,7 +178,7 @@ def _accuracy(axis: Any, answer: Answer) -> None:
         axis.plot(projected, row, "o", color=INVARIANT)
         axis.text(
             min(projected, 70), row - 0.16, f"{said(condition)} {projected:.0f}",
-            ha="center", fontsize=8, color=INK,
+            ha="center", fontsize=9, color=INK,
         )  # fmt: skip
     axis.set_ylim(len(answer.accuracy) - 0.6, -0.6)
     axis.set_xlim(0, 100)
@@ -189,8 +193,8 @@ def _confusion(axis: Any, answer: Answer, words: tuple[str, ...]) -> None:
     axis.set_title(f"Taken for, {said(answer.condition)}", fontsize=10)
     axis.grid(visible=False)
     few = len(words) <= 12
-    axis.set_xticks(range(len(words)) if few else [], words if few else [], rotation=90, fontsize=7)
-    axis.set_yticks(range(len(words)) if few else [], words if few else [], fontsize=7)
+    axis.set_xticks(range(len(words)) if few else [], words if few else [], rotation=90, fontsize=8)
+    axis.set_yticks(range(len(words)) if few else [], words if few else [], fontsize=8)
 
 
 def _images(figure: Figure, answer: Answer, words: tuple[str, ...]) -> None:
@@ -212,7 +216,7 @@ def _images(figure: Figure, answer: Answer, words: tuple[str, ...]) -> None:
             axis.text(
                 start + width / 2, height * (1.18 + 0.2 * line),
                 f"{('was', 'now')[line]} {words[label]} {'✓' if is_right else '✗'}",
-                ha="center", fontsize=7, color=INVARIANT if is_right else VARIANT,
+                ha="center", fontsize=7.5, color=INVARIANT if is_right else VARIANT,
             )  # fmt: skip
     axis.imshow(strip)
     axis.set_anchor("NW")

@@ -51,7 +51,7 @@ def test_best_cells_are_those_of_the_reversed_shortcut():
             "condition": ["reversed", "reversed", "unseen"],
         }
     )  # fmt: skip
-    assert ablations.best_cells(cells) == "zero-shot with text: K = 16, λ = 1, 60.0 %"
+    assert ablations.best_cells(cells) == "zero-shot 60.0 % (text, K = 16, λ = 1)"
     figure = ablations.gain_map(cells, 40.0, "title")
     assert [axis.get_title() for axis in figure.axes[:-1]] == ["text"]
     plt.close(figure)
@@ -89,7 +89,7 @@ def test_single_interventions_are_ranked_over_the_seeds():
 def test_pairs_compare_the_fewest_with_all():
     means = ablations.pairs_means(runs("n_pairs", {30: 70.0, 100: 75.0, 300: 80.0}))
     assert ablations.pairs_words(means) == (
-        "With 30 pairs, and with 300, the probe has: ICM image+text 70.5 % and 80.5 %."
+        "With 30 pairs and with 300, shortcut reversed: 70.5 and 80.5 % (*ICM image+text*)."
     )
     figure = ablations.pairs_figure(means, "title")
     titles = [axis.get_title() for axis in figure.axes]
@@ -113,8 +113,8 @@ def test_gains_at_each_penalty_and_in_words():
     gains = ablations.penalty_gains(sweep())
     found = gains[gains["condition"] == "reversed"].set_index(["intervention", "penalty"])["value"]
     assert found["image"].to_dict() == pytest.approx({"0.1": -4, "10": 2.5, "chosen": 1})
-    said = "-4.0 to +2.5 points, and +1.0 where each side's penalty is chosen"
-    assert ablations.penalty_words(gains) == f"ICM image {said}; ICM image+text {said}"
+    said = "-4.0 to +2.5, chosen +1.0"
+    assert ablations.penalty_words(gains) == f"*ICM image* {said}; *ICM image+text* {said}"
 
 
 def test_the_figure_has_the_plain_probe_once_and_no_chosen_penalty():
@@ -142,7 +142,7 @@ def test_the_verdict_on_the_penalty_is_on_the_chosen_ones_and_turns_with_the_res
     assert row["verdict"] == verdict
 
 
-def test_the_answer_says_every_verdict_and_where_it_holds():
+def test_the_answer_says_what_is_decided_and_where_it_holds():
     verdicts = pd.DataFrame(
         {
             "statement": ["ICM probe, somewhere: one beats two", "ICM probe, somewhere: x beats y"],
@@ -151,5 +151,5 @@ def test_the_answer_says_every_verdict_and_where_it_holds():
         }
     )
     said = ablation_answer(verdicts).data
-    assert said.startswith("**The answer of this run.** For the ICM probe, somewhere")
-    assert "one beats two — +1.0 points, supported; x beats y — -2.0 points, not shown." in said
+    assert "2 choices are judged by the ICM probe, somewhere." in said
+    assert "Supported: one beats two, +1.0 points. Refuted: none. Not shown: 1." in said

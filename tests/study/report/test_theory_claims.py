@@ -136,6 +136,5 @@ def test_the_answer_counts_verdicts_and_names_what_is_not_supported(found):
         f"Of {len(table)} claims, {(table['verdict'] == 'supported').sum()} are supported." in said
     )
     for row in table.itertuples():
-        assert (f"“{row.statement}”: {row.measured}" in said) == (row.verdict != "supported")
-    assert theory_answer(found).data.startswith("**The answer of this run.** ")
+        assert (row.statement in said) == (row.verdict != "supported")
     assert said in theory_answer(found).data
