@@ -30,6 +30,8 @@ UNSAFE = {
     "a grid table": r"^\+[-=:]+\+",
     "a line block": r"^\| [^|]*$",
     "a cell of code in a page of text": r"^```\{python\}",
+    "a heading made by code": r"(?:Markdown|print)\(f?[\"']+#+ ",
+    "an annotation of code": r"^[^#`]*\S\s+# <\d+>$",
     "mathematics that they set differently": (
         r"\\begin\{aligned\}|\\operatorname\*|\\tag\{|\\textcolor|\\qty\b"
     ),
@@ -46,6 +48,8 @@ EXAMPLES = {
     "a grid table": "+---+---+",
     "a line block": "| a line of verse",
     "a cell of code in a page of text": "```{python}",
+    "a heading made by code": 'Markdown("## Results")',
+    "an annotation of code": "x = 1  # <1>",
     "mathematics that they set differently": r"$\operatorname*{arg}$",
 }
 
