@@ -239,6 +239,7 @@ class Identifiability(TypedDict, total=False):
     n_compared: Count
     encoders: Location
     cache: Location
+    parts: Location | None
 
 
 class OpenQuestions(TypedDict, total=False):
