@@ -138,7 +138,7 @@ def run_linear_pairs(
                 for rule, projection in RULES.items():
                     fitted = _fitted(projection, moments)
                     A = fitted.components_
-                    got = {
+                    got: dict[str, Any] = {
                         "n_pairs": n, "rule": rule, "K": len(A),
                         "consistency_weight": fitted.consistency_weight_,
                         "angle": np.degrees(subspace_angles(A.T, true.T)).mean(),

@@ -175,7 +175,7 @@ def accuracies(data: EmbeddedData, fit: Fit | None = None) -> dict[str, float]:
         right = probe.predict(test["original"].to_numpy() @ A.T) == test["label"].to_numpy()
         found.append({name: 100 * right[rows].mean() for name, rows in tested.items()})
         found[-1]["K"] = len(A)
-    return pd.DataFrame(found).mean().to_dict()
+    return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}
 
 
 def _probe(X: NDArray[np.floating], y: NDArray[np.integer]) -> LinearProbe:

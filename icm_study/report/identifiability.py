@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from icm_study.experiments.coverage import BACKGROUND, BOTH, COLOURS, ORACLE, SEVEN, run_coverage
@@ -139,7 +140,7 @@ def coverage(runs: pd.DataFrame) -> Finding:
     summary = mean_interval(long, ["intervention", "quantity"], "value")
     means = own.groupby("intervention", sort=False)[columns].mean()
     seven = means.drop([SEVEN, BACKGROUND, COLOURS, BOTH, ORACLE])
-    leaking, covering = seven["leak"].idxmax(), seven["coverage"].idxmax()
+    leaking, covering = (str(seven[name].idxmax()) for name in ("leak", "coverage"))
     leak = _over_seeds(own, "leak", intervention=leaking)
     cover = _over_seeds(own, "coverage", intervention=covering)
     scene, mixed = (_over_seeds(own, "scene", intervention=one) for one in (BACKGROUND, SEVEN))
@@ -304,7 +305,7 @@ def encoders(runs: pd.DataFrame) -> Finding:
     )  # fmt: skip
 
 
-def _interval(values: Sequence[float]) -> pd.Series:
+def _interval(values: ArrayLike) -> pd.Series:
     table = pd.DataFrame({"all": 0, "value": np.asarray(values, dtype=float)})
     return mean_interval(table, ["all"], "value").iloc[0]
 

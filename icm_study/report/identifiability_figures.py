@@ -32,7 +32,7 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
     forward = forward[forward["kept"] == "everything"].set_index("factor")
     names = [*FACTORS.values(), ALL, PAIRS, SHUFFLED]
     _bars(axes[0], forward.loc[names], names, CONTEXT, 0)
-    main = forward.loc[ALL, "mean"]
+    main = forward["mean"].to_dict()[ALL]
     axes[0].set_title(f"Main effects explain {main:.0%} of the embedding")
     back = summary[summary["way"] == "factor from embedding"]
     factors = list(FACTORS.values())
@@ -40,11 +40,16 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
     for row, (reading, color) in enumerate(((LINEAR, CONTEXT), (NONLINEAR, PALETTE[2]))):
         part = whole[whole["reading"] == reading].set_index("factor").loc[factors]
         _bars(axes[1], part, factors, color, 0.3 * row, reading)
-    axes[1].set_title("A nonlinear reading finds little more")
+    mean = whole.groupby("reading")["mean"].mean()
+    axes[1].set_title(f"A nonlinear reading changes $R^2$ by {mean[NONLINEAR] - mean[LINEAR]:+.2f}")
     for row, (kept, (said, color)) in enumerate(KEPT.items()):
         part = back[(back["kept"] == kept) & (back["reading"] == LINEAR)].set_index("factor")
         _bars(axes[2], part.loc[factors], factors, color, 0.25 * row, said)
-    axes[2].set_title("ICM keeps the class, not it alone")
+    linear = back[back["reading"] == LINEAR].pivot_table("mean", "factor", "kept")
+    kept_share = (linear["oracle"] / linear["everything"]).clip(lower=0)
+    axes[2].set_title(
+        f"ICM keeps {kept_share['class']:.0%} of the class, {kept_share['scene']:.0%} of the scene"
+    )
     for panel in axes:
         panel.set(xlabel="$R^2$ on new images", xlim=(-0.05, 1.0))
         panel.invert_yaxis()
@@ -166,6 +171,10 @@ def animal_pairs_figure(summary: pd.DataFrame) -> Figure:
         _zero(panel)
         panel.set(title=f"{kind} pairs", xlabel="Pairs of the styles that are seen")
     axes[0].set_ylabel(GAIN)
+    most = summary[summary["n_pairs"] == summary["n_pairs"].max()]
+    best = most.loc[most["mean"].idxmax()]
+    figure.suptitle(f"The most is gained from {best['pairs']} pairs, by {best['rule']}", x=0.01,
+                    ha="left")  # fmt: skip
     return figure
 
 
@@ -181,7 +190,9 @@ def stability_figure(runs: pd.DataFrame) -> Figure:
             panel.fill_between(mean.index, mean["min"], mean["max"], color=color, alpha=0.18)
         panel.set(xscale="log", xlabel="Pairs", ylabel=label)
         panel.set_ylim(bottom=0)
-    axes[0].set_title("Two draws agree only with hundreds of pairs")
+    most = runs[runs["n_pairs"] == runs["n_pairs"].max()]
+    reached = most.groupby("pairs")["overlap"].mean().min()
+    axes[0].set_title(f"With {most['n_pairs'].iloc[0]} pairs two draws overlap by {reached:.0%}")
     axes[0].legend()
     return figure
 
@@ -217,7 +228,11 @@ def estimates_figure(summary: pd.DataFrame) -> Figure:
     for truth, name in zip(rows["truth"].unique(), colors, strict=True):
         panel.axhline(truth, color=colors[name], linewidth=1, linestyle=":")
     panel.set(xlabel="Pairs", ylabel="Estimated bits", ylim=(0, None))
-    panel.set_title("A thousand pairs are enough to tell the bits")
+    last = rows[rows["n_pairs"] == rows["n_pairs"].max()]
+    error = (last["mean"] - last["truth"]).abs().max()
+    panel.set_title(
+        f"With {last['n_pairs'].iloc[0]:,} pairs the bits are off by {error:.2f} at most"
+    )
     return figure
 
 
@@ -246,6 +261,14 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
         panel.set(title=said, xlabel="$R^2$ of the class, read from the embedding")
     axes[0].set_ylabel(GAIN)
     axes[1].legend(loc="best", fontsize=9)
+    usual = means[means["kind"] != TRAINED]
+    gain = usual["oracle_reversed"] - usual["plain_reversed"]
+    least, most = usual["width"].idxmin(), usual["r2_class"].idxmax()
+    said = f"{gain[most]:+.0f} points at width {usual['width'][most]:.0f}"
+    figure.suptitle(
+        f"From the oracle's pairs ICM gains {said}, {gain[least]:+.0f} at width "
+        f"{usual['width'][least]:.0f}", x=0.01, ha="left",
+    )  # fmt: skip
     return figure
 
 

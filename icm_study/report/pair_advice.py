@@ -44,7 +44,8 @@ def diagnose_pairs(data: EmbeddedData) -> Finding:
         found = by_number_of_pairs(before, after, (half,), n_draws=3)
         means = found[["K", "overlap", "share"]].mean().to_dict()
         bits = invariant_information(before, after)
-        rows.append({"intervention": kind, "pairs": len(before), **means, **bits._asdict()})
+        row = {"intervention": kind, "pairs": len(before), **bits._asdict()}
+        rows.append(row | {str(name): value for name, value in means.items()})
         is_enough = means["overlap"] >= SAME
         told.append(
             f"**{kind} pairs**: two halves of {half:,} keep subspaces that overlap by "
