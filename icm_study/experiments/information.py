@@ -48,8 +48,8 @@ def invariant_information(X: ArrayLike, X_do: ArrayLike) -> Information:
     :math:`-\frac12 \sum_i \log_2 (1 - \rho_i)`, with the canonical correlations
     :math:`\rho_i` of f and f_do; the shares of the generalised eigenproblem are
     :math:`\mu_i = 2 (1 - \rho_i)`. Directions are found on four fifths of the pairs and
-    their correlations taken on the last fifth, so few pairs give too few bits rather than too
-    many. An intervention that covers a part of the variant factors only gives too many: what it
+    their correlations taken on the last fifth, so that agreement by chance cancels. An
+    intervention that covers a part of the variant factors only gives too many: what it
     leaves alone counts as invariant. One that leaks gives too few.
 
     Parameters
