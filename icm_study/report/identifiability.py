@@ -86,8 +86,9 @@ def linearity(runs: pd.DataFrame) -> Finding:
         back[back["reading"] == one].groupby("seed")["r2"].mean() for one in (LINEAR, NONLINEAR)
     )
     gain = _interval((curved - linear).to_numpy())
+    how = "Mostly" if main["low"] > IDENTIFIED else "Partly"
     words = (
-        f"Partly: known factors explain {_said(main)} of the embedding's variance by main effects "
+        f"{how}: known factors explain {_said(main)} of the embedding's variance by main effects "
         f"and {_said(pairs)} with their pairs; a nonlinear reading of the factors gains "
         f"{_said(gain)} in R² over a linear one."
     )

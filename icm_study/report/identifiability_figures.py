@@ -55,8 +55,8 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
         panel.invert_yaxis()
         panel.grid(True, axis="x")
         panel.grid(False, axis="y")
-    for panel in axes[1:]:
-        panel.legend(loc="lower right", fontsize=9)
+    (one, some), (other, more) = (panel.get_legend_handles_labels() for panel in axes[1:])
+    figure.legend([*one, *other], [*some, *more], ncols=5, loc="outside lower center", fontsize=9)
     return figure
 
 
