@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from icm_core.moments import PairMoments
-from icm_core.projection import InvariantProjection, subspace_angles
+from icm_core.projection import InvariantProjection
 from icm_core.spectrum import quadratic
 from icm_study.embedding.tables import EmbeddedData, pairs_in
 from icm_study.experiments.questions import Fit, accuracies, open_animals
-from icm_study.theory.linear import LinearGaussianSCM
 
 HELD_OUT, POSITIVE, GAP = "held-out", "λ = 1, positive eigenvalues", "λ by the gap"
 RULES = {
@@ -24,9 +23,8 @@ RULES = {
     POSITIVE: InvariantProjection("auto", consistency_weight=1.0),
     GAP: InvariantProjection("auto", consistency_weight="auto"),
 }
-KNOWN, PLAIN = "true subspace", "plain"
+PLAIN = "plain"
 SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)
-N_IMAGES = 8000  # of linear models, for the probe and for its test
 
 
 def by_number_of_pairs(
@@ -78,7 +76,7 @@ def by_number_of_pairs(
             order = np.random.default_rng([n, draw]).permutation(len(one))
             parts = [PairMoments(one.shape[1]).update(one[part], other[part])
                      for part in (order[:n], order[n : 2 * n])]  # fmt: skip
-            fitted = [_fitted(rule or RULES[HELD_OUT], part) for part in parts]
+            fitted = [fit_quietly(rule or RULES[HELD_OUT], part) for part in parts]
             A, B = (projection.components_ for projection in fitted)
             changed, expressed = (quadratic(A, moment).sum() for moment in (parts[1].S, parts[1].C))
             rows.append(
@@ -92,78 +90,11 @@ def by_number_of_pairs(
     return pd.DataFrame(rows)
 
 
-def _fitted(rule: InvariantProjection, moments: PairMoments) -> InvariantProjection:
+def fit_quietly(rule: InvariantProjection, moments: PairMoments) -> InvariantProjection:
     """Fit a rule; few pairs are what is asked about, so it does not warn of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return clone(rule).fit_moments(moments)
-
-
-def run_linear_pairs(
-    given: Mapping[str, Any], sizes: Sequence[int] = (10, 100, 300, 1000, 3000, 10_000)
-) -> pd.DataFrame:
-    """Let the rules choose on linear models, a quarter of whose factors is invariant.
-
-    A probe of least squares behind the projection is fitted on many images of the source, and
-    tested where the shortcut is reversed: what is lost is lost to the pairs.
-
-    Parameters
-    ----------
-    given : mapping of str to value
-        *dimensions* and *n_worlds*.
-    sizes : sequence of int
-        Numbers of pairs.
-
-    Returns
-    -------
-    DataFrame
-        Columns seed, dimension, n_pairs, rule, K, true_K, consistency_weight, angle (mean in
-        degrees between the true subspace and the best as many directions that are kept),
-        in_distribution and reversed (accuracies in percent).
-    """
-    rows = []
-    for dimension in given["dimensions"]:
-        for seed in range(given["n_worlds"]):
-            k = max(1, dimension // 4)
-            scm = LinearGaussianSCM(k, dimension - k, label_noise=0.1, seed=seed)
-            rng = np.random.default_rng([seed, dimension])
-            probe = _LinearProbe(scm, rng)
-            X, X_do = scm.sample_pairs("source", max(sizes), rng)
-            told = {"seed": seed, "dimension": dimension, "true_K": k}
-            rows.append(told | {"n_pairs": 0, "rule": PLAIN} | probe(np.eye(dimension)))
-            true = scm.invariant_subspace_.T
-            rows.append(told | {"n_pairs": 0, "rule": KNOWN, "K": k} | probe(true))
-            for n in sizes:
-                moments = PairMoments(dimension).update(X[:n], X_do[:n])
-                for rule, projection in RULES.items():
-                    fitted = _fitted(projection, moments)
-                    A = fitted.components_
-                    got: dict[str, Any] = {
-                        "n_pairs": n, "rule": rule, "K": len(A),
-                        "consistency_weight": fitted.consistency_weight_,
-                        "angle": np.degrees(subspace_angles(A.T, true.T)).mean(),
-                    }  # fmt: skip
-                    rows.append(told | got | probe(A))
-    return pd.DataFrame(rows)
-
-
-class _LinearProbe:
-    """Accuracies of a probe of least squares behind any projection, from moments taken once."""
-
-    def __init__(self, scm: LinearGaussianSCM, rng: np.random.Generator) -> None:
-        X, y, _ = scm.sample("source", N_IMAGES, rng)
-        self.gram, self.cross = X.T @ X, X.T @ (2.0 * y - 1)
-        self.tests = {
-            "in_distribution": scm.sample("source", N_IMAGES, rng),
-            "reversed": scm.sample("reversed", N_IMAGES, rng),
-        }
-
-    def __call__(self, A: NDArray[np.float64]) -> dict[str, float]:
-        w = A.T @ np.linalg.lstsq(A @ self.gram @ A.T, A @ self.cross)[0]
-        return {
-            name: 100 * float(((test.X @ w > 0) == test.y).mean())
-            for name, test in self.tests.items()
-        }
 
 
 def run_animal_pairs(
@@ -204,7 +135,7 @@ def _of_some(kind: str, n: int, rule: InvariantProjection, seed: int) -> Fit:
     def fit(data: EmbeddedData, rows: NDArray[np.bool_]) -> InvariantProjection:
         chosen = np.random.default_rng([seed, 3]).permutation(np.flatnonzero(rows))[:n]
         one, other = (part[chosen] for part in pairs_in(data.source, kind))
-        return _fitted(rule, PairMoments(one.shape[1]).update(one, other))
+        return fit_quietly(rule, PairMoments(one.shape[1]).update(one, other))
 
     return fit
 

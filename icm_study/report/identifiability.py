@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from icm_study.experiments.coverage import BACKGROUND, BOTH, COLOURS, ORACLE, SEVEN, run_coverage
-from icm_study.experiments.information import run_crossing, run_estimates
 from icm_study.experiments.intervals import mean_interval
 from icm_study.experiments.leakage import ANY_ANIMAL, SAME_CLASS, run_leaks
 from icm_study.experiments.linearity import (
@@ -21,19 +20,13 @@ from icm_study.experiments.linearity import (
     SHUFFLED,
     run_linearity,
 )  # fmt: skip
-from icm_study.experiments.pair_numbers import (
-    GAP,
-    HELD_OUT,
-    KNOWN,
-    PLAIN,
-    run_animal_pairs,
-    run_linear_pairs,
-    run_stability,
-)  # fmt: skip
+from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN, run_animal_pairs, run_stability
 from icm_study.experiments.questions import Experiment
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED, run_encoders
 from icm_study.report.finding import Finding
 from icm_study.report.verdicts import claim, judge
+from icm_study.theory.crossing import run_crossing, run_estimates
+from icm_study.theory.few_pairs import KNOWN, run_linear_pairs
 
 #: The experiments of the notebook, by name; each takes its parameters.
 EXPERIMENTS: dict[str, Experiment] = {

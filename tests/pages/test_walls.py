@@ -14,7 +14,7 @@ from conftest import ROOT, run
 #: Rooms of the study, in the order in which data flow. A room imports only rooms before it.
 ROOMS = (
     "fingerprint", "facts", "parquet", "cores", "animals", "photographs", "encoders", "text",
-    "embedding", "testbeds", "methods", "theory", "experiments", "report", "command",
+    "embedding", "testbeds", "methods", "experiments", "theory", "report", "command",
 )  # fmt: skip
 WIDTH = 100
 MOST_PARAMETERS = 7

@@ -14,16 +14,10 @@ from icm_study.experiments.coverage import shares_by_intervention, swap_backgrou
 from icm_study.experiments.information import invariant_information
 from icm_study.experiments.leakage import exchanged
 from icm_study.experiments.linearity import ALL, PAIRS, SHUFFLED, linearity
-from icm_study.experiments.pair_numbers import (
-    GAP,
-    HELD_OUT,
-    KNOWN,
-    PLAIN,
-    by_number_of_pairs,
-    run_linear_pairs,
-)
+from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN, by_number_of_pairs
 from icm_study.experiments.questions import accuracies, projected
 from icm_study.experiments.small_encoders import narrowed
+from icm_study.theory.few_pairs import KNOWN, run_linear_pairs
 from icm_study.theory.gaussian import GaussianShortcut
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from icm_study.experiments.coverage import BACKGROUND, BOTH, COLOURS, ORACLE, SEVEN
 from icm_study.experiments.leakage import ANY_ANIMAL, SAME_CLASS
-from icm_study.experiments.pair_numbers import GAP, HELD_OUT, KNOWN, PLAIN
+from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN
 from icm_study.report import identifiability as found_by
+from icm_study.theory.few_pairs import KNOWN
 
 SEEDS = range(3)
 
