@@ -14,6 +14,8 @@ import pytest
 import warm
 import yaml
 
+# as in workflow/scripts/execute.py: checks of formats that nobody asks for take two seconds
+sys.modules.setdefault("rfc3987_syntax", None)
 ROOT = Path(__file__).resolve().parent.parent
 PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared/data/PACS"))  # where it is at hand
 REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))
