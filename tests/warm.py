@@ -142,7 +142,6 @@ def launch_kernel(command: Sequence[str], **given: Any) -> Process:
 
 def _become(command: list[str], cwd: str, env: dict[str, str], output: list[str]) -> None:
     """Turn this forked process into the one that is asked for."""
-    os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -176,6 +175,7 @@ def _serve(channel: Any) -> None:
             if not answer:
                 _become(**asked)
                 sys.exit()
+            os.setpgid(answer, answer)  # before anyone asks for its group, in order to end that
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
