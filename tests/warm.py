@@ -23,8 +23,10 @@ from typing import Any
 
 PRELOADED = {
     "driver": ("snakemake.cli", "snakemake.executors.local", "pydantic", "pyarrow.parquet"),
-    "kernel": ("ipykernel.kernelapp", "matplotlib_inline.backend_inline", "open_clip", "seaborn"),
+    "kernel": ("ipykernel.kernelapp", "open_clip", "seaborn"),
 }
+#: What a kernel tells matplotlib, which is asked when it is imported.
+INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
 class Process:
@@ -70,9 +72,11 @@ class Server:
         ours, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno()), *PRELOADED[kind]],
+            env=os.environ | (INLINE if kind == "kernel" else {}),
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
+        self.pid = self._process.pid
         self._socket, self._channel = ours, ours.makefile("rw")
 
     def ask(self, **asked: Any) -> Any:
@@ -137,7 +141,8 @@ def run(kind: str, *command: str, cwd: str | Path = ".") -> subprocess.Completed
 
 def launch_kernel(command: Sequence[str], **given: Any) -> Process:
     """Do what the function of this name in jupyter_client does."""
-    return start("kernel", command[1:], given.get("cwd") or os.getcwd(), given["env"])
+    env = given["env"] | {"JPY_PARENT_PID": str(server("kernel").pid)}
+    return start("kernel", command[1:], given.get("cwd") or os.getcwd(), env)
 
 
 def _become(command: list[str], cwd: str, env: dict[str, str], output: list[str]) -> None:
