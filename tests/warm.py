@@ -76,7 +76,6 @@ class Server:
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        self.pid = self._process.pid
         self._socket, self._channel = ours, ours.makefile("rw")
 
     def ask(self, **asked: Any) -> Any:
@@ -141,8 +140,7 @@ def run(kind: str, *command: str, cwd: str | Path = ".") -> subprocess.Completed
 
 def launch_kernel(command: Sequence[str], **given: Any) -> Process:
     """Do what the function of this name in jupyter_client does."""
-    env = given["env"] | {"JPY_PARENT_PID": str(server("kernel").pid)}
-    return start("kernel", command[1:], given.get("cwd") or os.getcwd(), env)
+    return start("kernel", command[1:], given.get("cwd") or os.getcwd(), given["env"])
 
 
 def _become(command: list[str], cwd: str, env: dict[str, str], output: list[str]) -> None:
@@ -192,6 +190,7 @@ if __name__ == "__main__":
         for place in sys.path
         if place not in os.environ.get("PYTHONPATH", "").split(os.pathsep)
     ]
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels end with it; asked at their import
     for name in sys.argv[2:]:
         importlib.import_module(name)
     _serve(socket.socket(fileno=int(sys.argv[1])).makefile("rw"))
