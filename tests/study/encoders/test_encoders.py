@@ -735,14 +735,20 @@ def test_command_line_trains_saves_and_compares(tiny_training, tmp_path, monkeyp
 # The shipped weights
 
 
-def zero_shot_hits(encoder, style):
-    """Whether each silhouette of the test part, rendered once in a style, is recognised."""
+@functools.cache
+def animals_of_a_style(style):
+    """Render each silhouette of the test part once in a style; give the labels, too."""
     silhouettes = load_silhouettes()
     latents = sample_latents(silhouettes, "test", styles=(style,), seed=2)
+    return render(latents, silhouettes), latents["label"]
+
+
+def zero_shot_hits(encoder, style):
+    """Whether each animal of a style is recognised."""
+    images, label = animals_of_a_style(style)
     prompts, names = class_prompts(CLASSES, TEMPLATES)
     classifier = ZeroShotClassifier().fit(encoder.encode_text(prompts), names)
-    found = classifier.predict(encoder.encode_images(render(latents, silhouettes)))
-    return found == np.array(CLASSES)[latents["label"]]
+    return classifier.predict(encoder.encode_images(images)) == np.array(CLASSES)[label]
 
 
 @pytest.mark.slow
