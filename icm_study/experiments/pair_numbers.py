@@ -124,8 +124,7 @@ def run_animal_pairs(
             for n in (*sizes, data.source.sizes["row"]):
                 for name, rule in RULES.items():
                     got = accuracies(data, _of_some(kind, n, rule, seed))
-                    told = {"seed": seed, "pairs": kind, "n_pairs": n, "rule": name}
-                    rows.append(told | got)
+                    rows.append({"seed": seed, "pairs": kind, "n_pairs": n, "rule": name, **got})
     return pd.DataFrame(rows)
 
 

@@ -262,12 +262,12 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
     axes[0].set_ylabel(GAIN)
     axes[1].legend(loc="best", fontsize=9)
     usual = means[means["kind"] != TRAINED]
-    gain = usual["oracle_reversed"] - usual["plain_reversed"]
-    least, most = usual["width"].idxmin(), usual["r2_class"].idxmax()
-    said = f"{gain[most]:+.0f} points at width {usual['width'][most]:.0f}"
+    usual = usual.assign(gained=usual["oracle_reversed"] - usual["plain_reversed"])
+    best, narrowest = (usual.sort_values(by)[["gained", "width"]].to_numpy()[place]
+                       for by, place in (("r2_class", -1), ("width", 0)))  # fmt: skip
     figure.suptitle(
-        f"From the oracle's pairs ICM gains {said}, {gain[least]:+.0f} at width "
-        f"{usual['width'][least]:.0f}", x=0.01, ha="left",
+        f"From the oracle's pairs ICM gains {best[0]:+.0f} points at width {best[1]:.0f}, "
+        f"{narrowest[0]:+.0f} at width {narrowest[1]:.0f}", x=0.01, ha="left",
     )  # fmt: skip
     return figure
 
