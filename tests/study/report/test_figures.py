@@ -14,6 +14,7 @@ from icm_study.report.figures import (
     share_figure,
     spectrum_figure,
     sweep_figure,
+    table_figure,
     variants_figure,
 )
 from icm_study.report.pictures import image_grid
@@ -125,6 +126,20 @@ def test_grid_figure_annotates_the_gain_over_the_baseline():
         "+10",
         "-10",
     ]  # K = 8 above, no negative zero
+
+
+def test_a_table_as_a_heat_map_has_its_numbers_and_no_colour_where_an_interval_has_zero():
+    rivals = ["over a", "over b"]
+    gains = pd.DataFrame([[1.0, -20.0], [float("nan"), 4.25]], ["one", "two"], rivals)
+    clear = pd.DataFrame([[0.0, 1.0], [float("nan"), 1.0]], ["one", "two"], rivals)
+    figure = table_figure({"unseen": gains}, "title", clear={"unseen": clear})
+    (axis,) = figure.axes
+    assert {text.get_text() for text in axis.texts} == {"+1.0", "-20.0", "+4.2"}
+    assert np.ma.getmaskarray(axis.images[0].get_array()).tolist() == [[True, False], [True, False]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]
+    plain = table_figure({"unseen": gains.abs(), "reversed": gains.abs()}, "title")
+    assert [axis.get_xlabel() for axis in plain.axes] == ["unseen", "reversed"]
+    assert "20.0" in {text.get_text() for text in plain.axes[1].texts}
 
 
 def test_share_figure_annotates_every_cell():

@@ -81,7 +81,7 @@ def test_invariance_counts_what_changes():
     table.loc[(table["model"] == 1) & (table["quantity"] == quantities[3]), "change"] = 0.0
     finding = claims.invariance(table, {"n_models": 2})
     assert verdicts(finding) == ["supported", "refuted", "refuted", "supported"]
-    assert "changes in 50% of the models, by up to 0.40" in finding.words
+    assert "with both *observed* in 50% of the models" in finding.words
     assert "hold together in 0 of the 3 worlds" in finding.words
     medians = finding.summary.set_index(["world", "quantity"])["change"]
     assert medians["shortcut", quantities[3]] == pytest.approx(0.2)
@@ -99,7 +99,7 @@ def test_the_weight_is_judged_by_its_exponent_and_by_the_leak():
     ]  # fmt: skip
     finding = claims.weight(pd.DataFrame(rows), {})
     assert verdicts(finding)[1] == "supported"
-    assert "exponent -1" in finding.words
+    assert "to the power of -1" in finding.words
     flat = pd.DataFrame(rows).assign(angle=lambda table: 1 + table["seed"])
     assert verdicts(claims.weight(flat, {})) == ["refuted", "refuted"]
 
