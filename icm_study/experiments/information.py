@@ -6,13 +6,17 @@ else, so what they tell about each other they tell about it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from icm_core.spectrum import generalized_spectrum, quadratic
+from icm_study.embedding.tables import pairs_in
 from icm_study.experiments.intervals import t_interval
+from icm_study.experiments.questions import open_animals
 
 N_FOLDS = 5
 SHRINKAGE = 1e-9  # noise, as a fraction of the mean variance of a direction
@@ -86,3 +90,25 @@ def _moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     difference = X - Y
     return (X.T @ X + Y.T @ Y) / (2 * len(X)), difference.T @ difference / len(X)
+
+
+def run_information(given: Mapping[str, Any]) -> pd.DataFrame:
+    """Estimate the bits in the animal world.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        *encoder*, *seeds*, *n_images* and *cache*.
+
+    Returns
+    -------
+    DataFrame
+        Columns seed, pairs (their kind), bits, low and high.
+    """
+    rows = [
+        {"seed": seed, "pairs": kind}
+        | invariant_information(*pairs_in(data.source, kind))._asdict()
+        for seed, _, _, data in open_animals(given)
+        for kind in ("image", "oracle")
+    ]
+    return pd.DataFrame(rows)

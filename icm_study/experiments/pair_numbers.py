@@ -76,7 +76,7 @@ def by_number_of_pairs(
             order = np.random.default_rng([n, draw]).permutation(len(one))
             parts = [PairMoments(one.shape[1]).update(one[part], other[part])
                      for part in (order[:n], order[n : 2 * n])]  # fmt: skip
-            fitted = [fit_quietly(rule or RULES[HELD_OUT], part) for part in parts]
+            fitted = [_fitted(rule or RULES[HELD_OUT], part) for part in parts]
             A, B = (projection.components_ for projection in fitted)
             changed, expressed = (quadratic(A, moment).sum() for moment in (parts[1].S, parts[1].C))
             rows.append(
@@ -90,7 +90,7 @@ def by_number_of_pairs(
     return pd.DataFrame(rows)
 
 
-def fit_quietly(rule: InvariantProjection, moments: PairMoments) -> InvariantProjection:
+def _fitted(rule: InvariantProjection, moments: PairMoments) -> InvariantProjection:
     """Fit a rule; few pairs are what is asked about, so it does not warn of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,7 +134,7 @@ def _of_some(kind: str, n: int, rule: InvariantProjection, seed: int) -> Fit:
     def fit(data: EmbeddedData, rows: NDArray[np.bool_]) -> InvariantProjection:
         chosen = np.random.default_rng([seed, 3]).permutation(np.flatnonzero(rows))[:n]
         one, other = (part[chosen] for part in pairs_in(data.source, kind))
-        return fit_quietly(rule, PairMoments(one.shape[1]).update(one, other))
+        return _fitted(rule, PairMoments(one.shape[1]).update(one, other))
 
     return fit
 

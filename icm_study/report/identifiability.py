@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from icm_study.experiments.coverage import BACKGROUND, BOTH, COLOURS, ORACLE, SEVEN, run_coverage
+from icm_study.experiments.information import invariant_information, run_information
 from icm_study.experiments.intervals import mean_interval
 from icm_study.experiments.leakage import ANY_ANIMAL, SAME_CLASS, run_leaks
 from icm_study.experiments.linearity import (
@@ -20,24 +22,32 @@ from icm_study.experiments.linearity import (
     SHUFFLED,
     run_linearity,
 )  # fmt: skip
-from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN, run_animal_pairs, run_stability
+from icm_study.experiments.pair_numbers import (
+    GAP,
+    HELD_OUT,
+    PLAIN,
+    RULES,
+    run_animal_pairs,
+    run_stability,
+)  # fmt: skip
 from icm_study.experiments.questions import Experiment
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED, run_encoders
 from icm_study.report.finding import Finding
 from icm_study.report.verdicts import claim, judge
-from icm_study.theory.crossing import run_crossing, run_estimates
-from icm_study.theory.few_pairs import KNOWN, run_linear_pairs
+from icm_study.theory import crossing as gaussian
+from icm_study.theory.few_pairs import KNOWN, few_pairs
 
 #: The experiments of the notebook, by name; each takes its parameters.
 EXPERIMENTS: dict[str, Experiment] = {
     "linearity": run_linearity,
     "leaks": run_leaks,
     "coverage": run_coverage,
-    "linear_pairs": run_linear_pairs,
+    "linear_pairs": partial(few_pairs, RULES),
     "animal_pairs": run_animal_pairs,
     "stability": run_stability,
-    "crossing": run_crossing,
-    "estimates": run_estimates,
+    "crossing": gaussian.crossing,
+    "estimates": partial(gaussian.estimates, invariant_information),
+    "information": run_information,
     "encoders": run_encoders,
 }
 #: The heading of each question's section, by its finding.
@@ -64,7 +74,7 @@ def find(runs: Mapping[str, pd.DataFrame]) -> dict[str, Finding]:
         "linear_pairs": linear_pairs(runs["linear_pairs"]),
         "animal_pairs": animal_pairs(runs["animal_pairs"]),
         "crossing": crossing(runs["crossing"]),
-        "estimates": estimates(runs["estimates"]),
+        "estimates": estimates(runs["estimates"], runs["information"]),
         "encoders": encoders(runs["encoders"]),
     }
 
@@ -232,7 +242,7 @@ def crossing(runs: pd.DataFrame) -> Finding:
     return Finding(summary, words, [claim("T5.6, scope", statement, measured, "all", verdict)])
 
 
-def estimates(runs: pd.DataFrame) -> Finding:
+def estimates(runs: pd.DataFrame, animals: pd.DataFrame) -> Finding:
     """Q7: estimated against true bits; a summary of the error by truth and pairs."""
     own = runs[runs["world"] == "Gaussian"]
     own = own.assign(error=own["bits"] - own["truth"])
@@ -241,7 +251,7 @@ def estimates(runs: pd.DataFrame) -> Finding:
     error = _interval(most.groupby("seed")["error"].mean().to_numpy())
     shuffled = runs[(runs["world"] == "shuffled") & (runs["n_pairs"] == 1000)]
     nothing = _interval(shuffled.groupby("seed")["bits"].mean().to_numpy())
-    animal = {kind: _over_seeds(runs, "bits", world=kind) for kind in ("oracle", "image")}
+    animal = {kind: _over_seeds(animals, "bits", pairs=kind) for kind in ("oracle", "image")}
     words = (
         f"From 1,000 pairs the estimate errs by {_said(error)} bits on average (truth 1 to 8). In "
         f"the animal world it gives {_said(animal['oracle'], 1)} bits from the oracle, "

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from icm_study.embedding.tables import pairs_in
-from icm_study.experiments.information import invariant_information
-from icm_study.experiments.questions import open_animals
 from icm_study.theory.gaussian import GaussianShortcut
 
 TARGETS = (-0.9, 0.0, 0.2, 0.3, 0.4, 0.5, 0.9)  # strengths of the shortcut, 0.9 in the source
 
 
-def run_crossing(given: Mapping[str, Any]) -> pd.DataFrame:
+def crossing(given: Mapping[str, Any]) -> pd.DataFrame:
     """Compute both risks of Gaussian shortcut models exactly, by information and target.
 
     Returns
@@ -43,42 +41,40 @@ def run_crossing(given: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run_estimates(
-    given: Mapping[str, Any], sizes: Sequence[int] = (100, 300, 1000, 3000, 10_000)
+def estimates(
+    estimate: Callable[[NDArray, NDArray], tuple[float, float, float]],
+    given: Mapping[str, Any],
+    sizes: Sequence[int] = (100, 300, 1000, 3000, 10_000),
 ) -> pd.DataFrame:
-    """Estimate the information where it is known, and in the animal world.
+    """Estimate the information where it is known.
 
     Parameters
     ----------
+    estimate : callable
+        From embeddings before and after an intervention to bits, with their low and high.
     given : mapping of str to value
-        *encoder*, *seeds*, *n_images* and *cache*.
+        *seeds*.
     sizes : sequence of int
-        Numbers of pairs of the Gaussian models.
+        Numbers of pairs.
 
     Returns
     -------
     DataFrame
-        Columns seed, world, n_pairs, truth and threshold (bits; NaN in the animal world) and
-        bits, low and high. Worlds: Gaussian models by their bits, with own and with shuffled
-        pairs; the animal world by the kind of its pairs.
+        Columns seed, world ("Gaussian", or "shuffled" for the control), n_pairs, truth (bits),
+        bits, low and high.
     """
     rows = []
     for seed in given["seeds"]:
         for truth in (1.0, 2.0, 4.0, 8.0):
-            model = GaussianShortcut(4, n_variant=12, target=0.0)
+            model = GaussianShortcut(4, n_variant=12)
             X, X_do = model.pairs(model.noise(truth), max(sizes), np.random.default_rng(seed))
             for n in sizes:
-                told = {"seed": seed, "n_pairs": n, "threshold": model.threshold()}
-                one, other = X[:n], X_do[:n]
-                rows.append(
-                    told | {"world": "Gaussian", "truth": truth}
-                    | invariant_information(one, other)._asdict()
-                )  # fmt: skip
-                shuffled = invariant_information(one, np.roll(other, 1, axis=0))
-                rows.append(told | {"world": "shuffled", "truth": 0.0} | shuffled._asdict())
-    for seed, _, _, data in open_animals(given):
-        for kind in ("image", "oracle"):
-            pairs = pairs_in(data.source, kind)
-            told = {"seed": seed, "world": kind, "n_pairs": len(pairs[0])}
-            rows.append(told | invariant_information(*pairs)._asdict())
+                partners = {"Gaussian": (X_do[:n], truth), "shuffled": (np.roll(X_do[:n], 1, 0), 0)}
+                for world, (partner, bits) in partners.items():
+                    found = dict(
+                        zip(("bits", "low", "high"), estimate(X[:n], partner), strict=True)
+                    )
+                    rows.append(
+                        {"seed": seed, "world": world, "n_pairs": n, "truth": float(bits), **found}
+                    )
     return pd.DataFrame(rows)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from icm_core.moments import PairMoments
-from icm_core.projection import subspace_angles
-from icm_study.experiments.pair_numbers import PLAIN, RULES, fit_quietly
+from icm_core.projection import InvariantProjection, subspace_angles
 from icm_study.theory.linear import LinearGaussianSCM
 
-KNOWN = "true subspace"
+KNOWN, PLAIN = "true subspace", "plain"
 N_IMAGES = 8000  # for the probe, and as many for its test
 
 
-def run_linear_pairs(
-    given: Mapping[str, Any], sizes: Sequence[int] = (10, 100, 300, 1000, 3000, 10_000)
+def few_pairs(
+    rules: Mapping[str, InvariantProjection],
+    given: Mapping[str, Any],
+    sizes: Sequence[int] = (10, 100, 300, 1000, 3000, 10_000),
 ) -> pd.DataFrame:
     """Let the rules choose on linear models, a quarter of whose factors is invariant.
 
@@ -28,6 +31,8 @@ def run_linear_pairs(
 
     Parameters
     ----------
+    rules : mapping of str to InvariantProjection
+        Unfitted, by the name of the rule that chooses K and λ.
     given : mapping of str to value
         *dimensions* and *n_worlds*.
     sizes : sequence of int
@@ -54,8 +59,10 @@ def run_linear_pairs(
             rows.append(told | {"n_pairs": 0, "rule": KNOWN, "K": k} | probe(true))
             for n in sizes:
                 moments = PairMoments(dimension).update(X[:n], X_do[:n])
-                for rule, projection in RULES.items():
-                    fitted = fit_quietly(projection, moments)
+                for rule, projection in rules.items():
+                    with warnings.catch_warnings():  # few pairs are what is asked about
+                        warnings.simplefilter("ignore")
+                        fitted = clone(projection).fit_moments(moments)
                     A = fitted.components_
                     got: dict[str, Any] = {
                         "n_pairs": n, "rule": rule, "K": len(A),

@@ -114,7 +114,7 @@ WITH_TORCH = {
     "icm_core.deploy",
     "icm_study.animals.rendering", "icm_study.embedding.files", "icm_study.text.captioner",
     "icm_study.encoders.animal_pretraining", "icm_study.encoders.lite0_minilm",
-    "icm_study.methods.contexts", "icm_study.methods.tuning",
+    "icm_study.methods.contexts", "icm_study.methods.tuning", "icm_study.photographs.colours",
 }  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from icm_study.experiments.coverage import shares_by_intervention, swap_backgrou
 from icm_study.experiments.information import invariant_information
 from icm_study.experiments.leakage import exchanged
 from icm_study.experiments.linearity import ALL, PAIRS, SHUFFLED, linearity
-from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN, by_number_of_pairs
+from icm_study.experiments.pair_numbers import GAP, HELD_OUT, PLAIN, RULES, by_number_of_pairs
 from icm_study.experiments.questions import accuracies, projected
 from icm_study.experiments.small_encoders import narrowed
-from icm_study.theory.few_pairs import KNOWN, run_linear_pairs
+from icm_study.theory.few_pairs import KNOWN, few_pairs
 from icm_study.theory.gaussian import GaussianShortcut
 
 
@@ -118,7 +118,7 @@ def test_as_wide_as_it_was_an_encoder_only_turns(data: EmbeddedData) -> None:
 
 class TestNumberOfPairs:
     def test_what_is_lost_is_lost_to_the_pairs(self) -> None:
-        runs = run_linear_pairs({"dimensions": [16], "n_worlds": 1}, sizes=(10, 3000))
+        runs = few_pairs(RULES, {"dimensions": [16], "n_worlds": 1}, sizes=(10, 3000))
         enough = runs.set_index(["rule", "n_pairs"])
         lost = enough["reversed"]
         possible = 100 * (1 - np.arctan(0.1) / np.pi)
