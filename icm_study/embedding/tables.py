@@ -134,8 +134,8 @@ class Embedder:
         return self._once(keys, embed)
 
     def _embed_images(self, images: torch.Tensor, n_rows: int) -> NDArray[np.float32]:
-        embedded = self.encoder.encode_images(images)
-        return embedded.reshape(-1, n_rows, embedded.shape[1]).swapaxes(0, 1)
+        embedded = [self.encoder.encode_images(part) for part in images.split(n_rows)]
+        return np.stack(embedded, axis=1)  # a part at a time, which takes less memory
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, each distinct one once in the life of this object: (n, D)."""
