@@ -94,7 +94,7 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
     helped, hurt = int((honest["low"] > 0).sum()), int((honest["high"] < 0).sum())
     best = honest.iloc[honest["value"].argmax()]
     use = (
-        "So choose by it, where a method has no rule of its own."
+        "So choose by it where no rule is built in."
         if helped and not hurt
         else "So no honest way can be recommended over the others here."
     )

@@ -255,7 +255,7 @@ def sweep_figure(
     matplotlib.figure.Figure
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(9, 3.6), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(9, 3.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (label, mask) in zip(axes[0], panels.items(), strict=True):
         axis.set_ylim(axis_floor(means), 100.5)

@@ -84,12 +84,10 @@ def names(runs: pd.DataFrame) -> Finding:
         _claim("Control", "names that are shuffled have no map", controls[SHUFFLED],
                below=NOT_LINEAR),
     ]  # fmt: skip
-    n, held_out = int(whole["n_rows"].max()), round(int(whole["n_rows"].max()) / 4)
     return Finding(
         summary,
-        f"Linear maps fitted on {n} names, judged on the other {held_out}: {'; '.join(told)}. "
-        f"Controls: R² = {controls[EXACT]['mean']:.3g} for an exact map, "
-        f"{controls[SHUFFLED]['mean']:.1g} for shuffled names. So they are "
+        f"On new names, {'; '.join(told)}; controls: {controls[EXACT]['mean']:.3g} (exact map), "
+        f"{controls[SHUFFLED]['mean']:.1g} (shuffled). So they are "
         f"{'' if claims[0]['verdict'] == 'supported' else 'not '}linear maps of each other.",
         claims,
     )
@@ -116,8 +114,8 @@ def animals(pairs: pd.DataFrame, read: pd.DataFrame) -> Finding:
     return Finding(
         own,
         f"Over {len(own)} pairs of {len(mean)} encoders the rank correlation is "
-        f"{with_interval(rho)}: agreement {told} tell identifiability here.{untrained} Control: "
-        f"shuffled images agree with {shuffled:.2f} at most.",
+        f"{with_interval(rho)}: agreement {told} tell identifiability.{untrained} Control: "
+        f"shuffled images agree with {shuffled:.2f}.",
         [
             claim(
                 "P5.3, converse (animal world)",
@@ -157,7 +155,7 @@ def diversity(runs: pd.DataFrame, narrow: pd.DataFrame) -> Finding:
             )
     return Finding(
         summary,
-        f"Directions that are spanned: {'; '.join(told)}. {len(narrow)} of open_clip's text towers "
+        f"Spanned directions: {'; '.join(told)}. {len(narrow)} of open_clip's text towers "
         "are narrower than their embedding.",
         claims,
     )
@@ -271,9 +269,8 @@ def retrieval(runs: pd.DataFrame) -> Finding:
         after = _row(means, target=direction, method=ICM, condition=AFTER)
         gain = _row(gains, target=direction, method=ICM, condition="recall@1")
         told.append(
-            f"{direction} {plain['value']:.1f} % are found first before and {icm['value']:.1f} % "
-            f"after ICM ({_points(gain)}; {after['value']:.1f} % if each modality is centred "
-            "behind it)"
+            f"{direction} {plain['value']:.1f} % are found first, {icm['value']:.1f} % after ICM "
+            f"({_points(gain)}), {after['value']:.1f} % if centred too"
         )
         claims.append(_points_claim("Retrieval", f"ICM over plain, {direction}, recall@1", gain))
     return Finding(means, f"From {'; from '.join(told)}.", claims)

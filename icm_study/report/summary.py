@@ -69,12 +69,12 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
     """
     looks = dict(
-        zip(gains["way"].unique(), ((VARIANT, "D", 0.3), (INVARIANT, "o", 0.0)), strict=True)
+        zip(gains["way"].unique(), ((VARIANT, "D", 0.26), (INVARIANT, "o", -0.02)), strict=True)
     )
     runs = gains.drop_duplicates("run")
     predictors = sorted(gains["predictor"].unique())
     figure, panels = plt.subplots(
-        1, len(predictors), figsize=(7.8, 0.86 * len(runs) + 1.4), sharex=True, sharey=True,
+        1, len(predictors), figsize=(7.8, 0.58 * len(runs) + 1.15), sharex=True, sharey=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for axes, predictor in zip(panels[0], predictors, strict=True):
@@ -100,9 +100,9 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
     for place, (_, row) in enumerate(runs.iterrows()):
         reason = f"; re-drawn of the domain: {row.redrawn}" if row.redrawn else ""
         told = panels[0, 0].text(
-            0, place - 0.22, f"{row.run}\n{said(row.condition)} ({row.limits}){reason}",
-            transform=panels[0, 0].get_yaxis_transform(), va="bottom", fontsize=8.5,
-            linespacing=1.25, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
+            0, place - 0.2, f"{row.run}\n{said(row.condition)} ({row.limits}){reason}",
+            transform=panels[0, 0].get_yaxis_transform(), va="bottom", fontsize=8,
+            linespacing=1.15, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
         told.set_in_layout(False)  # it may reach over the other panel
     known = gains[gains["low"].notna()]
