@@ -27,13 +27,13 @@ from icm_core.projection import InvariantProjection
 from icm_core.selection import logistic_path
 from icm_study.experiments.agreement import folds
 from icm_study.experiments.intervals import pack
+from icm_study.experiments.retrieval import recall
 from icm_study.photographs.real_clip import RealClip
 from icm_study.text.keywords import CLASSINGS, label_by_keywords
 
 DIRECTIONS = {"images to captions": ("image", "text"), "captions to images": ("text", "image")}
 PENALTIES = (0.01, 0.316, 10.0)  # values of the probe's C
 TUNED = "chosen on the sources"
-AT = (1, 5, 10)
 AFTER = "recall@1, centred after"
 ICM, AUTO, SHUFFLED = "ICM", "ICM auto", "ICM, shuffled pairs"
 PLAIN, CENTRED, DROPPED = "plain", "centred", "mean difference dropped"
@@ -116,14 +116,14 @@ def run_modality(clip: RealClip, released: InvariantProjection) -> dict[str, pd.
     labels = {name: label_by_keywords(clip.caption, words) for name, words in CLASSINGS.items()}
     kept, grid = [], []
     hits: dict[tuple[str, ...], list[tuple[NDArray, NDArray]]] = {}
-    for fold in _folds(clip):
+    for fold in pair_folds(clip):
         maps = _maps(fold, released)
         for method, mapped in maps.items():
             train = {name: mapped(rows, name) for name, rows in fold.train.items()}
             test = {name: mapped(rows, name) for name, rows in fold.test.items()}
             means = {name: rows.mean(axis=0) for name, rows in train.items()}
             centred = {name: rows - means[name] for name, rows in test.items()}
-            found = _searched(fold, test) | {AFTER: _searched(fold, centred)["recall@1"]}
+            found = searched(fold, test) | {AFTER: searched(fold, centred)["recall@1"]}
             for condition, right in found.items():
                 key = ("", fold.direction, method, "", condition)
                 hits.setdefault(key, []).append((fold.rows[1], right))
@@ -157,7 +157,8 @@ def count_classes(clip: RealClip) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _folds(clip: RealClip) -> Iterator[Fold]:
+def pair_folds(clip: RealClip) -> Iterator[Fold]:
+    """Deal the pairs of an image and its caption into folds, once for each direction."""
     whole = {"image": clip.image, "text": clip.text}
     for direction in DIRECTIONS:
         for _, train, test in folds(len(clip.image)):
@@ -175,7 +176,7 @@ def _maps(fold: Fold, released: InvariantProjection) -> dict[str, SharedMap]:
     icm = InvariantProjection().fit_moments(moments)
     k, weight = icm.n_components_, icm.consistency_weight_
     shuffled = np.random.default_rng(0).permutation(len(fold.rows[0]))
-    auto = _fit_quietly(InvariantProjection("auto", consistency_weight=1.0), moments)
+    auto = fit_quietly(InvariantProjection("auto", consistency_weight=1.0), moments)
     fitted = {
         ICM: icm,
         AUTO: auto,
@@ -183,7 +184,7 @@ def _maps(fold: Fold, released: InvariantProjection) -> dict[str, SharedMap]:
         AUTO_K: InvariantProjection(auto.n_components_, consistency_weight=0.0).fit_moments(
             moments
         ),
-        SHUFFLED: _fit_quietly(InvariantProjection(), fold.moments(shuffled)),
+        SHUFFLED: fit_quietly(InvariantProjection(), fold.moments(shuffled)),
         RELEASED: _with(released, k, weight).fit_moments(moments),
         RELEASED_DEFAULT: _with(released, 16, 1000.0).fit_moments(moments),
     }
@@ -202,7 +203,7 @@ def _with(projection: InvariantProjection, k: int, weight: float) -> InvariantPr
     return clone(projection).set_params(n_components=k, consistency_weight=weight)
 
 
-def _fit_quietly(projection: InvariantProjection, moments: PairMoments) -> InvariantProjection:
+def fit_quietly(projection: InvariantProjection, moments: PairMoments) -> InvariantProjection:
     """Fit where it warns of what this experiment is about: few pairs, or nothing invariant."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="On .* of .* folds of pairs held out")
@@ -233,12 +234,11 @@ def _probed(
     }
 
 
-def _searched(fold: Fold, test: Mapping[str, NDArray]) -> dict[str, NDArray[np.bool_]]:
-    """Whether the own partner is among the nearest, by cosine; a tie is no hit."""
-    cosine = unit_rows(test[fold.source]) @ unit_rows(test[fold.target]).T
-    own = np.diag(cosine)[:, None]
-    rank = (cosine >= own - 1e-9).sum(axis=1)  # the own one counts
-    return {f"recall@{k}": rank <= k for k in AT}
+def searched(fold: Fold, test: Mapping[str, NDArray]) -> dict[str, NDArray[np.bool_]]:
+    """Tell for each k whether the own partner is among the first; a tie is no hit."""
+    own = np.eye(len(test[fold.source]), dtype=bool)
+    hits = recall(test[fold.source], test[fold.target], own)
+    return {f"recall@{k}": hit for k, hit in hits.items()}
 
 
 def _kept(fold: Fold, mapped: SharedMap, label: NDArray[np.intp]) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _grid(fold: Fold, label: NDArray[np.intp]) -> list[dict[str, Any]]:
         for k, labels in zip(sizes, predicted, strict=True):
             mapped = whole.truncate(k)
             test = {name: mapped.transform(part) for name, part in fold.test.items()}
-            recall = _searched(fold, test)["recall@1"]
+            recall = searched(fold, test)["recall@1"]
             scores = {"unseen": (labels == y).mean(), "recall": recall.mean()}
             cells.append(
                 {"direction": fold.direction, "K": k, "consistency_weight": weight}

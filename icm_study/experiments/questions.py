@@ -52,7 +52,8 @@ def answered_table(
         run, *results*, where to write, and maybe *parts*, a folder where the table of each
         experiment is kept, for a run that is interrupted.
     experiments : mapping of str to callable
-        From the parameters to a table.
+        From the parameters to a table; its attributes may name *data* and *weights* that it
+        has used, each with its fingerprint.
 
     Returns
     -------
@@ -66,6 +67,9 @@ def answered_table(
     record = run_record(notebook, given, [load_encoder(given["encoder"], "cpu")])
     shown = tqdm(experiments.items(), desc="experiments", unit="experiment")
     runs = {name: _part(notebook, name, given, experiment) for name, experiment in shown}
+    for runs_of_one in runs.values():  # what an experiment has used beside the encoder
+        for what in ("data", "weights"):
+            record[what] |= runs_of_one.attrs.get(what, {})
     table = join_tables(runs, "experiment", record)
     write_table(table, given["results"])
     return table

@@ -247,8 +247,16 @@ class OpenQuestions(TypedDict, total=False):
 
     encoder: Text
     seeds: Seeds
-    n_images: Count
+    n_images: Count | None
+    photographs: Location
+    n_coloured: Count
+    real_clip: Location
+    comparison: Location
+    tuned_seeds: Seeds
+    tuned_targets: Styles
+    n_tuned: Count
     cache: Location
+    parts: Location | None
 
 
 class Explore(Subject, Images, total=False):

@@ -1,11 +1,12 @@
-"""Low-rank updates of the image tower, alone and with an invariant subspace of what is tuned.
+"""Low-rank updates of the image tower, alone and with CLIP-ICM before, during or after them.
 
 torch is imported when a tower is tuned, not with this module.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -54,6 +55,8 @@ class LoRA(EmbeddingMap):
         The mean cross-entropy of each epoch.
     """
 
+    _learns_from_pairs: ClassVar[bool] = False
+
     def __init__(
         self,
         rank: int = 4,
@@ -80,7 +83,7 @@ class LoRA(EmbeddingMap):
             raise ValueError(f"rank is {self.rank!r}; expected a positive integer.")
         self.encoder_ = sources.encoder
         self.factors_, self.losses_ = sources.shared.once(
-            self._key(), lambda: self._tune(sources), of_pairs=False
+            self._key(), lambda: self._tune(sources), of_pairs=self._learns_from_pairs
         )
         return sum(B.numel() + A.numel() for B, A in self.factors_.values())
 
@@ -97,6 +100,10 @@ class LoRA(EmbeddingMap):
         from icm_study.methods.tuning import Training
 
         return Training.of(self, weight_decay=0.0)
+
+    def _components(self) -> np.ndarray | None:
+        """Give the map behind which classes are told while the tower is trained; none here."""
+        return None
 
     def _tune(self, sources: Sources) -> tuple[Factors, list[float]]:
         import torch
@@ -115,6 +122,7 @@ class LoRA(EmbeddingMap):
             [factor.requires_grad_() for pair in factors.values() for factor in pair],
             lambda: _updated(sources.encoder, factors),
             self._training(),
+            self._components(),
         )
         return {name: (B.detach(), A.detach()) for name, (B, A) in factors.items()}, losses
 
@@ -205,6 +213,108 @@ class LoRAThenICM(LoRA):
             return LoRA.map_images(self, sources.images), LoRA.map_images(self, copies)
 
         return sources.shared.once(("tuned", self._key()), compute, of_pairs=False)
+
+
+class ICMThenLoRA(LoRAThenICM):
+    """The invariant subspace of the encoder as it came, then low-rank updates within it.
+
+    While the tower is trained, images and prompts are compared behind the projection, which
+    stays as it is.
+
+    Source: CLIP-ICM, arXiv 2405.15289, and Hu et al. 2022, arXiv 2106.09685.
+
+    Parameters
+    ----------
+    n_components, consistency_weight, rank, learning_rate, epochs, batch_size, random_state
+        As of :class:`LoRAThenICM`.
+
+    Attributes
+    ----------
+    projection_, factors_, losses_
+        As of :class:`LoRAThenICM`.
+    """
+
+    _learns_from_pairs: ClassVar[bool] = True
+
+    def fit_map(self, sources: Sources) -> int:
+        """Estimate the projection, and train on the pixels of the sources behind it.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`LoRA.fit_map` and :class:`~icm_core.projection.InvariantProjection`.
+        """
+        kind = "image+text" if len(sources.texts[0]) else "image"
+        self.projection_ = InvariantProjection(
+            n_components=self.n_components, consistency_weight=self.consistency_weight
+        ).fit_moments(sources.moments(kind))
+        return LoRA.fit_map(self, sources) + self.projection_.components_.size
+
+    def _key(self) -> tuple:
+        return (*super()._key(), "behind", self.n_components, self.consistency_weight)
+
+    def _labelled(self, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+        return self.map_images(sources.images), sources.images.label
+
+    def _components(self) -> np.ndarray:
+        return self.projection_.components_
+
+
+class LoRAWithPenalty(LoRA):
+    """Low-rank updates that are penalised where an image intervention moves the embedding.
+
+    To the cross-entropy comes CLIP-ICM's second term, ``penalty · E‖f - f_do‖²`` of unit
+    embeddings over the image pairs; there is no projection.
+
+    Source: Hu et al. 2022, arXiv 2106.09685, with the consistency term of CLIP-ICM, arXiv
+    2405.15289.
+
+    Parameters
+    ----------
+    penalty : float
+        Weight of the change against the cross-entropy; 0 is :class:`LoRA`.
+    rank, learning_rate, epochs, batch_size, random_state
+        As of :class:`LoRA`.
+
+    Attributes
+    ----------
+    factors_, losses_
+        As of :class:`LoRA`; the losses have the penalty in them.
+    """
+
+    _learns_from_pairs: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        penalty: float = 1.0,
+        rank: int = 4,
+        learning_rate: float = 1e-3,
+        epochs: int = 3,
+        batch_size: int = 64,
+        random_state: int = 0,
+    ):
+        super().__init__(rank, learning_rate, epochs, batch_size, random_state)
+        self.penalty = penalty
+
+    @property
+    def sees_interventions(self) -> frozenset[str]:
+        """The image interventions."""
+        return frozenset(["image"])
+
+    def fit_map(self, sources: Sources) -> int:
+        """Train on the pixels of the sources and of their intervened copies.
+
+        Raises
+        ------
+        ValueError
+            If the penalty is negative or no number, or as :meth:`LoRA.fit_map`.
+        """
+        if not 0 <= self.penalty < np.inf:
+            raise ValueError(f"penalty is {self.penalty!r}; expected a number, at least 0.")
+        return super().fit_map(sources)
+
+    def _training(self) -> Training:
+        return replace(super()._training(), consistency_weight=self.penalty)
 
 
 def _updated(encoder: Encoder, factors: Factors) -> Weights:

@@ -182,13 +182,18 @@ def embed_pixels(encoder: Encoder, weights: Weights, images: Images) -> np.ndarr
 
 @dataclass(frozen=True)
 class Training:
-    """How a tower is trained, by AdamW: the learning rate falls to zero by a half cosine."""
+    """How a tower is trained, by AdamW: the learning rate falls to zero by a half cosine.
+
+    The loss may have a penalty, `consistency_weight` times the mean squared change of the unit
+    embedding under an image intervention.
+    """
 
     learning_rate: float
     epochs: int
     batch_size: int
     random_state: int
     weight_decay: float
+    consistency_weight: float = 0.0
 
     @classmethod
     def of(cls, method: Any, weight_decay: float) -> Training:
@@ -207,6 +212,7 @@ def train_tower(
     trained: list[torch.Tensor],
     weights: Callable[[], Weights],
     training: Training,
+    components: np.ndarray | None = None,
 ) -> list[float]:
     """Train the image tower on the pixels of the sources.
 
@@ -217,27 +223,46 @@ def train_tower(
     weights : callable
         Makes weights of the tower of what is trained.
     training : Training
+    components : ndarray of shape (K, D), optional
+        Images and prompts are compared after this map; by default as they are.
 
     Returns
     -------
     list of float
-        The mean cross-entropy in each epoch.
+        The mean loss in each epoch: the cross-entropy, and the penalty if there is one.
     """
     encoder = sources.encoder
     tower = Function(encoder.model, encoder.model.encode_image)
     frozen = {name: weight.detach() for name, weight in encoder.model.named_parameters()}
     scale = logit_scale(encoder)
     prototypes = torch.from_numpy(class_prototypes(sources)).to(encoder.device)
+    kept = None if components is None else torch.from_numpy(components).to(prototypes)
+    if kept is not None:
+        prototypes = normalize(prototypes @ kept.T, dim=-1)
     label = torch.from_numpy(sources.images.label).long().to(encoder.device)
     pixels = torch.cat([encoder.resize(batch) for batch in load_batches(sources.images)])
+    copies = None
+    if training.consistency_weight:
+        intervened = load_batches(sources.copies["image"])
+        copies = torch.cat([encoder.resize(batch) for batch in intervened])
+    usable = torch.from_numpy(sources.drawn != "").to(encoder.device)
     generator = torch.Generator().manual_seed(training.random_state)
 
-    def loss_of(rows: torch.Tensor) -> torch.Tensor:
-        batch = encoder.normalize(pixels[rows].to(encoder.device)).contiguous(
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        batch = encoder.normalize(images.to(encoder.device)).contiguous(
             memory_format=torch.channels_last
         )
-        embedded = tower.call_with(frozen | weights(), batch)
-        return cross_entropy(scale * normalize(embedded, dim=-1) @ prototypes.T, label[rows])
+        return tower.call_with(frozen | weights(), batch)
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        embedded = embed(pixels[rows])
+        found = normalize(embedded if kept is None else embedded @ kept.T, dim=-1)
+        loss = cross_entropy(scale * found @ prototypes.T, label[rows])
+        if copies is None or not usable[rows].any():
+            return loss
+        change = normalize(embedded, dim=-1) - normalize(embed(copies[rows]), dim=-1)
+        size = change.square().sum(dim=1)[usable[rows]]
+        return loss + training.consistency_weight * size.mean()
 
     def batches() -> Iterable[torch.Tensor]:
         return torch.randperm(len(pixels), generator=generator).split(training.batch_size)

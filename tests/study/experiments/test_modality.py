@@ -79,7 +79,7 @@ def test_a_map_keeps_what_its_directions_hold(runs):
 
 
 def test_the_released_order_is_that_of_the_smallest_eigenvalues(clip):
-    fold = next(modality._folds(clip))
+    fold = next(modality.pair_folds(clip))
     maps = modality._maps(fold, objectives()["released"])
     icm = maps[ICM]
     matrix = fold.moments().C - icm.consistency_weight * fold.moments().S
@@ -91,9 +91,9 @@ def test_the_released_order_is_that_of_the_smallest_eigenvalues(clip):
 def test_a_tie_is_no_hit():
     fold = modality.Fold("images to captions", {}, {}, (np.arange(0), np.arange(3)))
     same = {"image": np.ones((12, 2)), "text": np.ones((12, 2))}
-    assert not np.concatenate([*modality._searched(fold, same).values()]).any()
+    assert not np.concatenate([*modality.searched(fold, same).values()]).any()
     apart = {"image": np.eye(12), "text": np.eye(12)}
-    assert np.concatenate([*modality._searched(fold, apart).values()]).all()
+    assert np.concatenate([*modality.searched(fold, apart).values()]).all()
 
 
 def test_ranks_are_those_of_the_cosines():
@@ -104,7 +104,7 @@ def test_ranks_are_those_of_the_cosines():
     order = np.argsort(-(cosine["text"] @ cosine["image"].T), axis=1)
     for k in (1, 5, 10):
         expected = [i in order[i, :k] for i in range(30)]
-        assert modality._searched(fold, rows)[f"recall@{k}"].tolist() == expected
+        assert modality.searched(fold, rows)[f"recall@{k}"].tolist() == expected
 
 
 def test_centring_gives_back_what_a_shift_takes(clip, runs):
@@ -125,7 +125,7 @@ def test_the_grid_has_every_cell_and_agrees_with_a_projection(clip, runs):
     grid = runs["grid"]
     sizes = [k for k in modality.SIZES if k <= 24]
     assert len(grid) == 2 * len(sizes) * len(modality.WEIGHTS)
-    fold = next(modality._folds(clip))
+    fold = next(modality.pair_folds(clip))
     fitted = InvariantProjection(8, consistency_weight=3.0).fit_moments(fold.moments())
     mapped = {name: fitted.transform(rows) for name, rows in fold.test.items()}
     label = label_by_keywords(clip.caption, CLASSINGS["things"])
@@ -134,9 +134,7 @@ def test_the_grid_has_every_cell_and_agrees_with_a_projection(clip, runs):
         for one in modality._grid(fold, label)
         if (one["K"], one["consistency_weight"]) == (8, 3)
     )
-    assert cell["recall"] == pytest.approx(
-        100 * modality._searched(fold, mapped)["recall@1"].mean()
-    )
+    assert cell["recall"] == pytest.approx(100 * modality.searched(fold, mapped)["recall@1"].mean())
 
 
 def test_captions_are_counted_once_for_each_way_to_make_classes(clip):

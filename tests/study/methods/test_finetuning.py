@@ -17,7 +17,8 @@ from icm_study.encoders.animal_pretraining import MODEL_CONFIG, PREPROCESS_CONFI
 from icm_study.encoders.encoder import Encoder
 from icm_study.methods import tuning
 from icm_study.methods.finetuning import FineTuning, WiSEFT
-from icm_study.methods.lora import LoRA, LoRAThenICM
+from icm_study.methods.lora import ICMThenLoRA, LoRA, LoRAThenICM, LoRAWithPenalty
+from icm_study.methods.maps import ICM
 from icm_study.methods.shared import Shared
 from icm_study.methods.tuning import tower_weights
 
@@ -298,6 +299,46 @@ def test_lora_then_icm_by_hand(sources, task, encoder, texts):
     assert LoRA().sees_interventions == frozenset()
 
 
+def test_icm_before_lora_tunes_behind_the_projection(sources, task):
+    some = afresh(sources.take(np.arange(60)))
+    whole = {"batch_size": 60, "epochs": 1, "learning_rate": 1e-12}
+    method = ICMThenLoRA(5, 2.0, **whole).fit(some)
+    plain = ICM("image+text", 5, 2.0).fit(some)
+    images = task.tests["unseen"].take(slice(0, 40))
+    np.testing.assert_allclose(method.map_images(images), plain.map_images(images), atol=1e-4)
+    # untrained, its loss is the cross-entropy of what zero-shot says behind the projection
+    A = method.projection_.components_
+    unit = normalize(torch.from_numpy(some.images.embedded @ A.T).float(), dim=-1)
+    prototypes = torch.from_numpy(tuning.class_prototypes(some) @ A.T).float()
+    scale = tuning.logit_scale(some.encoder)
+    logits = scale * unit @ normalize(prototypes, dim=-1).T
+    wanted = cross_entropy(logits, torch.from_numpy(some.images.label).long())
+    assert method.losses_[0] == pytest.approx(wanted.item(), rel=1e-3)
+
+
+def test_a_penalty_on_change_is_in_the_loss_and_lowers_the_change(sources):
+    some = afresh(sources.take(np.arange(60)))
+    still = {"batch_size": 60, "epochs": 1, "learning_rate": 1e-12}
+    plain, held = LoRA(**still).fit(some), LoRAWithPenalty(2.0, **still).fit(some)
+    before, after = some.images, some.copies["image"]
+    change = np.square(before.embedded - after.embedded).sum(axis=1)
+    assert held.losses_[0] - plain.losses_[0] == pytest.approx(2 * change.mean(), rel=1e-3)
+    # a copy that must not be used has no part in it
+    without = LoRAWithPenalty(2.0, **still).fit(some.without("invert"))
+    of_kept = change[some.drawn != "invert"].mean()
+    assert without.losses_[0] - plain.losses_[0] == pytest.approx(2 * of_kept, rel=1e-3)
+
+    def changed(method):
+        one, other = (method.map_images(part) for part in (before, after))
+        return np.square(one - other).sum(axis=1).mean()
+
+    fast = {"batch_size": 20, "epochs": 2, "learning_rate": 1e-2}
+    free, none = LoRA(**fast).fit(some), LoRAWithPenalty(0.0, **fast).fit(some)
+    for name, pair in free.factors_.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, none.factors_[name], strict=True))
+    assert changed(LoRAWithPenalty(30.0, **fast).fit(some)) < 0.95 * changed(free)
+
+
 def test_pixels_are_loaded_a_batch_at_a_time(sources, task, monkeypatch):
     method, images, sizes = FineTuning(epochs=0).fit(sources), task.tests["unseen"], []
 
@@ -337,6 +378,7 @@ def test_another_tower_is_tuned_whole_or_not_at_all(plain_sources):
         (WiSEFT(1.5), "alpha is 1.5; expected a number from 0 to 1"),
         (WiSEFT(-0.1), "alpha is -0.1"),
         (LoRA(0), "rank is 0; expected a positive integer"),
+        (LoRAWithPenalty(-1.0), "penalty is -1.0; expected a number, at least 0"),
     ],
 )
 def test_a_wrong_parameter_is_an_error(method, message, sources):

@@ -1,0 +1,54 @@
+"""Gains of methods over one of them, as a table, and as claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from icm_study.experiments.intervals import aggregate, contrast
+from icm_study.report.verdicts import claim, judge
+from icm_study.report.words import points
+
+
+def gains_over(
+    runs: pd.DataFrame, baseline: str, by: Sequence[str], *, over: str = "seeds"
+) -> pd.DataFrame:
+    """Compare each method with one of them: paired differences in points.
+
+    Returns
+    -------
+    DataFrame
+        Columns `by`, method, value, low, high.
+    """
+    parts = [
+        contrast(runs, {"method": name}, {"method": baseline}, by, over=over).assign(method=name)
+        for name in dict.fromkeys(runs["method"])
+        if name != baseline
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_method(
+    runs: pd.DataFrame, baseline: str, condition: str, *, over: str = "seeds"
+) -> pd.DataFrame:
+    """Give the gains under one condition, by the method's name."""
+    part = runs[runs["condition"] == condition]
+    return gains_over(part, baseline, ["condition"], over=over).set_index("method")
+
+
+def method_means(runs: pd.DataFrame, *by: str, over: str = "seeds") -> pd.DataFrame:
+    """Give the mean of each method with its interval, see `aggregate`."""
+    return aggregate(runs, ["method", *by], over=over)
+
+
+def gain_claim(name: str, statement: str, gain: pd.Series, **threshold: float) -> dict[str, Any]:
+    """Judge a difference; it should be above 0, or as the threshold says."""
+    threshold = threshold or {"above": 0.0}
+    ((side, limit),) = threshold.items()
+    verdict = judge(gain["low"], gain["high"], **threshold)
+    row = claim(name, statement, f"{points(gain)} points", f"{side} {limit:g}", verdict)
+    if side == "below" or limit:  # a map of claims shows gains
+        return dict(row)
+    return {**row, **{key: float(gain[key]) for key in ("value", "low", "high")}}

@@ -1,0 +1,126 @@
+"""What came out of the questions on pairs: those of photographs, in tuning, and both kinds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from icm_study.experiments import combination, left_out_domains, tuned_towers
+from icm_study.experiments.intervals import mean_interval
+from icm_study.experiments.redrawing import CLASS_PAIRS, SEVEN
+from icm_study.report.finding import Finding
+from icm_study.report.gains import by_method, gain_claim, gains_over, method_means
+from icm_study.report.style import said
+from icm_study.report.words import points
+
+
+def photographs(runs: pd.DataFrame) -> Finding:
+    """Say which pairs re-draw the domain, and whether any makes the probe carry over."""
+    shares = mean_interval(
+        runs[runs["quantity"] == "share"], ["kind", "factor"], "share"
+    ).set_index(["kind", "factor"])["mean"]
+    accuracy = runs[runs["quantity"] == "accuracy"]
+    gains = gains_over(accuracy, left_out_domains.PLAIN, ["choice"], over="images")
+    gains = gains.assign(series="by " + gains["choice"], panel="Gain over the plain probe")
+    honest = gains[gains["choice"] == left_out_domains.HONEST].set_index("method")
+    control = honest.loc["ICM, pairs of any classes"]
+    rivals = honest.drop(index=["ICM, pairs of any classes"])
+    best = rivals.loc[rivals["value"].idxmax()]
+    n = int((rivals["low"] > 0).sum())
+    gains.attrs["title"] = (
+        f"Settings chosen on the sources: {n} of {len(rivals)} ways gain on the unseen domain"
+    )
+    return Finding(
+        gains,
+        f"The seven interventions re-draw {shares[SEVEN, 'domain']:.0%} of the domain, class pairs "
+        f"all of it and {shares[CLASS_PAIRS, 'class']:.0%} of the class; chosen on the sources, "
+        f"the best way ({best.name}) gains {points(best)} points.",
+        [
+            gain_claim("Photographs (PACS)", f"{row.name} over the plain probe", row)
+            for _, row in rivals.iterrows()
+        ]
+        + [
+            gain_claim(
+                "Control (PACS)",
+                "ICM with pairs of any classes gains less than a point over the plain probe",
+                control,
+                below=1.0,
+            )
+        ],
+    )
+
+
+def tuning(runs: pd.DataFrame) -> Finding:
+    """Say where the projection belongs when a tower is tuned."""
+    summary = method_means(runs, "condition", "predictor")
+    summary = summary.rename(columns={"condition": "series", "predictor": "panel"})
+    summary = summary.assign(series=summary["series"].map(said))
+    probe = runs[runs["predictor"] == "linear probe"]
+    gains = by_method(probe, tuned_towers.TUNED, "unseen")
+    when = {
+        "before": tuned_towers.BEFORE,
+        "after": tuned_towers.AFTER,
+        "during": tuned_towers.DURING.format(tuned_towers.PENALTIES[0]),
+    }
+    told = [f"{points(gains.loc[name])} {at}" for at, name in when.items()]
+    n = int((gains.loc[list(when.values()), "low"] > 0).sum())
+    summary.attrs["title"] = f"Before, after or during LoRA: {n} of 3 are shown to help the probe"
+    zero_shot = runs[runs["predictor"] == "zero-shot"]
+    during = by_method(zero_shot, tuned_towers.CONTROL, "unseen")
+    strongest = tuned_towers.DURING.format(tuned_towers.PENALTIES[-1])
+    return Finding(
+        summary,
+        f"On the unseen style, ICM with LoRA differs from LoRA alone by {', '.join(told)} points "
+        "for the probe.",
+        [
+            gain_claim(
+                "Fine-tuning (animal world)",
+                f"ICM {at} LoRA over LoRA, linear probe, unseen",
+                gains.loc[name],
+            )
+            for at, name in when.items()
+        ]
+        + [
+            gain_claim(
+                "Control (animal world)",
+                "own pairs are better than shuffled ones in the penalty, zero-shot",
+                during.loc[strongest],
+            ),
+        ],
+    )
+
+
+def together(runs: pd.DataFrame) -> Finding:
+    """Say whether both kinds of pairs do better than one."""
+    shifted = runs[runs["condition"].isin(["unseen", "reversed"])]
+    summary = shifted.assign(
+        panel="Both over " + shifted["alone"] + " alone",
+        series=shifted["condition"].map(said),
+        method=shifted["predictor"] + ", " + shifted["way"],
+    )
+    above, below = int((shifted["low"] > 0).sum()), int((shifted["high"] < 0).sum())
+    text, image = (
+        shifted[(shifted["alone"] == kind) & (shifted["condition"] == "unseen")]
+        .set_index(["way", "predictor"])
+        .loc[("held-out rule", "linear probe")]
+        for kind in ("text", "image")
+    )
+    summary.attrs["title"] = (
+        f"Both kinds beat one alone in {above} of {len(shifted)} comparisons and are beaten in "
+        f"{below}"
+    )
+    return Finding(
+        summary,
+        f"Of {len(shifted)} comparisons under shift, both win {above} and lose {below}; by the "
+        f"held-out rule the probe has {points(image)} points over image pairs and {points(text)} "
+        "over text pairs.",
+        [
+            gain_claim(
+                "Combination (animal world)",
+                f"image+text over {row['alone']} alone, "
+                f"{row['predictor']}, unseen domain, {row['way']}",
+                row,
+            )
+            for _, row in shifted[shifted["condition"] == "unseen"].iterrows()
+            if row["way"] in combination.JUDGED
+        ],
+    )
