@@ -230,28 +230,21 @@ def visits(site: Path, address: str, browser: Any) -> dict[tuple[str, int], dict
     """Open every page at every width; note what a reader would meet."""
     found = {}
     axe = (files("axe_playwright_python") / "axe.min.js").read_text()
-    contexts = {
-        width: browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        for width, scheme in VIEWS.items()
-    }
-    for path in sorted(site.rglob("*.html")):
-        name = path.relative_to(site).as_posix()
-        pages = {width: context.new_page() for width, context in contexts.items()}
-        for width, page in pages.items():
+    for width, scheme in VIEWS.items():
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # ms, for a busy machine
+        for path in sorted(site.rglob("*.html")):
+            name = path.relative_to(site).as_posix()
+            page = context.new_page()
             notes: dict[str, Any] = {"trouble": [], "requests": []}
-            found[name, width] = notes
             note(page, notes)
-            page.goto(f"{address}/{name}", wait_until="commit")  # they load side by side
-        for width, page in pages.items():
-            page.wait_for_load_state("load")
+            page.goto(f"{address}/{name}", wait_until="load")
             page.wait_for_load_state("networkidle")
-            page.evaluate(DRAWN)
-            found[name, width] |= page.evaluate(LOOK)
+            found[name, width] = notes | page.evaluate(LOOK)
             if width in AUDITED:
                 page.evaluate(axe)
                 found[name, width]["audit"] = page.evaluate(AUDIT)
             page.close()
-    for context in contexts.values():
         context.close()
     return found
 
@@ -267,8 +260,6 @@ def note(page: Any, notes: dict[str, Any]) -> None:
     page.on("request", lambda request: requests.append(request.url))
 
 
-#: What scripts do to a page in the first frames is done.
-DRAWN = "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
 LOOK = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const text = document.body.cloneNode(true);
