@@ -25,7 +25,7 @@ from icm_study.experiments.run import Plan, run, run_task
 from icm_study.experiments.task import make_task
 from icm_study.photographs.folders import index_classes, index_images
 from icm_study.photographs.imagenet import imagenet_classes, imagenet_templates
-from icm_study.testbeds import animal_variants
+from icm_study.testbeds import animal_world
 from icm_study.testbeds.animal_variants import AnimalVariants
 from icm_study.testbeds.animal_world import AnimalWorld, pixel_fingerprint
 from icm_study.testbeds.imagenet_variants import ImageNetVariants
@@ -47,7 +47,7 @@ def _hash_the_pixels_once(silhouettes):
     """Spare each test the rendering that the key in the store is made of."""
     found = pixel_fingerprint(silhouettes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(animal_variants, "pixel_fingerprint", lambda _: found)
+        patch.setattr(animal_world, "pixel_fingerprint", lambda _: found)
         yield
 
 
