@@ -71,8 +71,8 @@ def text_pairs(
     Raises
     ------
     ValueError
-        If `domain_words` names what is no domain, or is given for a captioner, which
-        finds its own words.
+        If `domain_words` names what is no domain, gives a word that has a class word in
+        it, or is given for a captioner, which finds its own words.
     ValueError, RuntimeError
         As the captioner and the editor.
     """
@@ -118,6 +118,14 @@ def _domain_words(
         class_words, {**PHOTO_LEXICON, "medium": (*PHOTO_LEXICON["medium"], *added)}
     )
     usable = {value for of_factor in lexicon.values() for value in of_factor}
+    kept = {value.lower() for value in usable}
+    for domain, word in given.items():
+        if word is not None and word.lower() not in kept:
+            raise ValueError(
+                f"domain_words gives {word!r} for {domain!r}; expected a word that is no class "
+                f"word ({', '.join(map(repr, class_words[:5]))}) and has none in it, since a "
+                "caption would show that class. Give another word, or None."
+            )
     known = CATALOG[name].domain_words if name in CATALOG else {}
     found = {d: known[d] if d in known else domain_word(d, lexicon) for d in domains}
     found = {domain: word if word in usable else None for domain, word in found.items()}

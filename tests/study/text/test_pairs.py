@@ -62,7 +62,7 @@ def test_a_domain_whose_word_is_a_class_has_none():
     captions, _ = text_pairs(images, name="mine")
     dogs = [c for c, label in zip(captions, images["label"], strict=True) if label == "dog"]
     assert not any(has_word(caption, "photo") for caption in dogs)
-    with pytest.raises(ValueError, match="'photo' is no value of the lexicon for these classes"):
+    with pytest.raises(ValueError, match=r"gives 'photo' for 'sketch'; expected .* no class word"):
         text_pairs(images, name="mine", domain_words={"sketch": "photo"})
 
 
@@ -82,3 +82,18 @@ def test_words_for_what_is_no_domain_or_for_a_captioner():
         text_pairs(images, name="x", domain_words={"c": "photo"})
     with pytest.raises(ValueError, match="for the captioner 'some/coca'"):
         text_pairs(images, name="x", captioner="some/coca", domain_words={"a": "photo"})
+
+
+@pytest.mark.parametrize(
+    ("word", "classes"),
+    [
+        ("X-ray", ("x-ray", "MRI")),
+        ("dog show", ("dog", "cat")),
+        ("cat", ("cat", "dog")),
+        ("", "ab"),
+    ],
+)
+def test_a_word_for_a_domain_that_shows_a_class_is_refused(word, classes):
+    images = folder("hospital_1", "hospital_2", classes=tuple(classes), n=2)
+    with pytest.raises(ValueError, match=f"gives '{word}' for 'hospital_1'; .*another"):
+        text_pairs(images, name="x", domain_words={"hospital_1": word})
