@@ -149,9 +149,9 @@ def coverage(runs: pd.DataFrame) -> Finding:
     cover = _over_seeds(own, "coverage", intervention=covering)
     scene, mixed = (_over_seeds(own, "scene", intervention=one) for one in (BACKGROUND, SEVEN))
     words = (
-        f"{_name(leaking)} leaks most ({_said(leak)} of the class), {_name(covering)} covers most "
-        f"({_said(cover)} of the variant factors). A background swap re-draws {_said(scene)} of "
-        f"the scene; the seven {_said(mixed)}."
+        f"{_name(leaking)} leaks most ({_said(leak)} of the class), {_name(covering).lower()} "
+        f"covers most ({_said(cover)} of the variant factors). A background swap re-draws "
+        f"{_said(scene)} of the scene; the seven {_said(mixed)}."
     )
     by_seed = own.set_index("seed")
     both, seven_gain = (

@@ -100,7 +100,9 @@ def coverage_figure(summary: pd.DataFrame) -> Figure:
     _named(left, table)
     left.set(xlabel="Coverage: share of the variant factors that is re-drawn",
              ylabel="Leak: share of the class that is re-drawn")  # fmt: skip
-    left.set_title("The best corner is at the lower right")
+    own = table.drop([SEVEN, BACKGROUND, COLOURS, BOTH, ORACLE])
+    said = f"{own['leak'].idxmax()} leaks most, {own['coverage'].idxmax()} covers most"
+    left.set_title(f"Of the seven, {said.replace('_', ' ')}")
     gains = summary[summary["quantity"] == "reversed"].set_index("intervention")
     gains = gains.sort_values("mean")
     place = np.arange(len(gains))
@@ -126,19 +128,14 @@ def _color(name: str) -> str:
 
 
 def _named(panel: Axes, table: pd.DataFrame) -> None:
-    """Name each point, beside it where there is room, else a line higher."""
-    panel.margins(x=0.22, y=0.1)
-    panel.autoscale_view()
-    taken: list[tuple[float, float]] = []
-    for name, row in table.sort_values("leak").iterrows():
-        x, y = panel.transData.transform((row["coverage"], row["leak"]))
-        lift = 0
-        while any(abs(x - a) < 110 and abs(y + lift - b) < 13 for a, b in taken):
-            lift += 13
-        taken.append((x, y + lift))
+    """Name each point at its right, those in a crowd at their left."""
+    panel.margins(x=0.3, y=0.1)
+    for name, row in table.iterrows():
+        side = -1 if name in (SEVEN, BOTH) else 1
         panel.annotate(
-            str(name).replace("_", " "), (row["coverage"], row["leak"]), (6, lift - 3),
-            textcoords="offset pixels", color=_color(str(name)), fontsize=9,
+            str(name).replace("_", " "), (row["coverage"], row["leak"]), (6 * side, -3),
+            textcoords="offset points", color=_color(str(name)), fontsize=9,
+            ha="right" if side < 0 else "left",
         )  # fmt: skip
 
 
