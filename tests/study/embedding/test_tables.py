@@ -96,6 +96,25 @@ def test_no_image_is_embedded_twice(embedder):
     assert embedder.encoder.seen_images == 5  # what is in memory lives no longer than its owner
 
 
+def test_what_others_embed_too_is_made_once(embedder, tmp_path):
+    pixels, loaded = pictures(), []
+    other = Embedder(StandInEncoder(seed=1), EmbeddingStore(tmp_path / "other"), batch_size=4)
+
+    def load(rows):
+        loaded.append(rows.tolist())
+        return torch.cat([pixels[rows], pixels[rows].flip(3)])
+
+    keys = list("abcabd")
+    embedder.with_others([other]).images(keys, load)
+    assert len(loaded) == 1
+    found = other.images(keys, lambda rows: pytest.fail("it is known"))
+    alone = Embedder(other.encoder, other.store, batch_size=4).images(keys, load)
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+    embedder.images(["e"], load)  # without others they are not asked
+    with pytest.raises(pytest.fail.Exception):
+        other.images(["e"], lambda rows: pytest.fail("it is not known"))
+
+
 def test_batches_are_always_full(embedder, monkeypatch):
     sizes, encode = [], embedder.encoder.encode_images
     monkeypatch.setattr(

@@ -13,6 +13,7 @@ from scipy import stats
 from icm_study.experiments.intervals import (
     aggregate,
     contrast,
+    contrasts,
     difference_interval,
     mean_interval,
     pack,
@@ -163,6 +164,16 @@ def test_aggregate_of_a_single_seed_has_no_interval():
     pooled = aggregate(runs(seeds=1), ["method", "intervention"])
     assert pooled[["low", "high"]].isna().all(axis=None)
     assert np.isfinite(pooled["value"]).all()
+
+
+def test_many_contrasts_are_each_as_it_is_alone():
+    table = pd.concat([runs().assign(condition=name) for name in ("unseen", "reversed")])
+    pairs = [(TEXT, PLAIN), (PLAIN, TEXT), ({"method": "plain"}, TEXT)]
+    found = contrasts(table, pairs, ["condition"])
+    for number, pair in enumerate(pairs):
+        own = found[found["pair"] == number].drop(columns="pair").reset_index(drop=True)
+        alone = contrast(table, *pair, ["condition"])
+        pd.testing.assert_frame_equal(own, alone, check_exact=True)
 
 
 def test_contrast_keeps_the_order_of_its_table_whatever_the_order_of_the_runs():
