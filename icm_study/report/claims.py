@@ -312,7 +312,7 @@ def differences(results: Results, against: tuple[str, str]) -> pd.DataFrame:
 def _told(gains: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
     """Put what each pair is called beside its gains, in the place of its number."""
     told = names.loc[gains["pair"]].reset_index(drop=True)
-    return gains.drop(columns="pair").assign(**{name: told[name] for name in told})
+    return gains.drop(columns="pair").assign(**{str(name): told[name] for name in told})
 
 
 def comparison_claims(results: Results) -> pd.DataFrame:

@@ -338,7 +338,7 @@ def heat_map(
 
 def write_values(axis: Axes, mesh: QuadMesh, form: str, size: float) -> None:
     """Write the value into each cell of a heat map, dark on light colours and light on dark."""
-    values = mesh.get_array()
+    values: np.ma.MaskedArray = np.ma.asarray(mesh.get_array())
     for (row, column), value in np.ndenumerate(np.ma.getdata(values)):
         if np.ma.getmaskarray(values)[row, column]:
             continue
