@@ -145,12 +145,6 @@ def questions_answer(findings: Mapping[str, Finding], sections: Mapping[str, str
     return Markdown("\n".join(["**The answers of this run.**", "", *lines]))
 
 
-def questions_answer(findings: Mapping[str, Finding], sections: Mapping[str, str]) -> Markdown:
-    """List what came out of each question, under the heading of its section."""
-    lines = [f"- **{sections[name]}** {finding.words}" for name, finding in findings.items()]
-    return Markdown("\n".join(["**The answers of this run.**", "", *lines]))
-
-
 def ablation_answer(verdicts: pd.DataFrame) -> Markdown:
     """Say which choices in the method matter, from the verdicts on them."""
     where = verdicts["statement"].iloc[0].split(": ", 1)[0]
