@@ -127,7 +127,7 @@ def test_a_folder_is_asked_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(redrawn_domains, "ENCODER", "animal-world")
     some = {name: left_out.METHODS[name] for name in (left_out.PLAIN, "ICM, colour statistics")}
     monkeypatch.setattr(redrawn_domains, "METHODS", some)
-    folder = write_folder(tmp_path / "example", load_silhouettes(), per_class=3)
+    folder = write_folder(tmp_path / "example", load_silhouettes(), per_class=4)
     given = {"photographs": str(folder), "cache": str(tmp_path / "cache"), "n_coloured": 8}
     table = redrawn_domains.photographs(given)
     accuracy = table[table["quantity"] == "accuracy"]
