@@ -63,17 +63,17 @@ def run_leaks(given: Mapping[str, Any], shares: Sequence[float] = SHARES) -> pd.
     Returns
     -------
     DataFrame
-        Columns seed, leak (which animals are shown; "none" is the plain embedding), share, K,
+        Columns seed, shown (which animals are; "none" is the plain embedding), share, K,
         and the accuracies in_distribution, unseen and reversed of a probe behind ICM.
     """
     rows = []
     for seed, _, _, data in open_animals(given):
-        rows.append({"seed": seed, "leak": "none", "share": 0.0, **accuracies(data)})
+        rows.append({"seed": seed, "shown": "none", "share": 0.0, **accuracies(data)})
         for leak in (SAME_CLASS, ANY_ANIMAL):
             for share in shares:
                 leaky = _leaky(data, share, seed, within=leak == SAME_CLASS)
                 got = accuracies(leaky, projected("oracle"))
-                rows.append({"seed": seed, "leak": leak, "share": share, **got})
+                rows.append({"seed": seed, "shown": leak, "share": share, **got})
     return pd.DataFrame(rows)
 
 

@@ -106,12 +106,12 @@ def linearity(runs: pd.DataFrame) -> Finding:
 
 def leaks(runs: pd.DataFrame) -> Finding:
     """Q2: accuracy with the shortcut reversed by the share of leaking pairs."""
-    plain = runs[runs["leak"] == "none"].set_index("seed")["reversed"]
-    own = runs[runs["leak"] != "none"]
+    plain = runs[runs["shown"] == "none"].set_index("seed")["reversed"]
+    own = runs[runs["shown"] != "none"]
     own = own.assign(gain=own["reversed"] - own["seed"].map(plain))
-    summary = mean_interval(own, ["leak", "share"], "gain").assign(value="gain")
+    summary = mean_interval(own, ["shown", "share"], "gain").assign(value="gain")
     clean, some, same, all_of_it = (
-        _over_seeds(own, "gain", leak=leak, share=share)
+        _over_seeds(own, "gain", shown=leak, share=share)
         for leak, share in (
             (ANY_ANIMAL, 0.0), (ANY_ANIMAL, SHOWN_LEAK), (SAME_CLASS, 1.0), (ANY_ANIMAL, 1.0),
         )

@@ -77,10 +77,10 @@ def leak_figure(summary: pd.DataFrame) -> Figure:
     figure, panel = plt.subplots(figsize=(8, 4), layout="constrained")
     colors = {SAME_CLASS: INVARIANT, ANY_ANIMAL: VARIANT}
     shown = summary.assign(percent=100 * summary["share"])
-    plot_curves(panel, shown, x="percent", by="leak", colors=colors)
+    plot_curves(panel, shown, x="percent", by="shown", colors=colors)
     _zero(panel)
     panel.set(xlabel="Pairs that show another animal (%)", ylabel=GAIN)
-    worst = summary[summary["leak"] == ANY_ANIMAL].sort_values("share")
+    worst = summary[summary["shown"] == ANY_ANIMAL].sort_values("share")
     above = worst[worst["low"] > 0]["share"]
     panel.set_title(
         f"The gain bears any other animal in up to {above.max():.0%} of the pairs"

@@ -20,9 +20,9 @@ def near(value: float, seed: int) -> float:
 
 
 def leak_runs(sign: float) -> pd.DataFrame:
-    rows = [{"seed": s, "leak": "none", "share": 0.0, "reversed": 80.0} for s in SEEDS]
+    rows = [{"seed": s, "shown": "none", "share": 0.0, "reversed": 80.0} for s in SEEDS]
     rows += [
-        {"seed": s, "leak": leak, "share": share, "reversed": near(80 + sign * gain, s)}
+        {"seed": s, "shown": leak, "share": share, "reversed": near(80 + sign * gain, s)}
         for s in SEEDS
         for leak, share, gain in (
             (ANY_ANIMAL, 0.0, 9), (ANY_ANIMAL, 0.1, 5), (SAME_CLASS, 1.0, 4), (ANY_ANIMAL, 1.0, -6),
