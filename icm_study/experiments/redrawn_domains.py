@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from icm_study.experiments.redrawing import (
 )
 from icm_study.fingerprint import fingerprint
 from icm_study.testbeds.base import TestBed
+from icm_study.testbeds.image_folder import ImageFolder
 from icm_study.testbeds.opening import open_testbeds
 
 ENCODER = "lite0-minilm"
@@ -48,7 +49,7 @@ def photographs(given: Mapping[str, Any]) -> pd.DataFrame:
         column quantity: "accuracy" and "share".
     """
     (opened,) = open_testbeds({"dataset": given["photographs"], "cache": given["cache"]})
-    bed = replace(opened, has_texts=False)  # no caption is asked for
+    bed = replace(cast(ImageFolder, opened), has_texts=False)  # no caption is asked for
     embedder = Embedder(load_encoder(ENCODER, "cpu"), EmbeddingStore(given["cache"]))
     data = bed.embed(embedder, 0)
     label, domain = (data.source[name].to_numpy() for name in ("label", "domain"))

@@ -17,10 +17,10 @@ def sharing(runs: pd.DataFrame) -> Finding:
     summary = summary.assign(series=summary["series"].map(said), panel="Zero-shot")
     gains = by_method(runs, shared_subspace.SHARED, "unseen")
     separate, centred, control = (
-        gains.loc[name]
+        gains[name]
         for name in (shared_subspace.SEPARATE, shared_subspace.CENTRED, shared_subspace.CONTROL)
     )
-    plain = gains.loc[shared_subspace.PLAIN]
+    plain = gains[shared_subspace.PLAIN]
     summary.attrs["title"] = (
         f"Separate subspaces differ from a shared one by {separate['value']:+.1f} points, "
         f"centring by {centred['value']:+.1f}"
@@ -60,7 +60,7 @@ def sharing_real(runs: pd.DataFrame) -> Finding:
     for direction, part in runs.groupby("target", sort=False):
         gains = by_method(part, shared_subspace.SHARED, "recall@1", over="images")
         separate, centred, control = (
-            gains.loc[name]
+            gains[name]
             for name in (shared_subspace.SEPARATE, shared_subspace.CENTRED, shared_subspace.CONTROL)
         )
         told.append(f"{direction} {points(separate)} and {points(centred)}")
@@ -98,23 +98,23 @@ def classes(runs: pd.DataFrame) -> Finding:
     summary = summary.assign(panel=summary["panel"].map(names), series="")
     name = "ICM image+text"
     loss = by_method(runs, new_classes.PLAIN, new_classes.OPEN)
-    seen = by_method(runs, new_classes.PLAIN, new_classes.SEEN).loc[name]
-    new = by_method(runs, name + new_classes.ALL, new_classes.OPEN).loc[name]
-    mixed = by_method(runs, new_classes.PLAIN, new_classes.MIXED).loc[name]
+    seen = by_method(runs, new_classes.PLAIN, new_classes.SEEN)[name]
+    new = by_method(runs, name + new_classes.ALL, new_classes.OPEN)[name]
+    mixed = by_method(runs, new_classes.PLAIN, new_classes.MIXED)[name]
     summary.attrs["title"] = (
-        f"A subspace from half of the classes costs new classes {-loss.loc[name, 'value']:.0f} "
-        f"points; fitted on all, {-loss.loc[name + new_classes.ALL, 'value']:.0f}"
+        f"A subspace from half of the classes costs new classes {-loss[name]['value']:.0f} "
+        f"points; fitted on all, {-loss[name + new_classes.ALL]['value']:.0f}"
     )
     return Finding(
         summary,
         f"New classes in a new style: image and text interventions change zero-shot by "
-        f"{points(loss.loc[name])} (open) and {points(mixed)} points (mixed); {points(new)} is due "
+        f"{points(loss[name])} (open) and {points(mixed)} points (mixed); {points(new)} is due "
         f"to newness. On fitted classes: {points(seen)}.",
         [
             gain_claim(
                 "Concept shift (animal world)",
                 "ICM image+text over plain, zero-shot, open",
-                loss.loc[name],
+                loss[name],
             ),
             gain_claim(
                 "Concept shift (animal world)", "ICM image+text over plain, zero-shot, mixed", mixed
@@ -128,7 +128,7 @@ def classes(runs: pd.DataFrame) -> Finding:
             gain_claim(
                 "Control (animal world)",
                 "pairs of different classes are far below plain, open",
-                loss.loc[new_classes.CONTROL],
+                loss[new_classes.CONTROL],
                 below=-20.0,
             ),
         ],
@@ -141,20 +141,20 @@ def retrieval(runs: pd.DataFrame) -> Finding:
     for task, part in runs.groupby("task", sort=False):
         parts.append(method_means(part, "condition").assign(panel=task))
         gains = by_method(part, across_styles.PLAIN, "recall@1")
-        told[task] = gains.loc["ICM text"]
+        told[task] = gains["ICM text"]
         sign: dict[str, float] = {"below" if task == across_styles.OWN else "above": 0.0}
         verb = "costs" if task == across_styles.OWN else "gives"
         claims += [
             gain_claim(
                 "Retrieval (animal world)",
                 f"ICM text {verb} recall@1, {task}",
-                gains.loc["ICM text"],
+                gains["ICM text"],
                 **sign,
             ),
             gain_claim(
                 "Control (animal world)",
                 f"ICM with shuffled pairs is below plain, recall@1, {task}",
-                gains.loc[across_styles.CONTROL],
+                gains[across_styles.CONTROL],
                 below=0.0,
             ),
         ]

@@ -32,10 +32,11 @@ def gains_over(
 
 def by_method(
     runs: pd.DataFrame, baseline: str, condition: str, *, over: str = "seeds"
-) -> pd.DataFrame:
+) -> dict[str, pd.Series]:
     """Give the gains under one condition, by the method's name."""
     part = runs[runs["condition"] == condition]
-    return gains_over(part, baseline, ["condition"], over=over).set_index("method")
+    gains = gains_over(part, baseline, ["condition"], over=over)
+    return {str(row["method"]): row for _, row in gains.iterrows()}
 
 
 def method_means(runs: pd.DataFrame, *by: str, over: str = "seeds") -> pd.DataFrame:

@@ -61,8 +61,8 @@ def tuning(runs: pd.DataFrame) -> Finding:
         "after": tuned_towers.AFTER,
         "during": tuned_towers.DURING.format(tuned_towers.PENALTIES[0]),
     }
-    told = [f"{points(gains.loc[name])} {at}" for at, name in when.items()]
-    n = int((gains.loc[list(when.values()), "low"] > 0).sum())
+    told = [f"{points(gains[name])} {at}" for at, name in when.items()]
+    n = sum(gains[name]["low"] > 0 for name in when.values())
     summary.attrs["title"] = f"Before, after or during LoRA: {n} of 3 are shown to help the probe"
     zero_shot = runs[runs["predictor"] == "zero-shot"]
     during = by_method(zero_shot, tuned_towers.CONTROL, "unseen")
@@ -75,7 +75,7 @@ def tuning(runs: pd.DataFrame) -> Finding:
             gain_claim(
                 "Fine-tuning (animal world)",
                 f"ICM {at} LoRA over LoRA, linear probe, unseen",
-                gains.loc[name],
+                gains[name],
             )
             for at, name in when.items()
         ]
@@ -83,7 +83,7 @@ def tuning(runs: pd.DataFrame) -> Finding:
             gain_claim(
                 "Control (animal world)",
                 "own pairs are better than shuffled ones in the penalty, zero-shot",
-                during.loc[strongest],
+                during[strongest],
             ),
         ],
     )
