@@ -82,7 +82,7 @@ def _maps(one: AnimalTask) -> dict[str, NDArray[np.floating]]:
     order = np.random.default_rng(seed).permutation(len(before))
     moments = {f"ICM {kind}": sources.moments(kind) for kind in KINDS}
     moments[CONTROL] = PairMoments(d).update(before, after[order])
-    maps = {PLAIN: np.eye(d)}
+    maps: dict[str, NDArray[np.floating]] = {PLAIN: np.eye(d)}
     for name, pairs in moments.items():
         fitted = fit_quietly(InvariantProjection("auto", consistency_weight=1.0), pairs)
         maps[name] = fitted.components_

@@ -28,7 +28,7 @@ PLAIN, ALONE, TUNED = "plain", "ICM", "LoRA"
 BEFORE, AFTER, CONTROL = "ICM before LoRA", "ICM after LoRA", "ICM during LoRA, shuffled pairs"
 DURING = "ICM during LoRA, penalty {:g}"
 PENALTIES = (1.0, 10.0)
-TRAINING = {"learning_rate": 1e-2, "epochs": 5}
+TRAINING: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 5}
 CONDITIONS = ("unseen", "reversed")
 
 
