@@ -22,9 +22,9 @@ def photographs(runs: pd.DataFrame) -> Finding:
     gains = gains_over(accuracy, left_out_domains.PLAIN, ["choice"], over="images")
     gains = gains.assign(series="by " + gains["choice"], panel="Gain over the plain probe")
     honest = gains[gains["choice"] == left_out_domains.HONEST].set_index("method")
-    control = honest.loc["ICM, pairs of any classes"]
+    control = honest[honest.index == "ICM, pairs of any classes"].iloc[0]
     rivals = honest.drop(index=["ICM, pairs of any classes"])
-    best = rivals.loc[rivals["value"].idxmax()]
+    best = rivals.sort_values("value").iloc[-1]
     n = int((rivals["low"] > 0).sum())
     gains.attrs["title"] = (
         f"Settings chosen on the sources: {n} of {len(rivals)} ways gain on the unseen domain"
@@ -98,12 +98,9 @@ def together(runs: pd.DataFrame) -> Finding:
         method=shifted["predictor"] + ", " + shifted["way"],
     )
     above, below = int((shifted["low"] > 0).sum()), int((shifted["high"] < 0).sum())
-    text, image = (
-        shifted[(shifted["alone"] == kind) & (shifted["condition"] == "unseen")]
-        .set_index(["way", "predictor"])
-        .loc[("held-out rule", "linear probe")]
-        for kind in ("text", "image")
-    )
+    probed = shifted[(shifted["predictor"] == "linear probe") & (shifted["condition"] == "unseen")]
+    ruled = probed[probed["way"] == "held-out rule"]
+    text, image = (ruled[ruled["alone"] == kind].iloc[0] for kind in ("text", "image"))
     summary.attrs["title"] = (
         f"Both kinds beat one alone in {above} of {len(shifted)} comparisons and are beaten in "
         f"{below}"
