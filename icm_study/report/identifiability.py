@@ -25,7 +25,6 @@ from icm_study.experiments.linearity import (
 from icm_study.experiments.pair_numbers import (
     GAP,
     HELD_OUT,
-    PLAIN,
     RULES,
     run_animal_pairs,
     run_stability,
@@ -170,23 +169,22 @@ def linear_pairs(runs: pd.DataFrame) -> Finding:
     """Q4: what is lost to few pairs on linear models; the loss by pairs a dimension."""
     keys = ["seed", "dimension"]
     known = runs[runs["rule"] == KNOWN].set_index(keys)["reversed"]
-    plain = runs[runs["rule"] == PLAIN].set_index(keys)["reversed"]
-    own = runs[runs["n_pairs"] > 0].set_index(keys)
-    own = own.assign(lost=known - own["reversed"], plain=plain).reset_index()
+    own = runs[runs["n_pairs"] > 0].join(known.rename("known"), on=keys)
+    own = own.assign(lost=own["known"] - own["reversed"])
     own["per_dimension"] = own["n_pairs"] / own["dimension"]
     summary = mean_interval(own, ["rule", "dimension", "per_dimension", "n_pairs"], "lost")
     gap = summary[summary["rule"] == GAP]
-    enough = [
-        f"{_first(part['n_pairs'], part['mean'] <= 1)} for D = {dimension}"
-        for dimension, part in gap.groupby("dimension")
-    ]
+    enough: dict[str, list[str]] = {}
+    for dimension, part in gap.groupby("dimension"):
+        enough.setdefault(_first(part["n_pairs"], part["mean"] <= 1), []).append(str(dimension))
+    told = [f"{number} for D = {' and '.join(sizes)}" for number, sizes in enough.items()]
     most = own[own["n_pairs"] == own["n_pairs"].max()]
     held, by_gap = (_over_seeds(most, "lost", rule=rule) for rule in (HELD_OUT, GAP))
     weight = most.loc[most["rule"] == HELD_OUT, "consistency_weight"].median()
     words = (
-        f"With λ by the gap at most a point is lost from {', '.join(enough)}. The held-out rule "
+        f"With λ by the gap at most a point is lost from {', '.join(told)}. The held-out rule "
         f"loses {_points(held, signed=False)} points with {most['n_pairs'].iloc[0]:,} pairs, "
-        f"where its λ is {weight:g}."
+        f"where its λ is {weight:.2g}."
     )
     few = own[own["n_pairs"] == own["n_pairs"].min()]
     claims = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 import pytest
 
@@ -63,8 +65,8 @@ def test_coverage(scene: float, verdict: str) -> None:
 )
 def test_pairs(better: str, verdicts: list[str]) -> None:
     rows = []
-    for s in SEEDS:
-        told = {"seed": s, "dimension": 16, "consistency_weight": 1.0}
+    for s, dimension in product(SEEDS, (16, 64)):
+        told = {"seed": s, "dimension": dimension, "consistency_weight": 1.0}
         rows += [told | {"n_pairs": 0, "rule": rule, "reversed": value}
                  for rule, value in ((KNOWN, 98.0), (PLAIN, 20.0))]  # fmt: skip
         for n, lost in ((10, 40.0), (100, 0.5), (1000, 0.1)):
