@@ -64,8 +64,8 @@ def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
         by_quantity.median().reset_index(),
         f"In the shortcut world $P(y \\mid do(z_{{inv}}))$ changes by at most {do_inv:.1g}; with "
         f"both factors set by intervention by {do_both:.1g}, with both *observed* in "
-        f"{changed:.0%} of the models. The proposition's two halves, read as written, hold "
-        f"together in {halves} of the {len(kept)} worlds.",
+        f"{changed:.0%} of the models. The proposition's two halves hold together "
+        f"in {halves} of the {len(kept)} worlds.",
         [
             claim(
                 "P5.1",
