@@ -177,14 +177,14 @@ def linear_pairs(runs: pd.DataFrame) -> Finding:
     enough: dict[str, list[str]] = {}
     for dimension, part in gap.groupby("dimension"):
         enough.setdefault(_first(part["n_pairs"], part["mean"] <= 1), []).append(str(dimension))
-    told = [f"{number} for D = {' and '.join(sizes)}" for number, sizes in enough.items()]
+    told = [f"{number} (D = {', '.join(sizes)})" for number, sizes in enough.items()]
     most = own[own["n_pairs"] == own["n_pairs"].max()]
     held, by_gap = (_over_seeds(most, "lost", rule=rule) for rule in (HELD_OUT, GAP))
     weight = most.loc[most["rule"] == HELD_OUT, "consistency_weight"].median()
     words = (
-        f"With λ by the gap at most a point is lost from {', '.join(told)}. The held-out rule "
-        f"loses {_points(held, signed=False)} points with {most['n_pairs'].iloc[0]:,} pairs, "
-        f"where its λ is {weight:.2g}."
+        f"By the gap at most a point is lost from {', '.join(told)}; the held-out rule loses "
+        f"{_points(held, signed=False)} points with {most['n_pairs'].iloc[0]:,} pairs, its λ then "
+        f"{weight:.2g}."
     )
     few = own[own["n_pairs"] == own["n_pairs"].min()]
     claims = [

@@ -75,7 +75,7 @@ def test_pairs(better: str, verdicts: list[str]) -> None:
                 rows.append(told | {"n_pairs": n, "rule": rule, "reversed": value})
     finding = found_by.linear_pairs(pd.DataFrame(rows))
     assert [row["verdict"] for row in finding.claims] == [*verdicts, "supported"]
-    assert ("lost from 100 pairs for D = 16" in finding.words) == (better == GAP)
+    assert ("lost from 100 pairs (D = 16, 64)" in finding.words) == (better == GAP)
 
 
 @pytest.mark.parametrize(("bits", "verdicts"), [(0.1, "supported"), (2.0, "refuted")])
