@@ -48,9 +48,8 @@ def diagnose_pairs(data: EmbeddedData) -> Finding:
         rows.append(row | {str(name): value for name, value in means.items()})
         is_enough = means["overlap"] >= SAME
         told.append(
-            f"**{kind} pairs**: two halves of {half:,} keep subspaces that overlap by "
-            f"{means['overlap']:.0%}, so {len(before):,} pairs are "
-            f"{'enough' if is_enough else 'too few to pin the subspace down: collect more'}"
+            f"**{kind} pairs**: two halves' subspaces overlap by {means['overlap']:.0%}, so "
+            f"{len(before):,} are {'enough' if is_enough else 'too few'}"
         )
     return Finding(pd.DataFrame(rows), "; ".join(told) + ". " + _linearity_words(data))
 
@@ -67,14 +66,8 @@ def _linearity_words(data: EmbeddedData) -> str:
     back = read[read["way"] == "factor from embedding"]
     r2 = back.pivot_table("r2", "factor", "reading")
     listed = ", ".join(
-        f"{factor} {row[LINEAR]:.2f} (nonlinear {row[NONLINEAR]:.2f})"
-        for factor, row in r2.iterrows()
+        f"{factor} {row[LINEAR]:.2f} ({row[NONLINEAR]:.2f})" for factor, row in r2.iterrows()
     )
     curved = r2.index[r2[NONLINEAR] - r2[LINEAR] > CURVED]
-    verdict = (
-        f"A linear map leaves much of the {' and the '.join(curved)} behind, "
-        "so a linear projection can neither keep nor remove all of it."
-        if len(curved)
-        else "A nonlinear reading finds little more, so a linear projection is the right kind."
-    )
-    return f"How well a linear map reads them (R² on new images): {listed}. {verdict}"
+    verdict = f"linear misses {' and '.join(curved)}" if len(curved) else "linear will do"
+    return f"R² of linear (nonlinear) readings: {listed}: {verdict}."

@@ -22,12 +22,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedData:
 def test_many_clean_pairs_are_enough(data: EmbeddedData) -> None:
     found = diagnose_pairs(data)
     assert list(found.summary["intervention"]) == ["image", "text"]
-    assert "**text pairs**: two halves of 300 keep subspaces" in found.words
+    assert "**text pairs**: two halves' subspaces overlap by" in found.words
     text = found.summary.set_index("intervention").loc["text"]
     assert text["overlap"] > 0.95
-    assert "600 pairs are enough" in found.words
+    assert "so 600 are enough" in found.words
     assert text["low"] < text["bits"] < text["high"]
-    assert "a linear projection is the right kind" in found.words
+    assert "linear will do" in found.words
 
 
 def test_few_pairs_are_not_and_fewer_are_not_asked(data: EmbeddedData) -> None:
@@ -36,5 +36,5 @@ def test_few_pairs_are_not_and_fewer_are_not_asked(data: EmbeddedData) -> None:
     noise = np.random.default_rng(0).normal(size=few["image"].shape)
     few["image"] = few["original"] + noise
     words = diagnose_pairs(replace(data, source=few)).words
-    assert "24 pairs are too few to pin the subspace down" in words
+    assert "so 24 are too few" in words
     assert "**text pairs**: 6 that change anything, too few to ask" in words
