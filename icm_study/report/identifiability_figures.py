@@ -27,13 +27,13 @@ KEPT = {"everything": ("whole embedding", CONTEXT), "oracle": ("ICM, oracle pair
 
 def linearity_figure(summary: pd.DataFrame) -> Figure:
     """Show R² both ways: of the embedding from factors, and of factors from what is kept."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 4), layout="constrained", sharex=True)
     forward = summary[(summary["way"] == "embedding from factors")]
     forward = forward[forward["kept"] == "everything"].set_index("factor")
     names = [*FACTORS.values(), ALL, PAIRS, SHUFFLED]
     _bars(axes[0], forward.loc[names], names, CONTEXT, 0)
     main = forward["mean"].to_dict()[ALL]
-    axes[0].set_title(f"Main effects explain {main:.0%} of the embedding")
+    axes[0].set_title(f"Main effects explain\n{main:.0%} of the embedding")
     back = summary[summary["way"] == "factor from embedding"]
     factors = list(FACTORS.values())
     whole = back[back["kept"] == "everything"]
@@ -41,14 +41,16 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
         part = whole[whole["reading"] == reading].set_index("factor").loc[factors]
         _bars(axes[1], part, factors, color, 0.3 * row, reading)
     mean = whole.groupby("reading")["mean"].mean()
-    axes[1].set_title(f"A nonlinear reading changes $R^2$ by {mean[NONLINEAR] - mean[LINEAR]:+.2f}")
+    axes[1].set_title(
+        f"A nonlinear reading\nchanges $R^2$ by {mean[NONLINEAR] - mean[LINEAR]:+.2f}"
+    )
     for row, (kept, (said, color)) in enumerate(KEPT.items()):
         part = back[(back["kept"] == kept) & (back["reading"] == LINEAR)].set_index("factor")
         _bars(axes[2], part.loc[factors], factors, color, 0.25 * row, said)
     linear = back[back["reading"] == LINEAR].pivot_table("mean", "factor", "kept")
     kept_share = (linear["oracle"] / linear["everything"]).clip(lower=0)
     axes[2].set_title(
-        f"ICM keeps {kept_share['class']:.0%} of the class, {kept_share['scene']:.0%} of the scene"
+        f"ICM keeps {kept_share['class']:.0%} of the\nclass, {kept_share['scene']:.0%} of the scene"
     )
     for panel in axes:
         panel.set(xlabel="$R^2$ on new images", xlim=(-0.05, 1.0))
@@ -93,7 +95,7 @@ def coverage_figure(summary: pd.DataFrame) -> Figure:
     """Show leak against coverage, and the gain, of each intervention."""
     table = summary.pivot_table("mean", "intervention", "quantity", sort=False)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12.5, 5), layout="constrained", width_ratios=(1.25, 1)
+        1, 2, figsize=(9.8, 5), layout="constrained", width_ratios=(1.25, 1)
     )
     for name, row in table.iterrows():
         left.scatter(row["coverage"], row["leak"], color=_color(str(name)), s=36, zorder=3)
@@ -142,7 +144,7 @@ def _named(panel: Axes, table: pd.DataFrame) -> None:
 def pairs_figure(summary: pd.DataFrame) -> Figure:
     """Show what few pairs cost on linear models, a panel a rule, a curve a dimension."""
     rules = list(dict.fromkeys(summary["rule"]))
-    figure, axes = plt.subplots(1, len(rules), figsize=(13, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(rules), figsize=(9.5, 4), sharey=True, layout="constrained")
     for panel, rule in zip(axes, rules, strict=True):
         rows = summary[summary["rule"] == rule]
         rows = rows.assign(name="D = " + rows["dimension"].astype(str))
@@ -161,7 +163,7 @@ def pairs_figure(summary: pd.DataFrame) -> Figure:
 
 def animal_pairs_figure(summary: pd.DataFrame) -> Figure:
     """Show the gain in the animal world by number of pairs, a panel for each kind of pairs."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True, layout="constrained")
     for panel, kind in zip(axes, ("image", "oracle"), strict=True):
         rows = summary[summary["pairs"] == kind]
         plot_curves(panel, rows, x="n_pairs", by="rule", xscale="log")
@@ -177,7 +179,7 @@ def animal_pairs_figure(summary: pd.DataFrame) -> Figure:
 
 def stability_figure(runs: pd.DataFrame) -> Figure:
     """Show what a user sees: share and overlap of two draws, by number of pairs."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     said = {"overlap": "Overlap of two projections", "share": "Share re-drawn on other pairs"}
     for panel, (name, label) in zip(axes, said.items(), strict=True):
         for kind, color in (("image", PALETTE[5]), ("oracle", INVARIANT)):
@@ -198,7 +200,7 @@ def crossing_figure(runs: pd.DataFrame) -> Figure:
     """Show both risks by information, a panel for some targets."""
     one = runs[runs["n_invariant"] == 1]
     targets = [0.0, 0.3, 0.5]
-    figure, axes = plt.subplots(1, len(targets), figsize=(12, 3.8), sharey=True,
+    figure, axes = plt.subplots(1, len(targets), figsize=(9.5, 3.8), sharey=True,
                                 layout="constrained")  # fmt: skip
     for panel, target in zip(axes, targets, strict=True):
         rows = one[one["target"] == target].sort_values("information")
@@ -235,7 +237,7 @@ def estimates_figure(summary: pd.DataFrame) -> Figure:
 
 def encoders_figure(means: pd.DataFrame) -> Figure:
     """Show the gain of ICM against how well the class is identified."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
     kinds = {AS_SHIPPED: (INVARIANT, "o"), NARROWED: (PALETTE[2], "s"), TRAINED: (CONTEXT, "D")}
     for panel, (gain, said) in zip(
         axes, {"oracle_reversed": "oracle pairs", "image_reversed": "image pairs"}.items(),
