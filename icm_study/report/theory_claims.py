@@ -274,8 +274,8 @@ def solvers(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     apart, steps = runs["distance"].max(), runs["steps"]
     return Finding(
         runs[["distance", "steps"]].agg(["median", "max"]),
-        f"Gradient descent comes within a sine of {apart:.1g} of the closed form in at most "
-        f"{steps.max():.0f} steps.",
+        f"Gradient descent comes within {apart:.1g} (sine) of the closed form in "
+        f"{steps.max():.0f} steps at most.",
         [
             claim(
                 "Gradient",
