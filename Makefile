@@ -50,7 +50,7 @@ photographs: .venv/photos ## Run the study on the photographs in data/ and keep 
 methods: .venv/installed ## Compare all methods on the animal world (about 40 minutes) and keep the table in reports/recorded/
 	@exec python workflow/scripts/study.py methods $(ARGS)
 
-questions: .venv/photos ## Answer the paper's open questions; needs data/PACS and data/real_clip (within 60 minutes) and keep the tables
+questions: .venv/photos ## Ask what the paper leaves open (needs data/PACS and data/real_clip) and keep the tables in reports/recorded/
 	@exec python workflow/scripts/study.py questions $(ARGS)
 
 cluster: .venv/installed ## Install what runs the study on Slurm: make study ARGS="--workflow-profile slurm"

@@ -49,6 +49,10 @@ def _kernels_find_the_library() -> Any:
     warm.stop()
 
 
+#: The options of pandas that the report's style sets.
+SET = ("display.max_colwidth", "display.max_rows", "display.show_dimensions")
+
+
 @pytest.fixture(autouse=True)
 def _style_is_put_back() -> Any:
     """Undo what a test sets of how figures and tables look: none depends on which ran before."""
@@ -57,7 +61,7 @@ def _style_is_put_back() -> Any:
 
     with (
         mpl.rc_context(),
-        pd.option_context("display.max_colwidth", pd.options.display.max_colwidth),
+        pd.option_context(*(part for name in SET for part in (name, pd.get_option(name)))),
     ):
         yield
 

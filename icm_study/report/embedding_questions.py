@@ -78,7 +78,7 @@ def sharing_real(runs: pd.DataFrame) -> Finding:
                 below=-20.0,
             ),
         ]
-    summary.attrs["title"] = "ViT-B/16 on COCO: what searching loses by each way to project"
+    summary.attrs["title"] = "ViT-B/16 on COCO: what is found by each way to project"
     return Finding(
         summary,
         "Against one shared subspace, separate ones and a centred one differ in recall@1 by "
@@ -163,8 +163,8 @@ def retrieval(runs: pd.DataFrame) -> Finding:
         told[task] for task in (across_styles.ANIMAL, across_styles.CLASS, across_styles.OWN)
     )
     summary.attrs["title"] = (
-        f"Across styles ICM text finds the class ({of_class['value']:+.0f} points) and loses what "
-        f"else a caption says ({own['value']:+.0f})"
+        f"Across styles ICM text changes recall@1 by {of_class['value']:+.0f} points for the class "
+        f"and {own['value']:+.0f} for a caption's own image"
     )
     return Finding(
         summary,

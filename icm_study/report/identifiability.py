@@ -35,6 +35,7 @@ from icm_study.report.finding import Finding
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory import crossing as gaussian
 from icm_study.theory.few_pairs import KNOWN, few_pairs
+from icm_study.theory.gaussian import GaussianShortcut
 
 #: The experiments of the notebook, by name; each takes its parameters.
 EXPERIMENTS: dict[str, Experiment] = {
@@ -60,6 +61,7 @@ SECTIONS = {
     "estimates": "Can a user measure it?",
     "encoders": "Does the method survive a small encoder?",
 }
+LINEAR_MODELS, GAUSSIAN_MODEL = "linear models", "Gaussian model"  # beside the animal world
 SHOWN_LEAK = 0.1  # the share of leaking pairs that is told
 IDENTIFIED = 0.5  # R² from which on the embedding counts as a linear map of the factors
 
@@ -188,12 +190,12 @@ def linear_pairs(runs: pd.DataFrame) -> Finding:
     )
     few = own[own["n_pairs"] == own["n_pairs"].min()]
     claims = [
-        _claim("K and λ", "with the most pairs λ by the gap loses at most one point (linear "
-               "models)", by_gap, below=1.0, unit=" points"),
-        _claim("K and λ", "with the most pairs the held-out rule loses at most one point (linear "
-               "models)", held, below=1.0, unit=" points"),
-        _claim("Control", "with the fewest pairs every rule loses more than one point (linear "
-               "models)", _over_seeds(few, "lost"), above=1.0, unit=" points"),
+        _claim("K and λ", "with the most pairs λ by the gap loses at most one point", by_gap,
+               below=1.0, unit=" points", where=LINEAR_MODELS),
+        _claim("K and λ", "with the most pairs the held-out rule loses at most one point", held,
+               below=1.0, unit=" points", where=LINEAR_MODELS),
+        _claim("Control", "with the fewest pairs every rule loses more than one point",
+               _over_seeds(few, "lost"), above=1.0, unit=" points", where=LINEAR_MODELS),
     ]  # fmt: skip
     return Finding(summary, words, claims)
 
@@ -230,8 +232,8 @@ def crossing(runs: pd.DataFrame) -> Finding:
     inside = one[(one > 0) & np.isfinite(one)]
     always, never = one[one == 0].index.max(), one[np.isinf(one)].index.min()
     words = (
-        f"Exact: with a shortcut of 0.9 in the source, c is zero up to a target strength of "
-        f"{always:g}, rises to {inside.max():.2f} bits at {inside.idxmax():g}, and is infinite at "
+        f"Exact: with a shortcut of {GaussianShortcut.source:g} in the source, c is zero up to a "
+        f"target strength of {always:g}, rises to {inside.max():.2f} bits at {inside.idxmax():g}, and is infinite at "
         f"{never:g}: the smaller the shift, the more bits are asked."
     )
     measured = f"{np.isfinite(one).sum()} of {len(one)} targets, exact"
@@ -253,17 +255,17 @@ def estimates(runs: pd.DataFrame, animals: pd.DataFrame) -> Finding:
     words = (
         f"From 1,000 pairs the estimate errs by {_said(error)} bits on average (truth 1 to 8). In "
         f"the animal world it gives {_said(animal['oracle'], 1)} bits from the oracle, "
-        f"{_said(animal['image'], 1)} from image pairs, which cover less."
+        f"{_said(animal['image'], 1)} from image pairs: what pairs do not cover counts too."
     )
     return Finding(
         summary, words,
         [
             _claim("Estimator", "1,000 pairs give bits at most 0.5 too many", error, below=0.5,
-                   unit=" bits"),
+                   unit=" bits", where=GAUSSIAN_MODEL),
             _claim("Estimator", "1,000 pairs give bits at most 0.5 too few", error, above=-0.5,
-                   unit=" bits"),
+                   unit=" bits", where=GAUSSIAN_MODEL),
             _claim("Control", "shuffled pairs hold no information", nothing, below=0.1,
-                   unit=" bits"),
+                   unit=" bits", where=GAUSSIAN_MODEL),
         ],
     )  # fmt: skip
 
@@ -288,10 +290,10 @@ def encoders(runs: pd.DataFrame) -> Finding:
     gained = _interval(full.set_index("seed")["oracle_gain"].to_numpy())
     brief = own[own["kind"] == TRAINED]
     words = (
-        f"Not fully: the oracle's gain is {_points(gained)} points at full width and "
+        f"The oracle's gain is {_points(gained)} points at full width and "
         f"{_points(lost)} at width {narrow['width'].min()}; gain and class R² have a rank "
-        f"correlation of {_said(rho)}. Briefly trained encoders read no class "
-        f"(R² {brief['r2_class'].max():.2f} at most)."
+        f"correlation of {_said(rho)}. Briefly trained encoders read the class "
+        f"with R² = {brief['r2_class'].max():.2f} at most."
     )
     return Finding(
         means.reset_index(), words,
@@ -337,8 +339,8 @@ def _name(intervention: str) -> str:
 
 def _claim(
     name: str, statement: str, row: pd.Series, *, above: float | None = None,
-    below: float | None = None, unit: str = "",
+    below: float | None = None, unit: str = "", where: str = "animal world",
 ) -> dict[str, str]:  # fmt: skip
     verdict = judge(row["low"], row["high"], above=above, below=below)
     threshold = f"above {above:g}{unit}" if above is not None else f"below {below:g}{unit}"
-    return claim(f"{name} (animal world)", statement, _said(row) + unit, threshold, verdict)
+    return claim(f"{name} ({where})", statement, _said(row) + unit, threshold, verdict)

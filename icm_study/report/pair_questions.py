@@ -32,8 +32,8 @@ def photographs(runs: pd.DataFrame) -> Finding:
     return Finding(
         gains,
         f"The seven interventions re-draw {shares[SEVEN, 'domain']:.0%} of the domain, class pairs "
-        f"all of it and {shares[CLASS_PAIRS, 'class']:.0%} of the class; chosen on the sources, "
-        f"the best way ({best.name}) gains {points(best)} points.",
+        f"{shares[CLASS_PAIRS, 'domain']:.0%} and {shares[CLASS_PAIRS, 'class']:.0%} of the class; "
+        f"chosen on the sources, the best way ({best.name}) gains {points(best)} points.",
         [
             gain_claim("Photographs (PACS)", f"{row.name} over the plain probe", row)
             for _, row in rivals.iterrows()
