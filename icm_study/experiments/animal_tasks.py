@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from icm_study.embedding.store import EmbeddingStore
-from icm_study.embedding.tables import EmbeddedData, Embedder
-from icm_study.encoders.loading import load_encoder
+from icm_study.embedding.tables import EmbeddedData
+from icm_study.experiments.questions import open_animals
 from icm_study.experiments.task import Task, make_task
-from icm_study.testbeds.animal_world import AnimalWorld
 from icm_study.testbeds.base import PROTOCOLS
 
 
@@ -31,11 +29,7 @@ def animal_tasks(given: Mapping[str, Any], protocol: str = PROTOCOLS[0]) -> Iter
         Parameters of a notebook, of which these count: *encoder*, *seeds*, *n_images* and *cache*.
     protocol : str
     """
-    encoder = load_encoder(given["encoder"], "cpu")
-    embedder = Embedder(encoder, EmbeddingStore(given["cache"]))
-    bed = AnimalWorld("coat+scene", 0.9, n=given["n_images"], protocol=protocol)
-    for seed in given["seeds"]:
-        data = bed.embed(embedder, seed)
+    for seed, embedder, bed, data in open_animals(given, protocol=protocol):
         for target in bed.targets():
             task = make_task(bed, embedder, data, target, seed)
             number = bed.domains.index(str(target))

@@ -26,6 +26,7 @@ from icm_study.experiments.record import (
     write_table,
 )
 from icm_study.fingerprint import fingerprint
+from icm_study.testbeds.base import PROTOCOLS
 
 if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
@@ -112,7 +113,7 @@ def runs_of(table: pd.DataFrame, experiments: Mapping[str, Experiment]) -> dict[
 
 
 def open_animals(
-    given: Mapping[str, Any], encoder: Encoder | None = None
+    given: Mapping[str, Any], encoder: Encoder | None = None, protocol: str = PROTOCOLS[0]
 ) -> Iterator[tuple[int, Embedder, AnimalWorld, EmbeddedData]]:
     """Open the animal world of each seed: its number, the embedder, the test bed and the data.
 
@@ -125,7 +126,7 @@ def open_animals(
 
     store = EmbeddingStore(given["cache"])
     embedder = Embedder(encoder or load_encoder(given["encoder"], "cpu"), store)
-    world = AnimalWorld(n=given["n_images"])
+    world = AnimalWorld(n=given["n_images"], protocol=protocol)
     for seed in tqdm(given["seeds"], desc="seeds", unit="seed", leave=False):
         yield seed, embedder, world, world.embed(embedder, seed)
 

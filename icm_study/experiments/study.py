@@ -92,16 +92,11 @@ class Study:
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show some images of the data; none of files, where earlier tables are shown."""
         from icm_study.embedding.store import EmbeddingStore
-        from icm_study.testbeds.animal_variants import AnimalVariants
-        from icm_study.testbeds.animal_world import AnimalWorld, stored_examples
         from icm_study.testbeds.opening import is_rendered
 
         if self.given.get("tables") and not is_rendered(self.given):
             return {}
-        bed = self.beds[0]
-        if isinstance(bed, AnimalWorld | AnimalVariants):  # without a renderer, where they are kept
-            return stored_examples(bed, EmbeddingStore(self.given["cache"]), n)
-        return bed.examples(n)
+        return self.beds[0].stored_examples(EmbeddingStore(self.given["cache"]), n)
 
     def embedded(self, seed: int) -> EmbeddedData:
         """Embed the data of the first test bed, or open what is stored."""

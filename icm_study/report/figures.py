@@ -336,18 +336,22 @@ def heat_map(
     return mesh
 
 
-def write_values(axis: Axes, mesh: QuadMesh, form: str, size: float) -> None:
-    """Write the value into each cell of a heat map, dark on light colours and light on dark."""
-    values: np.ma.MaskedArray = np.ma.asarray(mesh.get_array())
-    for (row, column), value in np.ndenumerate(np.ma.getdata(values)):
-        if np.ma.getmaskarray(values)[row, column]:
+def write_values(axis: Axes, mesh: QuadMesh, values: pd.DataFrame, form: str, size: float) -> None:
+    """Write the value into each cell of a heat map: dark on light colours, light on dark ones.
+
+    A value whose cell is blank is written as words beside the figure are.
+    """
+    coloured = ~np.ma.getmaskarray(np.ma.asarray(mesh.get_array()))
+    for (row, column), value in np.ndenumerate(values.to_numpy(float)):
+        if np.isnan(value):
             continue
         linear = np.array(mesh.to_rgba(value)[:3])
         linear = np.where(linear <= 0.03928, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
         is_light = linear @ [0.2126, 0.7152, 0.0722] > 0.408  # the relative luminance of WCAG
+        color = (ON_LIGHT if is_light else "white") if coloured[row, column] else INK
         axis.text(
             column + 0.5, row + 0.5, form.format(value), fontsize=size, ha="center", va="center",
-            color="0.15" if is_light else "white",
+            color=color,
         )  # fmt: skip
 
 
@@ -375,31 +379,19 @@ def table_figure(
     """
     rows = next(iter(panels.values())).index
     every = pd.concat([table.stack() for table in panels.values()])
-    low, high = every.quantile([0.1, 1.0]) if clear is None else (-15.0, 15.0)
+    low, high = np.quantile(every, [0.1, 1.0]) if clear is None else (-15.0, 15.0)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(7.8, 0.235 * len(rows) + 2.6), sharey=True, squeeze=False,
         layout="constrained", width_ratios=[len(table.columns) for table in panels.values()],
     )  # fmt: skip
     for axis, (label, table) in zip(axes[0], panels.items(), strict=True):
-        values = table.to_numpy(float)
-        is_shown = ~np.isnan(values) if clear is None else clear[label].to_numpy(float) == 1
-        image = axis.imshow(
-            np.where(is_shown, values, np.nan), cmap="cividis" if clear is None else "PuOr",
-            vmin=low, vmax=high, aspect="auto",
-        )  # fmt: skip
-        for (i, j), value in np.ndenumerate(values):
-            if np.isnan(value):
-                continue
-            is_dark = np.mean(image.cmap(image.norm(value))[:3]) < 0.5
-            color = ("white" if is_dark else ON_LIGHT) if is_shown[i, j] else INK
-            text = f"{value:.1f}" if clear is None else f"{value:+.1f}"
-            axis.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
-        axis.set_xticks(range(len(table.columns)), table.columns, rotation=90, fontsize=9)
-        axis.tick_params(length=0, labeltop=True, labelbottom=False)
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
+        shown = table if clear is None else table.where(clear[label] == 1)
+        look = "cividis" if clear is None else "PuOr"
+        mesh = heat_map(axis, shown, (low, high), cmap=look)
+        write_values(axis, mesh, table, "{:.1f}" if clear is None else "{:+.1f}", 8)
+        axis.tick_params(axis="x", rotation=90, labelsize=9, labeltop=True, labelbottom=False)
+        axis.tick_params(axis="y", labelsize=9)
         axis.set_xlabel(label, fontsize=11)
-    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
@@ -421,7 +413,7 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(6.4, 0.45 * len(shares) + 1.4), layout="constrained")
     mesh = heat_map(axis, shares, (0, 1), cmap="cividis", edgecolor="white", linewidth=1)
-    write_values(axis, mesh, "{:.2f}", 11)
+    write_values(axis, mesh, shares, "{:.2f}", 11)
     figure.colorbar(mesh, ax=axis, label="share re-drawn").outline.set_linewidth(0)
     axis.set(xlabel="intervention", ylabel="")
     axis.set_title(title)
@@ -509,7 +501,7 @@ def grid_figure(
         gain.columns = [f"{weight:g}" for weight in gain.columns]
         mesh = heat_map(axis, gain.round() + 0.0, (-limit, limit), cmap="PuOr")
         if not fine:
-            write_values(axis, mesh, "{:+.0f}", 9)
+            write_values(axis, mesh, gain.round() + 0.0, "{:+.0f}", 9)
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
         axis.tick_params(axis="x", rotation=90 * fine)
         axis.set_title(label, fontsize=11)

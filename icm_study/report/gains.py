@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from icm_study.experiments.intervals import aggregate, contrast
+from icm_study.experiments.intervals import aggregate, contrasts
 from icm_study.report.verdicts import claim, judge
 from icm_study.report.words import points
 
@@ -22,12 +22,10 @@ def gains_over(
     DataFrame
         Columns `by`, method, value, low, high.
     """
-    parts = [
-        contrast(runs, {"method": name}, {"method": baseline}, by, over=over).assign(method=name)
-        for name in dict.fromkeys(runs["method"])
-        if name != baseline
-    ]
-    return pd.concat(parts, ignore_index=True)
+    others = [name for name in dict.fromkeys(runs["method"]) if name != baseline]
+    pairs = [({"method": name}, {"method": baseline}) for name in others]
+    gains = contrasts(runs, pairs, by, over=over).drop(columns=["pair", "against"])
+    return gains.rename(columns={"side": "method"})
 
 
 def by_method(

@@ -233,8 +233,8 @@ def crossing(runs: pd.DataFrame) -> Finding:
     always, never = one[one == 0].index.max(), one[np.isinf(one)].index.min()
     words = (
         f"Exact: with a shortcut of {GaussianShortcut.source:g} in the source, c is zero up to a "
-        f"target strength of {always:g}, rises to {inside.max():.2f} bits at {inside.idxmax():g}, and is infinite at "
-        f"{never:g}: the smaller the shift, the more bits are asked."
+        f"target strength of {always:g}, rises to {inside.max():.2f} bits at {inside.idxmax():g}, "
+        f"and is infinite at {never:g}: the smaller the shift, the more bits are asked."
     )
     measured = f"{np.isfinite(one).sum()} of {len(one)} targets, exact"
     verdict = "supported" if np.isfinite(one).all() else "refuted"

@@ -42,11 +42,13 @@ from icm_study.testbeds.animal_world import (
     embed_source,
     known_pixels,
     shortcut_strengths,
+    stored_examples,
 )
 from icm_study.testbeds.base import Loader, Split, TestBed
 from icm_study.testbeds.splits import check_variant_classes, variant_split
 
 if TYPE_CHECKING:
+    from icm_study.embedding.store import EmbeddingStore
     from icm_study.encoders.encoder import Encoder
 
 SOURCE_STYLES = ("photo",)
@@ -239,6 +241,10 @@ class AnimalVariants(TestBed):
             "Methods that change the encoder cannot be run on variants. Run them on "
             "'animal-world' or on a folder of domains."
         )
+
+    def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show the examples, or open those that are stored."""
+        return stored_examples(self, store, n)
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show images of the source and of what each variant is drawn from."""

@@ -279,6 +279,10 @@ class AnimalWorld(TestBed):
 
         return loader("source", self.latents("source", "aligned", seed)), loader("test", tests)
 
+    def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show the examples, or open those that are stored."""
+        return stored_examples(self, store, n)
+
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show source animals, the same after interventions, and test animals."""
         from icm_study.animals.rendering import render

@@ -22,6 +22,7 @@ from icm_study.embedding.tables import EmbeddedData, Embedder
 if TYPE_CHECKING:
     import torch
 
+    from icm_study.embedding.store import EmbeddingStore
     from icm_study.encoders.encoder import Encoder
 
 PROTOCOLS = ("leave-one-domain-out", "open class", "domain shift with open classes")
@@ -221,6 +222,10 @@ class TestBed(ABC):
     @abstractmethod
     def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
         """Give ways from rows of the source and the test table back to pixels."""
+
+    def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
+        """Show what :meth:`examples` shows; what is rendered is kept, for who has no renderer."""
+        return self.examples(n)
 
     @abstractmethod
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 METHODS = STUDY["methods"]
 QUESTIONS = STUDY["questions"]
 RECORDED = recorded_runs(STUDY)
-PHOTO_WEIGHTS = "icm_study/encoders/weights/*.safetensors"
+WEIGHTS = "icm_study/encoders/weights/*.safetensors"
 # embeddings that others have published need no encoder
 PUBLISHED = [run for run, settings in STUDY["recorded"].items() if "encoder" not in settings]
 PHOTOGRAPHS = [run for run in STUDY["recorded"] if run not in PUBLISHED]
@@ -16,10 +16,10 @@ PHOTOGRAPHS = [run for run in STUDY["recorded"] if run not in PUBLISHED]
 def recorded_settings(run, data):
     """Settings of a recorded run, whose data sets are folders of `data` (as seen from the top)."""
     own = {name: value for name, value in RECORDED[run].items() if name != "notebook"}
-    if run in (*METHODS, *QUESTIONS):
+    if run in METHODS:
         return own
     folder = Path("..", data)  # an absolute path stays as it is
-    for name in ("dataset", "projection_images"):
+    for name in ("dataset", "projection_images", "photographs", "real_clip"):
         if own.get(name):
             own[name] = str(folder / own[name])
     if "variants" in own:
@@ -143,7 +143,7 @@ rule embed_images:
     threads: all_cores()
     resources: mem_mb=growing(4000), runtime=growing(720)
     params:
-        code=digest(f"{SCRIPTS}/embed_images.py", data=PHOTO_WEIGHTS),
+        code=digest(f"{SCRIPTS}/embed_images.py", data=WEIGHTS),
         settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
     wildcard_constraints: part="[0-9]+", parts="[0-9]+"
     shell:
@@ -165,7 +165,7 @@ rule embed_texts:
     threads: all_cores()
     resources: mem_mb=growing(4000), runtime=growing(720)
     params:
-        code=digest(f"{SCRIPTS}/embed_texts.py", data=PHOTO_WEIGHTS),
+        code=digest(f"{SCRIPTS}/embed_texts.py", data=WEIGHTS),
         runs=lambda wildcards: write_yaml(embedded_by(wildcards.images, *TEXTS)),
     wildcard_constraints: images=one_of({embeddings_of(run) for run in PHOTOGRAPHS})
     shell:
@@ -204,7 +204,7 @@ rule recorded_on_target:
     log: "results/logs/{run}_seed{seed}_{target}.log"
     resources: mem_mb=growing(4000), runtime=growing(240)
     params:
-        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], PHOTO_WEIGHTS),
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], WEIGHTS),
         notebook=lambda wildcards: RECORDED[wildcards.run]["notebook"],
         settings=settings_on_target,
         files=files,
@@ -229,7 +229,7 @@ rule recorded_run:
     log: "results/logs/recorded_{run}.log"
     resources: mem_mb=growing(2000), runtime=growing(30)
     params:
-        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], PHOTO_WEIGHTS),
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], WEIGHTS),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
         files=files,
     wildcard_constraints: run=one_of(PHOTOGRAPHS)
@@ -246,7 +246,7 @@ rule recorded_embeddings:
     threads: all_cores()
     resources: mem_mb=growing(4000), runtime=growing(120)
     params:
-        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"]),
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], WEIGHTS),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
         files=files,
     wildcard_constraints: run=one_of(PUBLISHED)
@@ -308,14 +308,20 @@ rule questions:
 
 rule questions_run:
     message: "Questions: {wildcards.run} (progress: {log})"
-    input: notebook=lambda wildcards: ancient(recorded_notebook(wildcards))
+    input:
+        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
+        comparison=lambda wildcards: [  # which one of them reads
+            f"reports/recorded/{run}.parquet"
+            for run in METHODS
+            if RECORDED[wildcards.run]["notebook"] == "10_open_questions"
+        ],
     output:
         page="results/recorded/{run}.ipynb",
         results="results/recorded/{run}.parquet",
     log: "results/logs/recorded_{run}.log"
     resources: mem_mb=growing(3000), runtime=growing(120)
     params:
-        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"]),
+        code=lambda wildcards: code(RECORDED[wildcards.run]["notebook"], WEIGHTS),
         settings=lambda wildcards: write_yaml(recorded_settings(wildcards.run, STUDY["data"])),
         files=files,
     wildcard_constraints: run=one_of(QUESTIONS)

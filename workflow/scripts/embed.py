@@ -14,7 +14,7 @@ from icm_study.animals.silhouettes import Silhouettes  # noqa: E402
 from icm_study.embedding.store import EmbeddingStore  # noqa: E402
 from icm_study.embedding.tables import Embedder  # noqa: E402
 from icm_study.encoders.loading import load_encoder  # noqa: E402
-from icm_study.testbeds.animal_world import AnimalWorld, stored_examples  # noqa: E402
+from icm_study.testbeds.animal_world import AnimalWorld  # noqa: E402
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -40,5 +40,5 @@ if __name__ == "__main__":
             record.append(world.embed(embedder.with_others(others), arguments.seed).provenance)
     first = next(iter(wanted.values()))[0]
     shown = AnimalWorld(shortcut=first[0], strength=first[1], silhouettes=silhouettes)
-    stored_examples(shown, store)  # pages show them
+    shown.stored_examples(store)  # pages show them
     arguments.record.write_text(json.dumps(record, indent=1) + "\n")

@@ -135,7 +135,8 @@ def test_a_table_as_a_heat_map_has_its_numbers_and_no_colour_where_an_interval_h
     figure = table_figure({"unseen": gains}, "title", clear={"unseen": clear})
     (axis,) = figure.axes
     assert {text.get_text() for text in axis.texts} == {"+1.0", "-20.0", "+4.2"}
-    assert np.ma.getmaskarray(axis.images[0].get_array()).tolist() == [[True, False], [True, False]]
+    coloured = ~np.ma.getmaskarray(axis.collections[0].get_array())
+    assert coloured.tolist() == [[False, True], [False, True]]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]
     plain = table_figure({"unseen": gains.abs(), "reversed": gains.abs()}, "title")
     assert [axis.get_xlabel() for axis in plain.axes] == ["unseen", "reversed"]
