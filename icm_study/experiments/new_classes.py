@@ -77,7 +77,8 @@ def new_classes(given: Mapping[str, Any]) -> pd.DataFrame:
         task = one.task
         moments = {f"ICM {kind}": task.sources.moments(kind) for kind in KINDS}
         moments |= {f"ICM {kind}{ALL}": _of_all_classes(one, kind) for kind in KINDS}
-        moments[CONTROL] = _of_different_classes(task.sources.images.embedded, one.where["seed"])
+        images = task.sources.images
+        moments[CONTROL] = _of_different_classes(images.embedded, images.label, one.where["seed"])
         maps = {PLAIN: np.eye(task.sources.prompts.shape[1])}
         for name, pairs in moments.items():
             fitted = fit_quietly(InvariantProjection("auto", consistency_weight=1.0), pairs)
@@ -113,7 +114,10 @@ def _of_all_classes(one: AnimalTask, kind: str) -> PairMoments:
     return pair_moments(source.isel(row=kept.to_numpy()), kind)
 
 
-def _of_different_classes(X: NDArray[np.floating], seed: int) -> PairMoments:
-    """Moments of pairs that change everything: each image with any other one."""
-    order = np.random.default_rng(seed).permutation(len(X))
-    return PairMoments(X.shape[1]).update(X, X[order])
+def _of_different_classes(
+    X: NDArray[np.floating], label: NDArray[np.integer], seed: int
+) -> PairMoments:
+    """Moments of pairs that change everything: each image with one of another class."""
+    rng = np.random.default_rng(seed)
+    partner = np.array([rng.choice(np.flatnonzero(label != own)) for own in label])
+    return PairMoments(X.shape[1]).update(X, X[partner])
