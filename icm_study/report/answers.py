@@ -163,6 +163,7 @@ def count_verdicts(verdicts: pd.DataFrame) -> str:
     n_supported = int((verdicts["verdict"] == "supported").sum())
     lines = [f"Of {len(verdicts)} claims, {n_supported} are supported."]
     for verdict in ("refuted", "not shown"):
-        rows = verdicts.loc[verdicts["verdict"] == verdict, "statement"]
-        lines += [f"{verdict.capitalize()}: {'; '.join(rows)}."] if len(rows) else []
+        topics = verdicts.loc[verdicts["verdict"] == verdict, "claim"]
+        told = ", ".join(dict.fromkeys(topics))
+        lines += [f"{verdict.capitalize()}: {len(topics)} ({told})."] if told else []
     return " ".join(lines)

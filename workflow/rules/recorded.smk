@@ -309,12 +309,12 @@ rule questions:
 rule questions_run:
     message: "Questions: {wildcards.run} (progress: {log})"
     input:
-        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
-        comparison=lambda wildcards: [  # which one of them reads
+        lambda wildcards: [  # the comparison of all methods, which one of them reads
             f"reports/recorded/{run}.parquet"
             for run in METHODS
             if RECORDED[wildcards.run]["notebook"] == "10_open_questions"
         ],
+        notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
     output:
         page="results/recorded/{run}.ipynb",
         results="results/recorded/{run}.parquet",

@@ -135,6 +135,7 @@ def test_the_answer_counts_verdicts_and_names_what_is_not_supported(found):
     assert (
         f"Of {len(table)} claims, {(table['verdict'] == 'supported').sum()} are supported." in said
     )
-    for row in table.itertuples():
-        assert (row.statement in said) == (row.verdict != "supported")
+    for verdict, rows in table.groupby("verdict"):
+        told = f"{verdict.capitalize()}: {len(rows)} ({', '.join(dict.fromkeys(rows['claim']))})."
+        assert (told in said) == (verdict != "supported")
     assert said in theory_answer(found).data
