@@ -23,11 +23,11 @@ def domain_generalization_answer(results: Results) -> Markdown:
     told = []
     for predictor, part in gains.groupby("predictor", sort=False):
         chosen, auto = (points(row) for _, row in part.iterrows())
-        told.append(
-            f"the {predictor} goes from {has[predictor]:.1f} % by {auto} points with λ = 1 and K "
-            f"from the spectrum, by {chosen} with both chosen on source images"
-        )
-    text = f"By CLIP-ICM, {said(shift)}, {'; '.join(told)}."
+        told.append(f"{predictor}, at {has[predictor]:.1f} % without, by {auto} and {chosen} points")
+    text = (
+        f"CLIP-ICM changes accuracy, {said(shift)}, with λ = 1 and K from the spectrum, and with "
+        f"both chosen on source images: {'; '.join(told)}."
+    )
     reason = redrawn(results)
     return answer(text + (f" Of the domain, {reason} are re-drawn." if reason else ""))
 

@@ -40,7 +40,7 @@ fault = Path("faults", seed)
 if fault.exists():
     what = fault.read_text()
     if what == "memory":
-        memory = bytearray(400 * 2**20)
+        memory = bytearray(600 * 2**20)
         time.sleep(4)
     else:
         fault.unlink()  # of the first attempt only
@@ -142,7 +142,7 @@ def test_a_job_that_ends_before_its_time_is_tried_again_with_more(
 ) -> None:
     for seed, fault in enumerate(("memory", "300", "301")):
         (study / "faults" / str(seed)).write_text(fault)
-    memory = ["--set-resources", "embeddings:mem_mb=350*attempt", "embeddings:runtime=2*attempt"]
+    memory = ["--set-resources", "embeddings:mem_mb=700*attempt", "embeddings:runtime=2*attempt"]
     driver = start(study, slurm, *embeddings(0, 1, 2), *memory)
     try:
         wait_for_jobs(driver, study, 1, 2)
