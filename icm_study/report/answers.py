@@ -23,7 +23,8 @@ def domain_generalization_answer(results: Results) -> Markdown:
     told = []
     for predictor, part in gains.groupby("predictor", sort=False):
         chosen, auto = (points(row) for _, row in part.iterrows())
-        told.append(f"{predictor}, at {has[predictor]:.1f} % without, by {auto} and {chosen} points")
+        start = f"{predictor}, at {has[predictor]:.1f} % without"
+        told.append(f"{start}, by {auto} and {chosen} points")
     text = (
         f"CLIP-ICM changes accuracy, {said(shift)}, with λ = 1 and K from the spectrum, and with "
         f"both chosen on source images: {'; '.join(told)}."

@@ -263,21 +263,27 @@ class AnimalWorld(TestBed):
         return split(data, number, protocol=self.protocol, seed=seed)
 
     def loaders(self, encoder: Encoder, seed: int) -> tuple[Loader, Loader]:
-        """Render the images of the source and of the test table, each once."""
-        from icm_study.animals.rendering import render
+        """Render images of the source and of the test table when they are asked for, each once."""
+        import torch
+
+        from icm_study.animals.rendering import IMAGE_SIZE, render
 
         tests = pd.concat([self.latents("test", shortcut, seed) for shortcut in SHORTCUTS])
-        rendered: dict[str, torch.Tensor] = {}
 
-        def loader(part: str, latents: pd.DataFrame) -> Loader:
+        def loader(latents: pd.DataFrame) -> Loader:
+            missing = np.ones(len(latents), dtype=bool)
+            shape = len(latents), 3, IMAGE_SIZE, IMAGE_SIZE
+            rendered = torch.empty(shape, dtype=torch.uint8)
+
             def load(rows: NDArray[np.intp]) -> torch.Tensor:
-                if part not in rendered:  # every tuned tower embeds the same images
-                    rendered[part] = render(latents, self.silhouettes)
-                return rendered[part][rows]
+                new = np.unique(rows[missing[rows]])  # every tuned tower embeds the same images
+                rendered[new] = render(latents.iloc[new], self.silhouettes)
+                missing[new] = False
+                return rendered[rows]
 
             return load
 
-        return loader("source", self.latents("source", "aligned", seed)), loader("test", tests)
+        return loader(self.latents("source", "aligned", seed)), loader(tests)
 
     def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show the examples, or open those that are stored."""
