@@ -6,7 +6,9 @@ Third parties' modules only are taken along; this project's are imported by each
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -15,7 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -167,6 +171,30 @@ def _become(command: list[str], cwd: str, env: dict[str, str], output: list[str]
         exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
 
 
+def _run(asked: dict[str, Any]) -> int:
+    """Be what is asked for until its end, and give the exit code."""
+    try:
+        _become(**asked)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _leave(code: int) -> None:
+    """End as Python does, but for taking apart every module, which copies what is shared."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _serve(channel: Any) -> None:
     for line in channel:
         asked = json.loads(line)
@@ -176,8 +204,7 @@ def _serve(channel: Any) -> None:
         else:
             answer = os.fork()
             if not answer:
-                _become(**asked)
-                sys.exit()
+                _leave(_run(asked))
             os.setpgid(answer, answer)  # before anyone asks for its group, in order to end that
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
@@ -193,4 +220,5 @@ if __name__ == "__main__":
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels end with it; asked at their import
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    gc.freeze()  # what is shared is not looked through, and so not copied, by who is forked
     _serve(socket.socket(fileno=int(sys.argv[1])).makefile("rw"))
