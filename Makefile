@@ -60,7 +60,7 @@ test: .venv/photos ## Lint, type-check and test
 	ruff check .
 	ruff format --check .
 	mypy
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What JupyterLab adds when it saves a notebook is left out of what git sees.
 saved := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
