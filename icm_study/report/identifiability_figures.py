@@ -206,8 +206,10 @@ def crossing_figure(runs: pd.DataFrame) -> Figure:
         rows = one[one["target"] == target].sort_values("information")
         for name, color in (("invariant", INVARIANT), ("standard", VARIANT)):
             panel.plot(rows["information"], rows[name], color=color, linewidth=2)
-            panel.text(rows["information"].max(), rows[name].iloc[-1], f" {name}", color=color,
-                       va="center")  # fmt: skip
+            panel.annotate(
+                name, (rows["information"].iloc[-1], rows[name].iloc[-1]), (7, 0),
+                textcoords="offset points", color=color, va="center",
+            )  # fmt: skip
         c = rows["threshold"].iloc[0]
         if 0 < c < np.inf:
             panel.axvline(c, color=INK, linewidth=1, linestyle=":")
@@ -253,7 +255,8 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
                 if kind != TRAINED:
                     name = row["encoder"].split(", ")[-1].replace("animal-world", "shipped")
                     panel.annotate(
-                        name, (row["r2_class"], row[gain] - row["plain_reversed"]), (5, 4),
+                        name, (row["r2_class"], row[gain] - row["plain_reversed"]),
+                        (5, 4 if kind == AS_SHIPPED else -11),  # neighbours of two kinds
                         textcoords="offset points", color=color, fontsize=8,
                     )  # fmt: skip
         _zero(panel)

@@ -291,6 +291,10 @@ LOOK = """() => {
       && !e.getAttribute('aria-label')).map((e) => e.outerHTML.slice(0, 80)),
     drawn: all('figure.shown svg[aria-label]').length,
     captions: all('figure.shown figcaption').map((e) => e.textContent.trim().slice(0, 60)),
+    told: all('figure.shown figcaption').map((e) => {
+      const own = e.cloneNode(true);
+      own.querySelectorAll('a, .badge-limit').forEach((e) => e.remove());
+      return own.textContent; }),
     uncaptioned: all('main svg').filter((e) => e.getBoundingClientRect().width > 200
       && !e.closest('.explorer') && !e.closest('figure.shown')).length,
     hinted: all('.scrolls').filter((e) => e.checkVisibility()).every((e) =>
@@ -359,6 +363,7 @@ class TestPages:
         for where, visit in visits.items():
             assert visit["bare"] == [], where
             assert visit["uncaptioned"] == 0, where
+            assert [said for said in visit["told"] if len(said.split()) < 5] == [], where
             assert visit["hinted"], where
         told = [text.split(".")[0] for text in visits["index.html", 1280]["captions"]]
         assert told == [f"Figure {i}" for i in range(1, len(told) + 1)] != []
