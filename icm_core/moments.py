@@ -53,12 +53,15 @@ class Fold(NamedTuple):
     C_out, S_out : ndarray of shape (D, D)
         The same of the pairs held out, times their share of all pairs: over the folds
         they sum to the moments of all.
+    share : float
+        The share that is held out of all pairs.
     """
 
     C: NDArray[np.float64]
     S: NDArray[np.float64]
     C_out: NDArray[np.float64]
     S_out: NDArray[np.float64]
+    share: float
 
 
 class PairMoments:
@@ -277,8 +280,9 @@ class PairMoments:
                 self._average(total[fold])
                 for total in (self._sum_outer, self._sum_difference_outer)
             )
-            rest = 1 - self._sum_pairs[fold] / self.n_pairs
-            folds.append(Fold((C - C_out) / rest, (S - S_out) / rest, C_out, S_out))
+            share = float(self._sum_pairs[fold] / self.n_pairs)
+            rest = 1 - share
+            folds.append(Fold((C - C_out) / rest, (S - S_out) / rest, C_out, S_out, share))
         return folds
 
     def save(self, path: str | PathLike[str]) -> None:

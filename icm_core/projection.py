@@ -68,6 +68,9 @@ SOLVERS = ("closed_form", "gradient")
 HELD_OUT_WEIGHTS = 10.0 ** np.arange(0, 2.5, 0.5)
 #: The weight of what is re-drawn on pairs held out: above 1, for what is half re-drawn to lose.
 HELD_OUT_MARGIN = 1.1
+#: Held-out share from which on it matters that the pairs fitted on told less than half of it: a
+#: quarter of what is kept is then re-drawn on new pairs, and a half is the border of invariant.
+_MUCH_REDRAWN = 0.5
 #: With fewer pairs for each dimension, directions that are re-drawn can look kept, see Notes.
 _ENOUGH_PAIRS = 15
 PRECISIONS = (np.float64, np.float32, np.float16)
@@ -90,7 +93,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         :func:`~icm_core.spectrum.auto_n_components`, and counts too many, with a
         warning, where there are not many pairs for each dimension of the embedding.
         "held-out" takes the smallest K that no larger one beats on pairs that were not
-        fitted on, see Notes.
+        fitted on, with a warning where it does not do well on these, see Notes.
     objective : {"trace", "generalized"}, default="trace"
         ``"trace"`` is the paper's objective: the largest eigenvalues of ``C - λS``.
         ``"generalized"`` solves ``S v = μ C v``, smallest μ first; it ignores
@@ -174,7 +177,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     then estimated from all pairs. Few pairs show too little change in directions that
     they leave alone by chance; a larger λ makes up for it, and with ever more pairs λ
     falls to 1. The gradient solver takes the K and λ of the closed form. To choose both
-    takes 31 eigenproblems instead of one.
+    takes 31 eigenproblems instead of one. The mean of the embeddings, which no
+    intervention changes, counts as a component; a warning says where nothing else that
+    is kept holds on pairs held out, and where most of what is re-drawn on these did not
+    show on the pairs fitted on.
 
     The factor 1.1 is for interventions that *empty* a factor (grey for colour, a word
     left out) or re-draw it in half of the pairs. Then S = C on it, ``tr A (C - S) Aᵀ``
@@ -601,7 +607,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def held_out_share_(self) -> NDArray[np.float64]:
         """Share of the first K components that is re-drawn on pairs held out, for every K."""
         moments = self._moments_or_refuse("held_out_share_")
-        expressed, changed = self._held_out(moments, self.consistency_weight_).sum(axis=1)
+        expressed, changed, _ = self._held_out(moments, self.consistency_weight_).sum(axis=1)
         share = np.divide(
             changed, expressed, out=np.full_like(changed, np.nan), where=expressed > 0
         )
@@ -666,7 +672,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.consistency_weight_, noise = self._choose_weight(moments)
         eigenvalues, directions = self._spectrum(C, S, self.consistency_weight_)
         self.auto_n_components_ = self._count(eigenvalues, directions, moments, noise)
-        k = self._choose_k(moments)
+        k = self._choose_k(moments, directions)
         if self.solver == "gradient":
             eigengap = (
                 eigenvalues[k - 1] - eigenvalues[k] if k < len(C) else np.abs(eigenvalues).max()
@@ -726,17 +732,33 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             _warn(f"{reason}: consistency_weight='auto' is set to 1.")
         return weight, self.shrinkage * variance
 
-    def _choose_k(self, moments: PairMoments) -> int:
+    def _choose_k(self, moments: PairMoments, directions: NDArray[np.float64]) -> int:
         k = self.auto_n_components_ if self.n_components == "auto" else self.n_components
         if self._holds_out():
-            return self._choose_held_out(moments, k)
-        if self.n_components == "auto" and self._is_chance(int(k), moments):
-            _warn(
-                f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs: so few "
-                "pairs leave directions alone by chance, and new pairs change them. Pass more "
-                "pairs, or n_components='held-out' and consistency_weight='held-out'."
-            )
+            return self._choose_held_out(moments, k, directions)
+        if self.n_components == "auto":
+            self._warn_of_auto(int(k), moments, directions)
         return int(k)
+
+    def _warn_of_auto(self, k: int, moments: PairMoments, directions: NDArray[np.float64]) -> None:
+        kept = f"n_components='auto' keeps {k} components of {moments.n_pairs} pairs"
+        if self._is_chance(k, moments):
+            _warn(
+                f"{kept}: so few pairs leave directions alone by chance, and new pairs change "
+                "them. Pass more pairs, or n_components='held-out' and "
+                "consistency_weight='held-out'."
+            )
+        elif self.objective == "trace":
+            expressed, varied, changed = (
+                quadratic(directions[:k], M).sum()
+                for M in (moments.C, moments.covariance, moments.S)
+            )
+            if varied <= self.consistency_weight_ * changed < expressed:
+                _warn(
+                    f"{kept}, and they express the mean of the embeddings and little else that "
+                    "the intervention leaves alone. Pass pairs of another intervention, or leave "
+                    "the embedding as it is."
+                )
 
     def _is_chance(self, k: int, moments: PairMoments) -> bool:
         """Whether so few pairs were given that most of k components look kept by chance."""
@@ -747,21 +769,38 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         objective = self._held_out_objective(moments, self.consistency_weight_)
         return k > 2 * held_out_n_components(objective, _rounding(moments))
 
-    def _choose_held_out(self, moments: PairMoments, k: int | str) -> int:
+    def _choose_held_out(
+        self, moments: PairMoments, k: int | str, directions: NDArray[np.float64]
+    ) -> int:
         """Choose K by the held-out objective, if it is not given, and say where that fails."""
-        objective = self._held_out_objective(moments, self.consistency_weight_)
+        expressed, changed, constant = held = self._held_out(moments, self.consistency_weight_)
+        objective = self._judged(held, self.consistency_weight_)
         if k == "held-out":
             k = held_out_n_components(objective, _rounding(moments))
-        worse = np.count_nonzero(objective[:, int(k) - 1] <= 0)
-        if worse:
+        k = int(k)
+        # the mean, which no intervention changes, is no reason to keep anything
+        gains, gain = objective[:, k - 1], (objective - constant)[:, k - 1].sum()
+        redrawn = _ratio(changed[:, k - 1].sum(), (expressed - constant)[:, k - 1].sum())
+        kept = self._orthonormal(directions[:k])
+        fitted = _ratio(*(quadratic(kept, M).sum() for M in (moments.S, moments.covariance)))
+        few = f"{moments.n_pairs} pairs are too few"
+        if gains.min() <= 0 or gain <= 0:
             _warn(
-                f"On {worse} of {len(objective)} folds of pairs held out, the {k} components that "
-                f"n_components={self.n_components!r} and consistency_weight="
-                f"{self.consistency_weight!r} keep are worse than none. Either {moments.n_pairs} "
-                "pairs are too few to tell what is invariant, or nothing is. Pass more pairs, or "
-                "leave the embedding as it is."
+                f"On pairs held out, the {k} components that n_components={self.n_components!r} "
+                f"and consistency_weight={self.consistency_weight!r} keep are worse than none. "
+                f"Either {few} to tell what is invariant, or nothing is. Pass more pairs, or leave "
+                "the embedding as it is."
             )
-        return int(k)
+        elif redrawn >= _MUCH_REDRAWN and redrawn > 2 * fitted:
+            rule = self.objective == "generalized" or self.consistency_weight == "held-out"
+            _warn(
+                f"On pairs held out, a share of {redrawn:.2f} of the variance in the {k} "
+                f"components that n_components={self.n_components!r} and consistency_weight="
+                f"{self.consistency_weight!r} keep is re-drawn, and of {fitted:.2f} on those that "
+                f"were fitted on (2 is all of it): {few} for this choice. Pass more pairs"
+                + ("." if rule else ", or consistency_weight='held-out'.")
+            )
+        return k
 
     def _holds_out(self) -> bool:
         weighted = self.objective != "generalized"
@@ -777,19 +816,31 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _held_out_objective(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
         """``tr A (C - 1.1 wS) Aᵀ`` on pairs held out, by fold and K; w is 1, or λ if given."""
-        expressed, changed = self._held_out(moments, weight)
+        return self._judged(self._held_out(moments, weight), weight)
+
+    def _judged(self, held: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+        """``tr A (C - 1.1 wS) Aᵀ`` from what :meth:`_held_out` gives."""
+        expressed, changed, _ = held
         chosen = self.objective == "generalized" or self.consistency_weight == "held-out"
         return expressed - HELD_OUT_MARGIN * (1.0 if chosen else weight) * changed
 
     def _held_out(self, moments: PairMoments, weight: float) -> NDArray[np.float64]:
-        """``tr A C Aᵀ`` and ``tr A S Aᵀ`` on pairs held out, shape (2, n_folds, D)."""
-        folds = []
-        for C, S, C_out, S_out in moments.folds():
-            rows = self._spectrum(C, S, weight)[1]
-            if self.objective == "generalized":  # its components are not at right angles
-                rows = np.linalg.qr(rows.T)[0].T
-            folds.append([quadratic(rows, C_out).cumsum(), quadratic(rows, S_out).cumsum()])
+        """``tr A M Aᵀ`` on pairs held out, of C, S and the part of C that the mean makes.
+
+        Shape (3, n_folds, D): by fold and K.
+        """
+        of_mean, folds = moments.C - moments.covariance, []
+        for fold in moments.folds():
+            rows = self._orthonormal(self._spectrum(fold.C, fold.S, weight)[1])
+            matrices = fold.C_out, fold.S_out, fold.share * of_mean
+            folds.append([quadratic(rows, matrix).cumsum() for matrix in matrices])
         return np.swapaxes(folds, 0, 1)
+
+    def _orthonormal(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give an orthonormal basis of the first 1, 2, ... rows."""
+        if self.objective == "generalized":  # its components are not at right angles
+            return np.linalg.qr(rows.T)[0].T
+        return rows
 
     def _count(
         self,
@@ -868,6 +919,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"consistency_weight is {self.consistency_weight!r}; expected 'auto', 'held-out' "
                 "or a finite number, at least 0."
             )
+
+
+def _ratio(changed: float, expressed: float) -> float:
+    return float(changed / expressed) if expressed > 0 else 0.0
 
 
 def _rounding(moments: PairMoments) -> float:

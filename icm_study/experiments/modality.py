@@ -206,7 +206,7 @@ def _with(projection: InvariantProjection, k: int, weight: float) -> InvariantPr
 def fit_quietly(projection: InvariantProjection, moments: PairMoments) -> InvariantProjection:
     """Fit where it warns of what this experiment is about: few pairs, or nothing invariant."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="On .* of .* folds of pairs held out")
+        warnings.filterwarnings("ignore", message="On pairs held out")
         warnings.filterwarnings("ignore", message="n_components='auto' keeps")
         return projection.fit_moments(moments)
 

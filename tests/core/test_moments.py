@@ -89,7 +89,7 @@ def test_folds_are_the_moments_of_the_other_rows_and_of_their_own():
     assert np.bincount(fold).min() > 800
     folds = PairMoments(D).update(X, X_do).folds()
     assert len(folds) == PairMoments(D).update(X, X_do).n_folds == 5
-    for number, (C, S, C_out, S_out) in enumerate(folds):
+    for number, (C, S, C_out, S_out, share) in enumerate(folds):
         rest, own = (
             PairMoments(D).update(X[rows], X_do[rows]) for rows in (fold != number, fold == number)
         )
@@ -97,6 +97,7 @@ def test_folds_are_the_moments_of_the_other_rows_and_of_their_own():
         np.testing.assert_allclose(S, rest.S, rtol=1e-9)
         np.testing.assert_allclose(C_out, own.C * own.n_pairs / 5000, rtol=1e-9)
         np.testing.assert_allclose(S_out, own.S * own.n_pairs / 5000, rtol=1e-9)
+        assert share == own.n_pairs / 5000
 
 
 def test_pairs_of_one_original_are_in_one_fold_whatever_their_precision_and_layout():

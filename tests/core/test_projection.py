@@ -2,6 +2,7 @@
 
 import doctest
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -673,7 +674,7 @@ def test_a_constant_is_kept_beside_the_invariant_factors():
     weight=st.sampled_from(["held-out", "auto", 0.0, 0.5, 2.0]),
     objective=st.sampled_from(["trace", "generalized"]),
 )
-@pytest.mark.filterwarnings("ignore:On . of . folds")
+@pytest.mark.filterwarnings("ignore:On pairs held out")
 def test_the_choice_is_the_best_on_rows_held_out(seed, k, weight, objective):
     X, X_do = random_pairs(seed, n=40)
     given_ = {"objective": objective, "consistency_weight": weight}
@@ -874,12 +875,42 @@ def test_auto_needs_no_second_original():
     assert projection().fit(X, X + np.eye(4, 2) / 10).n_components_ == 1
 
 
-def test_nothing_invariant_is_reported():
-    X, X_do = np.random.default_rng(0).normal(size=(2, 1000, 6))
+@pytest.mark.parametrize("mean", [0.0, 1.0, 30.0])
+def test_nothing_invariant_is_reported_also_beside_a_mean(mean):
+    X, X_do = np.random.default_rng(0).normal(size=(2, 1000, 6)) + mean
     with pytest.warns(
         UserWarning, match="are worse than none.*or nothing is. .* leave the embedding as it is"
     ):
         assert projection(**HELD_OUT).fit(X, X_do).n_components_ == 1
+    said = "keeps 1 components of 1000 pairs, and they express the mean of the embeddings"
+    with pytest.warns(UserWarning, match=said if mean else "No eigenvalue of C") as seen:
+        assert projection("auto").fit(X, X_do).n_components_ == 1
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "model"), [(120, {}), (100, {"heavy": True}), (120, {"mean": 1.0}), (120, {"leak": 0.1})]
+)
+def test_a_weight_that_needs_more_pairs_is_reported(n, model):
+    model = model | {"variant": 40}
+    with pytest.warns(UserWarning, match=r"a share of .* and consistency_weight=1.0 keep") as seen:
+        few = projection("held-out").fit(*wide_pairs(n, **model))
+    told, fitted = map(float, re.findall(r"share of (\S+) .* of (\S+) on", str(seen[0].message))[0])
+    X, X_do = wide_pairs(3000, seed=1, **model)
+    new = redrawn_share(few.components_, X - X.mean(axis=0), X_do - X.mean(axis=0))
+    assert told == pytest.approx(new, abs=0.15)
+    assert fitted < new / 1.8  # of the pairs that were fitted on it is no measure
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        projection("held-out").fit(*wide_pairs(2000, **model))
+        projection(**HELD_OUT).fit(*wide_pairs(n, **model))
+
+
+def test_pairs_that_leak_and_say_so_are_enough():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = projection("held-out").fit(*wide_pairs(3000, leak=0.7))
+    assert fitted.held_out_share_[-1] > 0.5
 
 
 @pytest.mark.parametrize(
