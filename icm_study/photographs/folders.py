@@ -48,6 +48,9 @@ SPLITS = frozenset(
     )
 )
 
+#: The tag of a TIFF file that says what its zero is, and the value for white.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+
 LAYOUT = "expected root/domain/class/image"
 
 FLAT_LAYOUT = "expected root/class/image"
@@ -59,8 +62,8 @@ def read_image(
     """Open an image as upright 8-bit RGB.
 
     Gray, palette and CMYK images are converted; transparent parts become white; gray of
-    more than 8 bits is scaled to 8 bits; an EXIF orientation is applied. Of an
-    animation, the first frame is taken.
+    more than 8 bits is scaled to 8 bits, and turned over where a TIFF file says that its
+    zero is white; an EXIF orientation is applied. Of an animation, the first frame is taken.
 
     Parameters
     ----------
@@ -160,7 +163,8 @@ def decode_image(
                 image.draft(image.mode, (1, 1))
             image.load()
             if image.mode != "F" or value_range:
-                return _to_rgb(ImageOps.exif_transpose(image), value_range)
+                upright = _to_rgb(ImageOps.exif_transpose(image), value_range)
+                return ImageOps.invert(upright) if _is_negative(image) else upright
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"image {str(path)!r} is too large, it may be a decompression bomb: {error} "
@@ -474,6 +478,12 @@ def _suffixes() -> str:
 def is_deep(mode: str) -> bool:
     """Tell whether Pillow's mode is gray of more than 8 bits."""
     return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Tell whether zero is white, which Pillow heeds in images of 8 bits only."""
+    tags = getattr(image, "tag_v2", {})
+    return is_deep(image.mode) and tags.get(_PHOTOMETRIC, 1) == _WHITE_IS_ZERO
 
 
 def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:

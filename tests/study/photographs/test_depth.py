@@ -147,6 +147,19 @@ def test_floating_point_pixels_are_read_by_a_range(tmp_path):
         np.testing.assert_allclose(np.asarray(read_image(path))[..., 1], values * 255, atol=0.501)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_picture_whose_zero_is_white_is_turned_over(tmp_path, dtype):
+    top = 65535 if dtype == np.uint16 else 255
+    path, values = tmp_path / "negative.tif", gradient(top, dtype)
+    Image.fromarray(values).save(path)
+    given = (0, 255) if dtype == np.float32 else None
+    plain = np.asarray(read_image(path, given))
+    zero_is = [struct.pack("<HHII", 262, 3, 1, white) for white in (1, 0)]
+    assert path.read_bytes().count(zero_is[0]) == 1
+    path.write_bytes(path.read_bytes().replace(*zero_is))
+    np.testing.assert_array_equal(np.asarray(read_image(path, given)), 255 - plain)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_unreadable(tmp_path, value):
     root = write(tmp_path / "float", lambda _, seed: gradient(1, np.float32, seed), "tif")
