@@ -31,13 +31,13 @@ from icm_study.photographs.depth import (
     summarize,
 )
 from icm_study.photographs.folders import (
-    SPLITS,
     folder_name,
     images_left_out,
     images_not_read,
     index_classes,
     index_folder,
     index_images,
+    is_split,
     subfolders,
 )
 from icm_study.photographs.groups import BY_FOLDER, check_groups, group_images
@@ -327,7 +327,7 @@ def _check_folder(
         splits=tuple(
             f"the {what} are {', '.join(found)}"
             for what, found in (("domains", [] if flat else domains), ("classes", names))
-            if len(found) > (what == "classes") and SPLITS.issuperset(map(str.lower, found))
+            if len(found) > (what == "classes") and all(map(is_split, found))
         ),
         hindrances=() if flat else hindrances(images),
         dropped={str(label): int(n) for label, n in dropped.items()},

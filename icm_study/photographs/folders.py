@@ -14,6 +14,7 @@ ROOT``, or `icm_study.photographs.check.check_folder`.
 
 import io
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import BinaryIO
@@ -32,20 +33,11 @@ UNREAD_SUFFIXES = frozenset(
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".exr", ".dcm"}
 )
 
-#: Names of the parts that a data set is divided into; no domains and no classes.
-SPLITS = frozenset(
-    (
-        "train",
-        "training",
-        "val",
-        "valid",
-        "validation",
-        "crossval",
-        "dev",
-        "test",
-        "testing",
-        "full",
-    )
+#: Names of the parts that a data set is divided into, also as in "Train_set" and "val2017".
+_SPLIT = re.compile(
+    r"(?:train(?:ing)?|val(?:id|idation)?|crossval|dev|test(?:ing)?|full|fold|split)"
+    r"(?:[\s_-]?(?:set|split|data|images|\d+))?",
+    re.IGNORECASE,
 )
 
 #: The tag of a TIFF file that says what its zero is, and the value for white.
@@ -367,11 +359,16 @@ def _check_filled(empty: list[str]) -> None:
         )
 
 
+def is_split(name: str) -> bool:
+    """Tell whether a folder has the name of a part of a data set: no domain and no class."""
+    return _SPLIT.fullmatch(name) is not None
+
+
 def _check_no_splits(domain: Path, classes: list[Path]) -> None:
     below = sorted({folder_name(folder) for class_ in classes for folder in subfolders(class_)})
     if (
         below
-        and all(class_.name.lower() in SPLITS for class_ in classes)
+        and all(is_split(class_.name) for class_ in classes)
         and not any(_images(class_) for class_ in classes)
     ):
         names = ", ".join(class_.name for class_ in classes)
@@ -392,12 +389,12 @@ def _check_classes(table: pd.DataFrame, domains: list[Path], allow_missing: bool
             split = (
                 f" {domain!r} is the name of a split: if the domains lie below it, give "
                 f"{str(folder)!r} as the folder."
-                if domain.lower() in SPLITS
+                if is_split(domain)
                 else ""
             )
             raise ValueError(
-                f"the domain {domain!r} has no images. Add images ({_suffixes()}), or remove "
-                f"it.{_deeper(folder)}{split}"
+                f"the domain {domain!r} has no images in its class folders."
+                f"{_deeper(folder) or f' Add images ({_suffixes()}), or remove it.'}{split}"
             )
         absent[domain] = sorted(everywhere - there)
     if any(absent.values()) and not allow_missing:
@@ -436,11 +433,17 @@ def _folders_below(root: Path) -> list[Path]:
 def _deeper(folder: Path) -> str:
     """Say where below the class folders of an otherwise empty folder there are images."""
     below = [
-        str(place.relative_to(folder))
+        place.relative_to(folder)
         for place in _folders_below(folder)
         if len(place.relative_to(folder).parts) > 1 and _images(place)
     ]
-    return f" The images may lie deeper, in folders such as {below[0]!r}." if below else ""
+    if not below:
+        return ""
+    return (
+        f" The images may lie deeper, in folders such as {str(below[0])!r}: if "
+        f"{below[0].parts[0]!r} is a class, `nested` takes them as its images; else move the "
+        "class folders up."
+    )
 
 
 def _class_images(class_: Path, nested: bool) -> list[Path]:

@@ -19,7 +19,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from icm_study.photographs.check import check_folder, load_folder, load_images, main
-from icm_study.photographs.folders import index_classes, index_folder, index_images, read_image
+from icm_study.photographs.folders import (
+    index_classes,
+    index_folder,
+    index_images,
+    is_split,
+    read_image,
+)
 from icm_study.photographs.known import CATALOG
 
 
@@ -608,7 +614,9 @@ def test_nested_images_of_a_flat_folder(tmp_path):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("splits", [("train", "val"), ("crossval", "full", "test", "train")])
+@pytest.mark.parametrize(
+    "splits", [("train", "val"), ("crossval", "full", "test", "train"), ("Test_set", "train2017")]
+)
 def test_splits_where_classes_should_be_are_recognized(tmp_path, splits, nested):
     for domain, split, label in product(("mnist", "svhn"), splits, "01"):
         save(tmp_path / domain / split / label / "0.png")
@@ -617,6 +625,20 @@ def test_splits_where_classes_should_be_are_recognized(tmp_path, splits, nested)
         match=rf"mnist' is divided into {', '.join(splits)}: .* such as '0', lie one level deeper",
     ):
         check_folder(tmp_path, nested=nested)
+
+
+def test_a_folder_whose_images_all_lie_deeper_is_told_the_way_out(tmp_path):
+    for domain, label, patient in product(("north", "south"), ("cat", "dog"), "ab"):
+        save(tmp_path / domain / label / patient / "0.png", len(label + domain) + ord(patient))
+    with pytest.raises(ValueError, match="such as 'cat/a': if 'cat' is a class, `nested`") as error:
+        check_folder(tmp_path)
+    assert "Add images" not in str(error.value)
+    assert len(check_folder(tmp_path, nested=True).images) == 8
+
+
+@pytest.mark.parametrize("name", ["trainer", "test tube", "valley", "fulmar", "train_station"])
+def test_a_class_may_begin_like_a_split(name):
+    assert not is_split(name)
 
 
 def test_a_class_may_be_called_train(tmp_path):
