@@ -19,6 +19,7 @@ all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
@@ -39,7 +40,6 @@ _SUMS = (
     "sum_pairs",
 )
 
-_BFLOAT16_EPS = 2.0**-7
 _BLOCK_ROWS = 4096  # rows cast to float64 at a time, to bound the memory of `update`
 
 
@@ -160,10 +160,12 @@ class PairMoments:
         ValueError
             If an array is not two-dimensional, has no rows, has the wrong number of
             columns or holds NaN or infinity, if the two shapes or the names of their
-            columns differ, or the groups are not one for each pair. The moments are then
-            left as they were.
+            columns differ, rows have labels in another order, or the groups are not one for
+            each pair. The moments are then left as they were.
         """
         check_same_columns(X, X_do)
+        check_same_rows(X, X_do, "X_do")
+        check_same_rows(X, groups, "groups")
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
         errors = _rounding_error(X, original.dtype), _rounding_error(X_do, intervened.dtype)
         if original.shape != intervened.shape:
@@ -479,13 +481,23 @@ def as_array(X: Any) -> Any:
     Returns
     -------
     array-like
-        bfloat16, which numpy does not know, becomes float32. What is no tensor comes
-        back as it is.
+        bfloat16 and smaller types, which numpy does not know, become float32. What is no
+        tensor comes back as it is.
+
+    Raises
+    ------
+    ValueError
+        If a masked array masks something: numpy would take what is behind the mask.
     """
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"A masked array hides {np.ma.count_masked(X)} of {X.size} values; expected whole "
+            "embeddings. Drop their rows, or pass X.filled(value)."
+        )
     if not hasattr(X, "detach"):
         return X
     tensor = X.detach().cpu()
-    return (tensor.float() if _is_bfloat16(tensor) else tensor).numpy()
+    return (tensor.float() if _is_unknown_to_numpy(tensor) else tensor).numpy()
 
 
 def _checked_groups(groups: ArrayLike, n: int) -> list[bytes]:
@@ -504,8 +516,10 @@ def _checked_groups(groups: ArrayLike, n: int) -> list[bytes]:
     return [str(value).encode() for value in values]
 
 
-def _is_bfloat16(X: Any) -> bool:
-    return str(getattr(X, "dtype", "")).endswith("bfloat16")
+def _is_unknown_to_numpy(X: Any) -> bool:
+    """Tell whether a tensor has a floating-point type that numpy has not."""
+    name = str(getattr(X, "dtype", "")).removeprefix("torch.")
+    return name.startswith(("bfloat", "float")) and not hasattr(np, name)
 
 
 def _rounding_error(given: Any, dtype: np.dtype) -> tuple[float, float]:
@@ -515,7 +529,12 @@ def _rounding_error(given: Any, dtype: np.dtype) -> tuple[float, float]:
     """
     if dtype.kind != "f":
         return 0.0, 0.0
-    eps = _BFLOAT16_EPS if _is_bfloat16(given) else float(np.finfo(dtype).eps)
+    if _is_unknown_to_numpy(given):
+        from torch import finfo  # whose tensor it is
+
+        eps = finfo(given.dtype).eps
+    else:
+        eps = float(np.finfo(dtype).eps)
     return eps**2 / 12, float(np.finfo(dtype).smallest_subnormal) ** 2 / 12
 
 
@@ -535,6 +554,12 @@ def check_same_columns(X: Any, X_do: Any) -> None:
         the same order.
     """
     names, names_do = (column_names(part) for part in (X, X_do))
+    dims, dims_do = (getattr(part, "dims", ()) for part in (X, X_do))
+    if dims and dims_do and dims[::-1] == dims_do != dims:
+        raise ValueError(
+            f"X has the dimensions {dims} and X_do has {dims_do}; expected the same ones in the "
+            f"same order: pass X_do.transpose{dims}."
+        )
     if names and names_do and names != names_do:
         if {type(name) for name in names} != {type(name) for name in names_do}:
             return  # one of them has the numbers that pandas gives where there are no names
@@ -573,11 +598,60 @@ def check_order(X: Any, known: Sequence[Any]) -> None:
 
 
 def column_names(X: Any) -> list[Any]:
-    """Give the names of the columns of a frame or an xarray array, if it has some."""
-    if hasattr(X, "columns"):
-        return [*X.columns]
+    """Give the names of the columns of a frame or an xarray array, if it has some.
+
+    Raises
+    ------
+    ValueError
+        If a name is there twice.
+    """
+    names = list(getattr(X, "column_names", getattr(X, "columns", ())))
     _, *rest = getattr(X, "dims", None) or [None]
-    return [*X.indexes.get(rest[0], [])] if rest else []
+    if rest:
+        names = [*X.indexes.get(rest[0], [])]
+    twice = len(names) - len(set(names))
+    if twice:
+        first = next(name for name, n in Counter(names).items() if n > 1)
+        raise ValueError(
+            f"Columns have one name, such as {first!r}, {twice} of {len(names)} more than once; "
+            "expected a name for each: rename them, or pass X.to_numpy()."
+        )
+    return names
+
+
+def check_same_rows(X: Any, other: Any, name: str) -> None:
+    """Refuse what has the labels of the rows of X in another order.
+
+    Parameters
+    ----------
+    X, other : array-like
+        Frames, series, or xarray's arrays, whose rows have labels. What has none, or others, is
+        not looked at.
+    name : str
+        What to call `other` in the message.
+
+    Raises
+    ------
+    ValueError
+    """
+    rows, of_other = (_row_names(part) for part in (X, other))
+    if rows is None or of_other is None or len(rows) != len(of_other) or rows.equals(of_other):
+        return
+    if rows.is_unique and of_other.is_unique and rows.isin(of_other).all():
+        raise ValueError(
+            f"{name} has the labels of the rows of X in another order, first {of_other[0]} and "
+            f"{rows[0]}; expected row i of both to belong together. Sort both alike, such as by "
+            f"{name}.loc[X.index], or pass both with to_numpy() if they are in order."
+        )
+
+
+def _row_names(X: Any) -> Any:
+    """Give the labels of the rows of a frame, a series or an xarray array; None if it has none."""
+    dims = getattr(X, "dims", None)
+    if dims:
+        return X.indexes.get(dims[0])
+    index = getattr(X, "index", None)
+    return index if hasattr(index, "isin") else None
 
 
 def _some(names: Sequence[Any]) -> str:

@@ -26,7 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from icm_core.moments import as_array, check_order, column_names
+from icm_core.moments import as_array, check_order, check_same_rows, column_names
 
 _GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leaves far less
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
@@ -69,13 +69,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the temperature is not positive, shapes differ, or an embedding is not
-            finite.
+            If the temperature is not positive, shapes differ, rows have labels in another
+            order than y has, or an embedding is not finite.
         """
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
-        prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
         self._columns: list[Any] = column_names(X)
+        check_same_rows(X, y, "y")
+        prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -161,8 +162,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If shapes differ, an embedding is not finite, there is one class only, or C
-            is not positive.
+            If shapes differ, rows have labels in another order than y has, an embedding is
+            not finite, there is one class only, or C is not positive.
 
         Warns
         -----
@@ -171,10 +172,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """
         if not (isinstance(self.C, Real) and 0 < self.C < np.inf):
             raise ValueError(f"C is {self.C!r}; expected a positive number.")
+        self._columns: list[Any] = column_names(X)
+        check_same_rows(X, y, "y")
         embeddings, y = validate_data(
             self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
         )
-        self._columns: list[Any] = column_names(X)
         check_classification_targets(y)
         classes, label = np.unique(y, return_inverse=True)
         n_classes = len(classes)

@@ -46,6 +46,7 @@ from icm_core.moments import (
     as_array,
     check_order,
     check_same_columns,
+    check_same_rows,
     column_names,
 )
 from icm_core.spectrum import (
@@ -282,9 +283,9 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ------
         ValueError
             If a parameter is out of range, X_do is missing or one-dimensional (labels),
-            the shapes or the names of the columns differ, an array is empty or holds
-            NaN or infinity, the groups are not one for each pair, n_components exceeds
-            n_features, or every embedding is zero.
+            the shapes or the names of the columns differ, rows have labels in another
+            order, an array is empty or holds NaN or infinity, the groups are not one for
+            each pair, n_components exceeds n_features, or every embedding is zero.
         """
         return self._fit_pairs(X, X_do, groups, earlier=None)
 
@@ -630,6 +631,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         earlier: PairMoments | None,
     ) -> Self:
         self._check_parameters()
+        columns = column_names(X)
         originals = validate_data(self, as_array(X), dtype=PRECISIONS, reset=earlier is None)
         shape = np.asarray(as_array(X_do)).shape
         if len(shape) < 2:
@@ -640,8 +642,10 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "pairs first and put sklearn.frozen.FrozenEstimator(projection) into the pipeline."
             )
         check_same_columns(X, X_do)
+        check_same_rows(X, X_do, "X_do")
+        check_same_rows(X, groups, "groups")
         if earlier is None:
-            self._columns = column_names(X)
+            self._columns = columns
         check_order(X, self._columns)
         intervened = check_array(
             as_array(X_do), dtype=PRECISIONS, input_name="X_do", ensure_min_samples=0
@@ -660,9 +664,11 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"n_components is {self.n_components}; expected at most n_features, {len(C)}. The "
                 "subspace cannot be larger than the embedding."
             )
-        if not np.trace(C) > 0:
+        if not np.isfinite(np.trace(C) + np.trace(S)) or not np.trace(C) > 0:
             raise ValueError(
-                "Every embedding in X is zero; expected embeddings that vary. Check the encoder."
+                "Every embedding in X is zero, or the squares of its values are out of range "
+                f"(their sum is {np.trace(C):g}); expected embeddings that vary, of a length like "
+                "1. Check the encoder."
             )
         if not S.any():
             _warn(

@@ -1269,6 +1269,65 @@ def test_columns_in_another_order_than_those_of_the_fit_are_refused(kind, given_
     swapped.transform(labelled(X, reverse))
 
 
+@pytest.mark.parametrize("kind", ["numbers", "texts", "xarray"])
+def test_rows_that_are_labelled_in_another_order_are_refused(kind):
+    X, X_do = random_pairs(0)
+    groups, y = np.arange(200) // 2, np.arange(200) % 3
+    names = [f"{n}.png" for n in range(200)] if kind == "texts" else list(range(200))
+    order = np.random.default_rng(0).permutation(200)
+
+    def labelled(values, order):
+        labels = [names[row] for row in order]
+        if kind == "xarray":
+            dims = ("row", "feature")[: values.ndim]
+            return xr.DataArray(values[order], dims=dims, coords={"row": labels})
+        made = pd.DataFrame if values.ndim == 2 else pd.Series
+        return made(values[order], index=labels)
+
+    alike = [labelled(part, range(200)) for part in (X, X_do, groups)]
+    expected = projection(2).fit(X, X_do, groups).components_
+    np.testing.assert_array_equal(projection(2).fit(*alike).components_, expected)
+    both = [labelled(part, order) for part in (X, X_do, groups)]
+    np.testing.assert_allclose(projection(2).fit(*both).components_, expected)
+    others = [*both[:1], X_do, *alike[2:]], [alike[0], both[1], groups]
+    for fit in (projection(2).fit, projection(2).partial_fit, PairMoments(6).update):
+        for pairs, name in zip(others, ("groups", "X_do"), strict=True):
+            with pytest.raises(ValueError, match=f"{name} has the labels of the rows of X in an"):
+                fit(*pairs)
+    for predictor in (LinearProbe(), ZeroShotClassifier()):
+        with pytest.raises(ValueError, match="y has the labels of the rows of X in another order"):
+            predictor.fit(alike[0], labelled(y, order))
+        predictor.fit(both[0], labelled(y, order)).predict(alike[0])
+    projection(2).fit(alike[0], pd.DataFrame(X_do, index=[f"after {n}" for n in names]))
+
+
+def test_two_columns_of_one_name_are_refused():
+    X, X_do = random_pairs(0)
+    frames = [pd.DataFrame(part, columns=list("abcdea")) for part in (X, X_do)]
+    for fit in (projection(2).fit, PairMoments(6).update):
+        with pytest.raises(ValueError, match="Columns have one name, such as 'a', 1 of 6"):
+            fit(*frames)
+    with pytest.raises(ValueError, match="Columns have one name"):
+        LinearProbe().fit(frames[0], X[:, 0] > 0)
+
+
+def test_dimensions_in_another_order_are_refused():
+    X, X_do = (part[:6] for part in random_pairs(0))
+    pair = xr.DataArray(X, dims=("row", "e")), xr.DataArray(X_do, dims=("e", "row"))
+    with pytest.raises(ValueError, match=r"pass X_do.transpose\('row', 'e'\)"):
+        projection(2).fit(*pair)
+    projection(2).fit(pair[0], pair[1].transpose("row", "e"))
+
+
+def test_masked_values_are_refused():
+    X, X_do = random_pairs(0)
+    hidden = np.ma.masked_greater(X, 2)
+    for fit in (projection(2).fit, PairMoments(6).update):
+        with pytest.raises(ValueError, match=f"hides {hidden.mask.sum()} of 1200 values"):
+            fit(hidden, X_do)
+    projection(2).fit(np.ma.masked_greater(X, 1e9), X_do)
+
+
 def test_transform_keeps_single_precision():
     X, X_do = random_pairs(0)
     fitted = projection(2).fit(X.astype(np.float32), X_do.astype(np.float32))
@@ -1277,7 +1336,9 @@ def test_transform_keeps_single_precision():
     np.testing.assert_allclose(fitted.fit_transform(X, X_do), X @ fitted.components_.T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
+)
 def test_tensors_as_clip_gives_them(dtype):
     tensors = [torch.tensor(part, dtype=dtype, requires_grad=True) for part in random_pairs(0)]
     arrays = [tensor.detach().to(torch.float64).numpy() for tensor in tensors]
@@ -1376,6 +1437,7 @@ ONES = np.arange(12.0).reshape(4, 3)
         (ONES, np.where(ONES > 10, np.nan, ONES), "Input X_do contains NaN"),
         (ONES, np.where(ONES > 10, np.inf, ONES), "Input X_do contains infinity"),
         (0 * ONES, ONES, "Every embedding in X is zero"),
+        (1e200 * ONES, ONES, "out of range .their sum is inf.; expected .* of a length like 1"),
     ],
 )
 def test_bad_pairs_are_refused(X, X_do, message):
