@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -30,13 +31,22 @@ def each_once(values: Value) -> Value:
     return values
 
 
+def known_methods(names: Collection[str]) -> Any:
+    """Return names of methods; raise a ValueError if one is unknown."""
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(unknown_name(name, METHODS).removesuffix("."))
+    return names
+
+
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(each_once)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as scikit-learn takes it
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(each_once)]
 Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
-Names = Annotated[list[Text], AfterValidator(each_once)]
+Names = Annotated[list[Text], AfterValidator(each_once), AfterValidator(known_methods)]
 Choice = Literal["held-out", "left-out domain", "intervened", "unseen intervention", "target"]
 Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(each_once)]
 
@@ -64,7 +74,7 @@ KINDS_OF_VALUES: dict[str, tuple[str, Callable[[float], bool]]] = {
 RULED = ("n_components", "consistency_weight")  # a rule may set these
 #: Values to try of each setting of each method.
 Grid = Annotated[dict[Text, Annotated[list[Any], Field(min_length=1)]], AfterValidator(tried)]
-Grids = dict[Text, Grid]
+Grids = Annotated[dict[Text, Grid], AfterValidator(known_methods)]
 Style = Literal["photo", "cartoon", "sketch", "painting"]
 Styles = Annotated[list[Style], Field(min_length=1), AfterValidator(each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(each_once)]
@@ -281,6 +291,20 @@ NOTEBOOKS: dict[str, type] = {
     "10_open_questions": OpenQuestions,
 }
 ANIMALS = "animal-world"
+_PAIRS = ("image", "text", "image+text", "oracle")
+#: Keys of :data:`~icm_study.methods.registry.METHODS`, which takes seconds to import.
+METHODS = (
+    "plain", "single prompt", "tuned penalty", "random projection", "PCA", "LEACE",
+    "biased prompts", "Fukunaga-Koontz", "centring", "SPD", "SHED", "TIE",
+    *(
+        f"{way} {pairs}"
+        for way in ("ICM", "ICM auto", "tuned penalty, ICM", "ICM gap", "ICM held-out")
+        for pairs in _PAIRS
+    ),
+    "augmentation", "augmentation oracle", "LDA", "CORAL", "IRM", "group DRO", "CLIP-Adapter",
+    "Tip-Adapter", "ICA", "CoOp", "CoCoOp", "DPL", "fine-tuning", "fine-tuning, last block",
+    "WiSE-FT", "LoRA", "LoRA + ICM",
+)  # fmt: skip
 #: What the pages judge CLIP-ICM by, where there are several: the most complete one last.
 KINDS = ("image", "text", "image+text")
 #: What a folder of images can be given and the animal world cannot, with the value that asks for
@@ -324,7 +348,7 @@ def check_settings(kind: type, given: Mapping[str, Any], where: str = "settings"
     try:
         settings = adapter.validate_python({where: given})[where]
     except ValidationError as error:
-        faults = [_explain(kind, fault) for fault in error.errors()]
+        faults = dict.fromkeys(_explain(kind, fault) for fault in _meant(error.errors()))
         raise ValueError("\n".join(f"{where}: {fault}" for fault in faults)) from None
     _check_judged(kind, settings.get("methods"), where)
     on_animals = "dataset" in get_type_hints(kind) and settings.get("dataset", ANIMALS) == ANIMALS
@@ -375,16 +399,37 @@ def _check_judged(page: type, methods: Any, where: str) -> None:
         )
 
 
+def _place(fault: ErrorDetails) -> tuple[str, ...]:
+    """Give where a fault is, without what pydantic calls the kinds that a value may have."""
+    return tuple(part for part in map(str, fault["loc"][1:]) if not re.search(r"[\[(]", part))
+
+
+def _meant(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is no word, where lists will do and this one has a fault of its own."""
+
+    def is_meant(fault: ErrorDetails) -> bool:
+        place, is_word = _place(fault), isinstance(fault["input"], str)
+        others = [other for other in faults if other is not fault]
+        return (
+            is_word
+            or fault["type"] != "literal_error"
+            or not any(_place(other)[: len(place)] == place for other in others)
+        )
+
+    return [fault for fault in faults if is_meant(fault)]
+
+
 def _explain(kind: type, fault: ErrorDetails) -> str:
     """Say in one line what is wrong with one of the settings."""
-    name, got = ".".join(map(str, fault["loc"][1:])), fault["input"]
+    name, got = ".".join(_place(fault)), fault["input"]
     if fault["type"] == "extra_forbidden":
         return unknown_name(name, get_type_hints(kind))
     if fault["type"] == "missing":
         return f"'{name}' is missing."
     if fault["type"] == "value_error":
         return f"'{name}': {fault['ctx']['error']}."
-    wanted = fault["msg"].replace("Input should", "it should")
+    wanted = re.sub("^[A-Z][a-z]+ should", "it should", fault["msg"])
+    wanted = wanted.replace(" after validation", "")
     if isinstance(got, str) and fault["type"] in ("float_type", "int_type"):
         wanted += "; a number has no quotes, and a point and a sign with its exponent: 1.0e-05"
     return f"'{name}': got {got!r}, but {wanted}." if name else f"got {got!r}, but {wanted}."

@@ -24,6 +24,7 @@ from icm_study.experiments import settings
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.names import check_names, unknown_name
 from icm_study.experiments.settings import NOTEBOOKS, Ablations, Methods, Theory, check_settings
+from icm_study.methods.registry import METHODS
 from icm_study.testbeds.base import PROTOCOLS
 
 PLAIN = st.recursive(
@@ -104,6 +105,7 @@ class TestSettings:
         assert set(get_args(settings.Protocol)) == set(PROTOCOLS)
         assert set(get_args(settings.Choice)) == set(CHOICES)
         assert set(get_args(settings.Style)) == set(STYLES)
+        assert set(settings.METHODS) == set(METHODS)
 
     def test_only_what_was_given_is_returned_and_typed(self) -> None:
         checked = check_settings(Theory, {"consistency_weight": 3, "n_seeds": 2})
@@ -149,14 +151,19 @@ class TestSettings:
     )
     def test_values_to_try_are_checked(self, name: str, values: list[Any], message: str) -> None:
         for notebook in ("05_your_data", "06_methods"):
-            with pytest.raises(ValueError, match=f"'settings.a method': {name}: .*|{message}") as e:
-                check_settings(NOTEBOOKS[notebook], {"settings": {"a method": {name: values}}})
+            with pytest.raises(
+                ValueError, match=f"'settings.ICM image': {name}: .*|{message}"
+            ) as e:
+                check_settings(NOTEBOOKS[notebook], {"settings": {"ICM image": {name: values}}})
             assert message in str(e.value)
 
     def test_values_to_try_that_are_good(self) -> None:
         grids = {
-            "a": {"n_components": [1, 64, "auto"], "consistency_weight": [0, 1.5, "held-out"]},
-            "b": {"C": [1, 0.5], "alpha": ["anything", None]},
+            "ICM image": {
+                "n_components": [1, 64, "auto"],
+                "consistency_weight": [0, 1.5, "held-out"],
+            },
+            "Tip-Adapter": {"C": [1, 0.5], "alpha": ["anything", None]},
         }
         assert check_settings(Methods, {"settings": grids}) == {"settings": grids}
 
@@ -274,6 +281,13 @@ class TestConfig:
             ((*RUN, "worlds"), [["cot", 0.9]], "'worlds.0.0': got 'cot'"),
             ((*RUN, "worlds"), [["coat", 0.9]] * 2, "('coat', 0.9) is given twice"),
             ((*RUN, "targets"), [], "'targets': got []"),
+            ((*RUN, "worlds"), [["coat", 0, 9]], "it should have at most 2 items, not 3."),
+            ((*RUN, "methods"), ["plain", "ICM imag"], "'methods': 'ICM imag' is unknown; did you"),
+            ((*RUN, "methods"), ["plain", "plain"], "'methods': 'plain' is given twice; give eac"),
+            ((*RUN, "settings"), {"ICM imag": {"C": [1.0]}}, "'settings': 'ICM imag' is unknown"),
+            (("seeds",), [2**32], "'seeds.0': got 4294967296, but it should be less than 4294967"),
+            (("domain_generalization", "a" * 101), {}, "can, at most 100"),
+            (("domain_generalization", "a b"), {}, "'domain_generalization.a b': 'a b', which"),
             ((*RUN, "protocol"), "open clas", "'protocol': got 'open clas', but it should be"),
             ((*RUN, "encoder"), "", "'encoder': got ''"),
             (("notebooks", "06_method"), {}, "notebooks: '06_method' is unknown"),
@@ -315,6 +329,19 @@ class TestConfig:
     ) -> None:
         with pytest.raises(ValueError, match=f"^{re.escape(CONFIG)}.*{re.escape(said)}"):
             read_config(write(change(value, *path), tmp_path))
+
+    @pytest.mark.parametrize("methods", [["plain", "plain"], ["ICM imag"], 5, "al"])
+    def test_a_fault_in_the_methods_is_told_in_plain_words(self, methods: Any) -> None:
+        with pytest.raises(ValueError, match="'methods': ") as error:
+            check_settings(NOTEBOOKS["06_methods"], {"methods": methods})
+        lines = str(error.value).splitlines()
+        assert len(lines) == 1 + isinstance(methods, str)
+        assert not re.search("function-after|literal|constrained", str(error.value))
+
+    def test_runs_whose_names_differ_by_capitals_are_refused(self, tmp_path: Path) -> None:
+        text = (ROOT / CONFIG).read_text().replace("  animal-world-biased:", "  Animal-World:")
+        with pytest.raises(ValueError, match="generalization_animal-world' is given twice"):
+            read_config(write(text, tmp_path))
 
     def test_two_runs_of_one_name_are_refused_in_one_section_and_in_two(
         self, tmp_path: Path

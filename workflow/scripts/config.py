@@ -41,8 +41,10 @@ SINGLE = ("01_theory", "03_ablations", "04_imagenet_variants", "05_your_data", "
 
 def file_name(name: str) -> str:
     """Return `name`; raise a ValueError if it cannot be a part of a file's name."""
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise ValueError(f"{name!r}, which names files: letters, digits, '_', '-', '+' and '.' can")
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise ValueError(
+            f"{name!r}, which names files: letters, digits, '_', '-', '+' and '.' can, at most 100"
+        )
     return name
 
 
@@ -172,7 +174,8 @@ def _check_files(study: Mapping[str, Any]) -> None:
     pages = [f"02_domain_generalization_{run}" for run in study["domain_generalization"]]
     pages += [*SINGLE, *OVERVIEWS, *study["methods"], *study["questions"], *study["recorded"]]
     try:
-        each_once([*pages, *(f"{page}_claims" for page in pages)])
+        # some file systems do not tell capitals from small letters
+        each_once([name.casefold() for page in pages for name in (page, f"{page}_claims")])
     except ValueError as error:
         raise ValueError(f"{CONFIG}: the file results/{error}: rename a run.") from None
 
