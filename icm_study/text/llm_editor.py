@@ -193,7 +193,7 @@ class LLMEditor:
 
     def _recall(self, caption: str, word: str, seed: int) -> str | None:
         """Take an edit from the cache, if it is good for the class words at hand."""
-        edit = _undecorated(self.cache.get(self._key(caption, word, seed)) or "")
+        edit = _without_reasoning(self.cache.get(self._key(caption, word, seed)) or "")
         return None if self._flaw(edit, caption, word) else edit
 
     def _report(self, failures: list[str], n_done: int, n: int, stopped: str) -> str:
@@ -279,17 +279,16 @@ class LLMEditor:
                     f"Run again then; what was answered is kept in {str(self.cache.path)!r}."
                 )
             raise _TryAgain(said, retry_after)
-        if response.status_code != 200:
+        is_error = isinstance(answer := _json(response), dict) and bool(answer.get("error"))
+        if response.status_code != 200 or is_error:
             raise RuntimeError(
                 f"The server of {BASE_URL} refuses a request to the model {self.model!r} "
                 f"({said}). Check {BASE_URL} (it often ends in /v1), {MODEL} and {API_KEY}"
                 f"{'' if key else ', which is not set'}."
             )
-        try:
-            answer = response.json()
-        except ValueError:
+        if answer is None:
             said = f"the answer is not JSON: {_message(response)}"
-            raise _TryAgain(_hide(key, said)) from None
+            raise _TryAgain(_hide(key, said))
         return _text(answer)
 
     def _send(self, url: str, key: str, body: dict[str, Any]) -> requests.Response:
@@ -384,14 +383,19 @@ def _refuses(response: requests.Response, field: str) -> bool:
     return refused and re.search(rf"\b{field}\b", response.text) is not None
 
 
+def _json(response: requests.Response) -> Any:
+    """Read an answer's JSON; None where it is none."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
 def _message(response: requests.Response) -> str:
     """Return what a server says of an error: OpenAI's message, or the first of the text."""
-    try:
-        match response.json():
-            case {"error": {"message": str(message)}}:
-                return message
-    except ValueError:
-        pass
+    match _json(response):
+        case {"error": {"message": str(message)}}:
+            return message
     return " ".join(response.text.split())[:300]
 
 
@@ -423,9 +427,13 @@ def _is_text(part: Any) -> bool:
 
 
 def _without_reasoning(text: str) -> str:
-    """Drop what a model thinks aloud in tags, also where one of a pair is missing."""
-    text = re.split(rf"</(?:{REASONING})>", text, flags=re.IGNORECASE)[-1]
-    return _undecorated(re.split(rf"<(?:{REASONING})>", text, flags=re.IGNORECASE)[0])
+    """Drop what a model thinks aloud in tags, also where one of a pair is missing.
+
+    And what comes before its last message, where a server hands on the marks between them.
+    """
+    text = text.split("<|message|>")[-1].split("<|")[0]
+    text = re.split(rf"[<\[]/(?:{REASONING})[>\]]", text, flags=re.IGNORECASE)[-1]
+    return _undecorated(re.split(rf"[<\[](?:{REASONING})[>\]]", text, flags=re.IGNORECASE)[0])
 
 
 def _undecorated(text: str) -> str:
