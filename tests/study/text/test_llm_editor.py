@@ -336,7 +336,7 @@ def test_an_answer_may_come_in_parts(server, make):
 @pytest.mark.parametrize("error", [{"message": "model not loaded"}, "model not loaded"])
 def test_an_error_that_comes_with_status_200_is_told(server, make, error):
     server.script = [(200, {}, json.dumps({"error": error}))] * 9
-    with pytest.raises(RuntimeError, match="refuses a request .*model not loaded.*Check ICM_LLM"):
+    with pytest.raises(RuntimeError, match=r"refuses a request .*model not loaded.*Check ICM_LLM"):
         make()([CAPTION], ["dog"])
     assert len(server.asked) == 1
 
@@ -371,7 +371,7 @@ def test_quotation_marks_are_taken_off(server, make):
         "<think></think>{}",
         "I keep the dog.</think>\n{}",
         "[THINK]a sketch of a cat?[/THINK]{}",
-        "<|channel|>analysis<|message|>a cat?<|end|><|start|>assistant<|channel|>final<|message|>{}",
+        "<|channel|>analysis<|message|>a cat?<|end|><|channel|>final<|message|>{}",
         "<|channel|>final<|message|>{}<|return|>",
         "<THINKING>a</THINKING>\n<think>b</think> '{}' ",
         "{}\n<think>\nIs there more to do? The answer",
