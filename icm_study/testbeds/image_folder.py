@@ -62,8 +62,8 @@ class ImageFolder(TestBed):
     Raises
     ------
     ValueError
-        If the protocol is unknown or cannot divide the images, or a prompt cannot name a
-        class, or tell it from another.
+        If the protocol is unknown or cannot divide the images, a prompt cannot name a class, or
+        tell it from another, or a domain is given a word that cannot be used.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ImageFolder(TestBed):
     def __post_init__(self) -> None:
         self.check_protocol()
         check_counts(self.images, self.protocol)
-        class_words(self._known, self.classes)
+        self.texts.check(self.images, self.name)
 
     @property
     def over(self) -> str:

@@ -76,17 +76,9 @@ def text_pairs(
     ValueError, RuntimeError
         As the captioner and the editor.
     """
-    if captioner is not None and domain_words:
-        raise ValueError(
-            f"domain_words is {dict(domain_words)} for the captioner {captioner!r}, which looks "
-            "at the images and finds its own words. Leave one of the two out."
-        )
-    classes = sorted(images["label"].unique())
-    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
+    words, lexicon, of_domain = _words(images, name, captioner, domain_words or {})
     of_image = [words[label] for label in images["label"]]
-    lexicon: Lexicon = PHOTO_LEXICON
     if captioner is None:
-        lexicon, of_domain = _domain_words(images, name, list(words.values()), domain_words or {})
         known = [of_domain[domain] for domain in images["domain"]]
         captions = attribute_captions(of_image, known, seed=seed, lexicon=lexicon)
     else:
@@ -100,6 +92,22 @@ def text_pairs(
     options |= {"cache": Path(cache) / "edits.jsonl"} if editor == "llm" else {}
     edit = load_editor(editor, list(words.values()), **options)
     return captions, edit(captions, of_image, seed=seed)
+
+
+def _words(
+    images: pd.DataFrame, name: str, captioner: str | None, given: Mapping[str, str | None]
+) -> tuple[dict[str, str], Lexicon, dict[str, str | None]]:
+    """Find the words of classes and domains, and the lexicon that has all of the latter."""
+    if captioner is not None and given:
+        raise ValueError(
+            f"domain_words is {dict(given)} for the captioner {captioner!r}, which looks at the "
+            "images and finds its own words. Leave one of the two out."
+        )
+    classes = sorted(images["label"].unique())
+    words = dict(zip(classes, class_words(name if name in CATALOG else None, classes), strict=True))
+    if captioner is not None:
+        return words, PHOTO_LEXICON, {}
+    return words, *_domain_words(images, name, list(words.values()), given)
 
 
 def _domain_words(
@@ -159,6 +167,17 @@ class Texts:
             "drawn at random, and no pixel is looked at for it"
         )
         return f"{how}, and edited by `{self.editor}`. (Encoders that know too few words get none.)"
+
+    def check(self, images: pd.DataFrame, name: str) -> None:
+        """Refuse, before an encoder is loaded, words of classes and domains that cannot be used.
+
+        Raises
+        ------
+        ValueError
+            As :func:`text_pairs` of `domain_words`, and as
+            :func:`~icm_study.photographs.known.class_words`.
+        """
+        _words(images, name, self.captioner, self.domain_words or {})
 
     def write(
         self, images: pd.DataFrame, name: str, cache: str | os.PathLike[str]

@@ -55,6 +55,25 @@ def test_a_folder_is_read_as_the_parameters_say(radiographs, tmp_path, encoder):
         open_testbeds({"dataset": str(radiographs)})
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"hospital_9": "X-ray"}, "names 'hospital_9'; the domains are 'hospital_1', 'hospital_2'"),
+        ({"hospital_1": "cat"}, "gives 'cat' for 'hospital_1'"),
+    ],
+)
+def test_words_that_no_caption_can_have_are_refused_whatever_the_encoder(
+    radiographs, tmp_path, words, message
+):
+    with pytest.raises(ValueError, match=message):
+        open_testbeds(
+            {
+                "dataset": str(radiographs), "nested": True, "classes": "common",
+                "value_range": "used", "cache": str(tmp_path / "cache"), "domain_words": words,
+            }
+        )  # fmt: skip
+
+
 def test_images_are_intervened_on_as_the_parameters_say(radiographs, tmp_path, encoder):
     given = {
         "dataset": str(radiographs), "nested": True, "classes": "common", "value_range": "used",
