@@ -164,17 +164,18 @@ class Encoder:
         """Scale uint8 images (n, 3, H, W) to the range that the model was trained on."""
         return images.float().div_(255).sub_(self._mean).div_(self._std)
 
-    def encode_images(self, images: torch.Tensor) -> np.ndarray:
+    def encode_images(self, images: torch.Tensor, *, unit: bool = True) -> np.ndarray:
         """Embed images.
 
         Parameters
         ----------
         images : Tensor of shape (n, 3, H, W), uint8
+        unit : bool
+            Whether rows are scaled to unit length; otherwise they are as the model gives them.
 
         Returns
         -------
         ndarray of shape (n, D), float32
-            Rows of unit length.
 
         Raises
         ------
@@ -206,7 +207,7 @@ class Encoder:
                 pixels = self.normalize(resized.contiguous(memory_format=torch.channels_last))
                 with self._autocast():
                     embedded = self.model.encode_image(pixels, normalize=False)
-                out.append(_unit_rows(embedded))
+                out.append(_unit_rows(embedded) if unit else embedded.float().cpu().numpy())
         return np.concatenate(out) if out else np.empty((0, self.embedding_dim), dtype=np.float32)
 
     def example(self) -> np.ndarray:

@@ -269,6 +269,18 @@ class OpenQuestions(TypedDict, total=False):
     parts: Location | None
 
 
+class ReleasedCode(TypedDict, total=False):
+    """Settings of 11_released_code."""
+
+    encoder: Text
+    seeds: Seeds
+    n_images: Count | None
+    n_components: Count
+    consistency_weights: Weights
+    cache: Location
+    parts: Location | None
+
+
 class Explore(Subject, Images, total=False):
     """Settings of 07_explore."""
 
@@ -289,6 +301,7 @@ NOTEBOOKS: dict[str, type] = {
     "07_explore": Explore,
     "09_identifiability": Identifiability,
     "10_open_questions": OpenQuestions,
+    "11_released_code": ReleasedCode,
 }
 ANIMALS = "animal-world"
 _PAIRS = ("image", "text", "image+text", "oracle")

@@ -50,7 +50,7 @@ COLUMNS = set(
 )
 EVERY = sorted(RECORDED.glob("*.parquet"))
 #: Tables of accuracies; that of embeddings of real CLIPs, and the open questions', hold others.
-OTHERS = ("08_real_clip", "09_identifiability", "10_open_questions")
+OTHERS = ("08_real_clip", "09_identifiability", "10_open_questions", "11_released_code")
 PATHS = [path for path in EVERY if RUNS[path.stem]["notebook"] not in OTHERS]
 
 
