@@ -67,7 +67,7 @@ SCRIPTS = ("execute", "run_study", "embed", "world", "render_report")
 SCRIPTS += ("embedding_plan", "embed_images", "embed_texts")
 NOTEBOOKS = ("00_summary", "00_claims", "00_numbers", "01_theory", "02_domain_generalization")
 NOTEBOOKS += ("03_ablations", "04_imagenet_variants", "05_your_data", "06_methods", "07_explore")
-NOTEBOOKS += ("08_real_clip", "09_identifiability", "10_open_questions")
+NOTEBOOKS += ("08_real_clip", "09_identifiability", "10_open_questions", "11_released_code")
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "domain_generalization": {

@@ -122,8 +122,11 @@ RECORDED: dict[str, type] = {
     "06_methods": PhotographsAcrossMethods,
     "08_real_clip": RealEmbeddings,
 }
-#: The notebooks of the paper's open questions.
-QUESTIONS = {name: NOTEBOOKS[name] for name in ("09_identifiability", "10_open_questions")}
+#: The notebooks of the paper's open questions, and of its code.
+QUESTIONS = {
+    name: NOTEBOOKS[name]
+    for name in ("09_identifiability", "10_open_questions", "11_released_code")
+}
 
 
 def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) -> dict[str, Any]:
