@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from icm_core.prediction import LinearProbe
+from icm_study.experiments import questions
 from icm_study.experiments.animal_tasks import animal_tasks
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.trial import hits_of
-from icm_study.methods.base import Method
+from icm_study.methods.base import EmbeddingMap
 from icm_study.methods.lora import ICMThenLoRA, LoRA, LoRAThenICM, LoRAWithPenalty
 from icm_study.methods.maps import ICM, Plain
 from icm_study.methods.shared import Shared
-from icm_study.methods.sources import Sources
+from icm_study.methods.sources import Images, Sources
 
 PLAIN, ALONE, TUNED = "plain", "ICM", "LoRA"
 BEFORE, AFTER, CONTROL = "ICM before LoRA", "ICM after LoRA", "ICM during LoRA, shuffled pairs"
@@ -35,8 +37,8 @@ CONDITIONS = ("unseen", "reversed")
 def tuned_towers(given: Mapping[str, Any]) -> pd.DataFrame:
     """Tune a tower on some of the source images and measure both predictors on each style.
 
-    Nothing is chosen: λ is 1, K the number of positive eigenvalues, the rank 4, and
-    the training :data:`TRAINING`.
+    λ is 1, K the number of positive eigenvalues, the rank 4, and the training :data:`TRAINING`.
+    The penalty of each probe is chosen, on other source images after an intervention.
 
     Parameters
     ----------
@@ -57,6 +59,8 @@ def tuned_towers(given: Mapping[str, Any]) -> pd.DataFrame:
         sources = one.task.sources.take(some)
         for name, (method, fitted_on) in _methods(sources, one.where["seed"]).items():
             method.fit(fitted_on)
+            judged = one.task.held_out.copies["image"]
+            method.heads_["linear probe"] = _probe(method, sources.images, judged)
             for condition in CONDITIONS:
                 images = one.task.tests[condition].take(slice(0, given["n_tuned"]))
                 for predictor, correct in hits_of(method, [images]).items():
@@ -69,13 +73,20 @@ def tuned_towers(given: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _methods(sources: Sources, seed: int) -> dict[str, tuple[Method, Sources]]:
+def _probe(method: EmbeddingMap, images: Images, judged: Images) -> LinearProbe:
+    """Fit a probe on mapped images, at the inverse penalty that does best on others."""
+    X, others = method.map_images(images), method.map_images(judged)
+    probes = [LinearProbe(C).fit(X, images.label) for C in questions.PENALTIES]
+    return max(probes, key=lambda probe: float(probe.score(others, judged.label)))
+
+
+def _methods(sources: Sources, seed: int) -> dict[str, tuple[EmbeddingMap, Sources]]:
     """Name the methods, each with what it is fitted on; of pairs only the control's differ."""
     order = np.random.default_rng(seed).permutation(len(sources.images))
     copies = {"image": sources.copies["image"].take(order)}
     shuffled = replace(sources, copies=copies, shared=Shared())
     training = TRAINING | {"random_state": seed}
-    methods: dict[str, Method] = {
+    methods: dict[str, EmbeddingMap] = {
         PLAIN: Plain(),
         ALONE: ICM(),
         TUNED: LoRA(**training),

@@ -63,14 +63,15 @@ def tuning(runs: pd.DataFrame) -> Finding:
     }
     told = [f"{points(gains[name])} {at}" for at, name in when.items()]
     n = sum(gains[name]["low"] > 0 for name in when.values())
+    alone = gains[tuned_towers.ALONE]
     summary.attrs["title"] = f"Before, after or during LoRA: {n} of 3 are shown to help the probe"
     zero_shot = runs[runs["predictor"] == "zero-shot"]
     during = by_method(zero_shot, tuned_towers.CONTROL, "unseen")
     strongest = tuned_towers.DURING.format(tuned_towers.PENALTIES[-1])
     return Finding(
         summary,
-        f"On the unseen style, ICM with LoRA differs from LoRA alone by {', '.join(told)} points "
-        "for the probe.",
+        f"On unseen styles the probe has {', '.join(told)} LoRA more points than with LoRA alone; "
+        f"with ICM and no tuning, {points(alone)}.",
         [
             gain_claim(
                 "Fine-tuning (animal world)",
@@ -80,6 +81,11 @@ def tuning(runs: pd.DataFrame) -> Finding:
             for at, name in when.items()
         ]
         + [
+            gain_claim(
+                "Fine-tuning (animal world)",
+                "ICM without tuning over LoRA, linear probe, unseen",
+                alone,
+            ),
             gain_claim(
                 "Control (animal world)",
                 "own pairs are better than shuffled ones in the penalty, zero-shot",

@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from real_clip_stand_in import write_stand_in
 
-from icm_study.experiments import across_styles, combination, new_classes, shared_subspace
+from icm_study.experiments import (
+    across_styles,
+    combination,
+    new_classes,
+    shared_subspace,
+    tuned_towers,
+)
 from icm_study.experiments.intervals import unpack
 from icm_study.experiments.retrieval import recall
 from icm_study.experiments.shared_subspace import IMAGE, TEXT, arrangements
@@ -148,3 +154,26 @@ def test_the_combination_is_read_off_a_comparison(tmp_path):
     way, (name, _) = next(iter(combination.WAYS.items()))
     ours = frame[way, name.format("image+text")] - frame[way, name.format("text")]
     assert wanted[way, "text"] == pytest.approx(ours)
+
+
+def test_a_tower_is_tuned_before_during_and_after(given):
+    small = {**given, "tuned_seeds": [0], "tuned_targets": ["photo"], "n_tuned": 24}
+    table = tuned_towers.tuned_towers(small)
+    during = [tuned_towers.DURING.format(weight) for weight in tuned_towers.PENALTIES]
+    named = (tuned_towers.PLAIN, tuned_towers.ALONE, tuned_towers.TUNED, tuned_towers.BEFORE)
+    assert set(table["method"]) == {*named, tuned_towers.AFTER, tuned_towers.CONTROL, *during}
+    assert set(table["target"]) == {"photo"}
+    assert (table.groupby(["method", "predictor", "condition"]).size() == 1).all()
+    assert set(table["n"]) == {24}
+
+
+def test_the_penalty_of_a_probe_is_chosen_on_other_images(given):
+    (one, *_) = tuned_towers.animal_tasks({**given, "seeds": [0]})
+    images = one.task.sources.images
+    method = tuned_towers.Plain().fit(one.task.sources)
+    probe = tuned_towers._probe(method, images, images)  # on its own images the weakest is best
+    scores = {
+        C: tuned_towers.LinearProbe(C).fit(images.embedded, images.label)
+        .score(images.embedded, images.label) for C in tuned_towers.questions.PENALTIES
+    }  # fmt: skip
+    assert max(scores, key=scores.get) == probe.C

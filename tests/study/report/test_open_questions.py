@@ -57,7 +57,7 @@ def tables(ours, plain):
     ways = [way for way in ways if isinstance(way, str) and way not in ("image", "text")]
     shared = [shared_subspace.SEPARATE, shared_subspace.CENTRED]
     during = [tuned_towers.DURING.format(p) for p in tuned_towers.PENALTIES]
-    tuned = [tuned_towers.BEFORE, tuned_towers.AFTER, *during]
+    tuned = [tuned_towers.ALONE, tuned_towers.BEFORE, tuned_towers.AFTER, *during]
     accuracy = runs(
         {
             name: LOW if "any classes" in name else plain if name == "plain" else ours
