@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,13 +38,13 @@ KINDS = ("job", "node", "driver", "controller")
 def kill_node(slurm: Cluster, job: str) -> None:
     """Kill the node of a job with all that runs there; start it again when Slurm knows."""
     node = slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
-    jobs = slurm.call("squeue", "--noheader", f"--nodelist={node}", "--format=%i").split()
+    log = str(slurm.folder / f"{node}.log")  # which all of Slurm on this node keeps open
     slurm.kill(node)
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if any(line.startswith(f"slurmstepd: [{one}.") for one in jobs):
+    for process in psutil.process_iter(["open_files"]):
+        if log in [file.path for file in process.info["open_files"] or []]:
             for each in [*process.children(recursive=True), process]:
-                each.kill()
+                with suppress(psutil.NoSuchProcess):  # it ended with the others
+                    each.kill()
     wait_for(lambda: any(state.startswith("down") for state in slurm.states()), 90)
     slurm.start(node)
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,13 @@ def embeddings(*seeds: int) -> list[str]:
 
 def start(study: Path, slurm: Cluster, *arguments: str) -> subprocess.Popen:
     """Start the study as documented, but for the times between its looks at the queue."""
-    command = [sys.executable, "workflow/scripts/study.py", *arguments, *documented(), *QUICK]
-    environment = slurm.environment | {"PYTHONPATH": str(study)}
+    return launch(study, slurm.environment, *arguments, *documented(), *QUICK)
+
+
+def launch(study: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen:
+    """Start the study in a folder, and write down what it says."""
+    command = [sys.executable, "workflow/scripts/study.py", *arguments]
+    environment = {**environment, "PYTHONPATH": str(study)}
     with (study / "driver.log").open("a") as log:
         return subprocess.Popen(command, cwd=study, env=environment, stdout=log, stderr=log)
 

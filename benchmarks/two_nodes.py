@@ -1,0 +1,184 @@
+"""A reduced study on a Slurm of two nodes and on this machine: same tables, and the speed-up.
+
+Run it with ``python benchmarks/two_nodes.py`` where Slurm is installed (a quarter of an hour). The
+whole study, with few seeds and images, runs on this machine, and on a Slurm of two nodes
+of two processors that the machine emulates; every table and every embedding must be the
+same to the bit. Both nodes share the machine's processors, so the speed-up is taken from
+a replay: each step waits as long as it took on this machine, times ``--stretch``, and
+leaves what it had left. The replay runs on one node and on both. Beside its time stand
+the longest path through the graph, and the steps' total over the processors: no run can
+be faster than either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "pages"), str(ROOT)]
+sys.path.append(str(ROOT / "workflow" / "scripts"))
+from conftest import CONFIG, PAGES  # noqa: E402
+from slurm import cluster  # noqa: E402
+from test_slurm import launch, said, start  # noqa: E402
+
+#: In place of the program that runs a step: waits, and leaves what the step had left.
+REPLAY = """
+import json
+import os
+import shutil
+import shutil
+import time
+
+steps = json.load(open("steps.json"))
+step = steps[os.path.relpath(os.readlink("/proc/self/fd/1"))]
+time.sleep(step["seconds"])
+for source, output in step["outputs"]:
+    shutil.copyfile(source, output)
+"""
+
+
+def copy_project(folder: Path, settings: dict[str, Any]) -> Path:
+    """Copy the project as it is, but for its settings, without any recorded run."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("icm_core", "icm_study", "notebooks", "reports", "workflow"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "_quarto.yml", folder)
+    none = {"recorded": {}, "methods": {}, "questions": {}}
+    config = yaml.safe_dump(CONFIG | none | settings)
+    (folder / "workflow" / "config.yaml").write_text(config)
+    return folder
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Name the tables, projections and embeddings of two studies that are not the same to the bit.
+
+    Of a table all but its column of seconds is compared.
+    """
+    kinds = ("results/**/*.parquet", "results/*.safetensors", "cache/embeddings/*.nc")
+    names, others = (
+        {str(path.relative_to(study)) for kind in kinds for path in study.glob(kind)}
+        for study in (one, other)
+    )
+    found = sorted(names ^ others)
+    for name in sorted(names & others):
+        if name.endswith("parquet"):
+            tables = [pd.read_parquet(study / name) for study in (one, other)]
+            first, second = (table.drop(columns="fit_seconds", errors="ignore") for table in tables)
+            same = first.equals(second)
+        else:
+            same = (one / name).read_bytes() == (other / name).read_bytes()
+        found += [] if same else [name]
+    assert names, f"{one} holds no results"
+    return found
+
+
+def reduced() -> dict[str, Any]:
+    """Give the settings of the reduced study: those with which the tests run each page."""
+    run = {"encoder": "animal-world"} | PAGES["02_domain_generalization_animal-world"][1]
+    notebooks = {name: own for name, (notebook, own) in PAGES.items() if name == notebook}
+    return {
+        "seeds": run["seeds"], "domain_generalization": {"main": run},
+        "notebooks": {name: notebooks[name] for name in CONFIG["notebooks"]},
+    }  # fmt: skip
+
+
+def timed(study: Path, started: subprocess.Popen) -> float:
+    """Wait for a run of a study; give its seconds, or end the program if it failed."""
+    before = time.perf_counter()
+    if started.wait() != 0:
+        sys.exit(f"two_nodes: the study failed: {said(study)}")
+    return time.perf_counter() - before
+
+
+def steps_of(study: Path) -> dict[str, dict[str, Any]]:
+    """Give the steps of a finished study by their logs: seconds, inputs and outputs."""
+    steps: dict[str, dict[str, Any]] = {}
+    for path in (study / ".snakemake" / "metadata").iterdir():
+        told = json.loads(path.read_text())
+        step = steps.setdefault(
+            told["log"][0],
+            {
+                "seconds": told["endtime"] - told["starttime"], "inputs": told["input"],
+                "outputs": [],
+            },
+        )  # fmt: skip
+        step["outputs"].append(base64.b64decode(path.name).decode())
+    return steps
+
+
+def longest_path(steps: dict[str, dict[str, Any]]) -> float:
+    """Add up the seconds along the path through the graph that takes longest."""
+    makers = {output: log for log, step in steps.items() for output in step["outputs"]}
+
+    @cache
+    def until(log: str) -> float:
+        before = [until(makers[name]) for name in steps[log]["inputs"] if name in makers]
+        return steps[log]["seconds"] + max(before, default=0.0)
+
+    return max(map(until, steps))
+
+
+def replay(study: Path, of: Path, steps: dict[str, dict[str, Any]], stretch: float) -> Path:
+    """Make a copy of the project whose steps wait, and leave what those of a study had left."""
+    copy_project(study, reduced())
+    (study / "workflow" / "scripts" / "job.py").write_text(REPLAY)
+    told = {
+        log: {
+            "seconds": stretch * step["seconds"],
+            "outputs": [[str(of / name), name] for name in step["outputs"]],
+        }
+        for log, step in steps.items()
+    }
+    (study / "steps.json").write_text(json.dumps(told))
+    return study
+
+
+def main() -> int:
+    """Compare and measure; return 1 if a table differs."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--stretch", type=float, default=2.0, help="times what a step took here")
+    stretch = parser.parse_args().stretch
+    with tempfile.TemporaryDirectory() as folder, cluster(Path(folder, "slurm")) as slurm:
+        here, there = (copy_project(Path(folder, name), reduced()) for name in ("here", "there"))
+        seconds = timed(here, launch(here, os.environ, "--cores", "2"))
+        print(f"on this machine: {seconds:.0f} s", flush=True)
+        seconds = timed(there, start(there, slurm))
+        different = differences(here, there)
+        print(f"on Slurm: {seconds:.0f} s; tables, projections and embeddings that differ: "
+              f"{', '.join(different) or 'none'}", flush=True)  # fmt: skip
+
+        steps = steps_of(here)
+        total, longest = sum(step["seconds"] for step in steps.values()), longest_path(steps)
+        print(f"a replay, each of {len(steps)} steps {stretch:g} times as long:")
+        taken = []
+        for nodes in (1, 2):
+            state = "resume" if nodes == 2 else "drain"
+            slurm.call("scontrol", "update", "NodeName=n2", f"State={state}", "Reason=replay")
+            study = replay(Path(folder, f"on{nodes}"), here, steps, stretch)
+            taken.append(timed(study, start(study, slurm)))
+            least = stretch * max(longest, total / (2 * nodes))
+            print(
+                f"{nodes} nodes: {taken[-1]:4.0f} s; not below {least:.0f} s "
+                f"(longest path {stretch * longest:.0f} s, "
+                f"all steps {stretch * total:.0f} s on {2 * nodes} processors)", flush=True,
+            )  # fmt: skip
+        print(f"speed-up {taken[0] / taken[1]:.2f}")
+    return int(bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
