@@ -27,6 +27,8 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
 
 _FORMAT_VERSION = 4
 _FOLDS = 5
@@ -498,6 +500,86 @@ def as_array(X: Any) -> Any:
         return X
     tensor = X.detach().cpu()
     return (tensor.float() if _is_unknown_to_numpy(tensor) else tensor).numpy()
+
+
+def check_new(estimator: Any, X: ArrayLike) -> NDArray[np.floating]:
+    """Validate embeddings for a fitted estimator, as scikit-learn's ``validate_data`` does.
+
+    That asks every input which of many kinds of frames it is. Of a few thousand
+    embeddings this takes as long as to classify them, so an array that it would hand back
+    as it is goes without.
+
+    Parameters
+    ----------
+    estimator : estimator
+        With ``n_features_in_``, and where it was fitted on a frame ``feature_names_in_``.
+    X : array-like or Tensor of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If X has another shape, or holds NaN or infinity.
+    """
+    X = as_array(X)
+    if (
+        _is_plain(X)
+        and X.shape[1] == estimator.n_features_in_
+        and not hasattr(estimator, "feature_names_in_")
+    ):
+        return X
+    return validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)
+
+
+def check_labelled(
+    estimator: Any, X: ArrayLike, y: ArrayLike
+) -> tuple[NDArray[np.floating], NDArray]:
+    """Validate what a classifier is fitted on, as :func:`check_new` does.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Gets ``n_features_in_``, and where X is a frame ``feature_names_in_``.
+    X : array-like or Tensor of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        A class for each row.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features), float32 or float64
+    y : ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, X holds NaN or infinity, or the labels name no classes.
+    """
+    X, y = as_array(X), as_array(y)
+    if (
+        _is_plain(X)
+        and type(y) is np.ndarray
+        and (y.dtype.kind, y.shape) == ("i", X.shape[:1])
+        and not hasattr(estimator, "feature_names_in_")
+    ):
+        estimator.n_features_in_ = X.shape[1]
+        return X, y
+    X, y = validate_data(estimator, X, y, dtype=[np.float64, np.float32])
+    check_classification_targets(y)
+    return X, y
+
+
+def _is_plain(X: Any) -> bool:
+    """Say whether scikit-learn's checks would hand embeddings back as they are."""
+    return (
+        type(X) is np.ndarray
+        and X.dtype in (np.float64, np.float32)
+        and X.ndim == 2
+        and X.size > 0
+        and bool(np.isfinite(X).all())
+    )
 
 
 def _checked_groups(groups: ArrayLike, n: int) -> list[bytes]:

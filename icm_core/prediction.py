@@ -23,10 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from icm_core.moments import as_array, check_order, check_same_rows, column_names
+from icm_core.moments import (
+    check_labelled,
+    check_new,
+    check_order,
+    check_same_rows,
+    column_names,
+)
 
 _GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leaves far less
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
@@ -76,8 +81,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number.")
         self._columns: list[Any] = column_names(X)
         check_same_rows(X, y, "y")
-        prompts, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
-        check_classification_targets(y)
+        prompts, y = check_labelled(self, X, y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -104,7 +108,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _cosine(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        embeddings = check_new(self, X)
         check_order(X, self._columns)
         return unit_rows(embeddings) @ self.prototypes_.T
 
@@ -174,10 +178,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             raise ValueError(f"C is {self.C!r}; expected a positive number.")
         self._columns: list[Any] = column_names(X)
         check_same_rows(X, y, "y")
-        embeddings, y = validate_data(
-            self, as_array(X), as_array(y), dtype=[np.float64, np.float32]
-        )
-        check_classification_targets(y)
+        embeddings, y = check_labelled(self, X, y)
         classes, label = np.unique(y, return_inverse=True)
         n_classes = len(classes)
         if n_classes < 2:
@@ -219,7 +220,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
-        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        embeddings = check_new(self, X)
         check_order(X, self._columns)
         return (embeddings * self.scale_) @ self.coef_.T + self.intercept_
 

@@ -44,6 +44,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from icm_core.moments import (
     PairMoments,
     as_array,
+    check_new,
     check_order,
     check_same_columns,
     check_same_rows,
@@ -396,7 +397,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         told = getattr(X, "attrs", {}).get("weights")
         if isinstance(told, str):
             self.check_encoder(told)
-        embeddings = validate_data(self, as_array(X), dtype=[np.float64, np.float32], reset=False)
+        embeddings = check_new(self, X)
         check_order(X, self._columns)
         return embeddings @ self.components_.T.astype(embeddings.dtype)
 
