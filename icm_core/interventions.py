@@ -59,6 +59,7 @@ IMAGE_INTERVENTIONS = (
     "equalize",
 )
 """The names of the paper's seven image-based interventions."""
+RANDOM_INTERVENTIONS = ("color_jitter", "gaussian_blur")  # those with parameters to draw
 
 
 @functools.cache
@@ -114,7 +115,8 @@ def intervene_images(
     -----
     torchvision draws parameters from torch's global CPU generator. It is re-seeded for
     each image, and its state is put back afterwards; do not call this function from
-    several threads of one process at once.
+    several threads of one process at once. Images with an intervention that has no
+    parameters are changed together.
     """
     import torch
 
@@ -124,9 +126,14 @@ def intervene_images(
     # One fork for the batch, and the generator's own `manual_seed`: `torch.manual_seed`
     # visits every device and costs more than most of the augmentations.
     with torch.random.fork_rng(devices=[]):
-        for i, (name, image_seed) in enumerate(draws):
-            torch.default_generator.manual_seed(image_seed)
-            intervened[i] = transforms[name](images[i])
+        for name in dict(draws):
+            rows = [i for i, (drawn, _) in enumerate(draws) if drawn == name]
+            if name not in RANDOM_INTERVENTIONS:
+                intervened[rows] = transforms[name](images[rows])
+                continue
+            for i in rows:
+                torch.default_generator.manual_seed(draws[i][1])
+                intervened[i] = transforms[name](images[i])
     return intervened
 
 
