@@ -38,8 +38,10 @@ class Results:
     def __post_init__(self) -> None:
         """Take the record from the table."""
         if self.table.attrs:
-            object.__setattr__(self, "record", dict(self.table.attrs))
-            object.__setattr__(self, "table", pd.DataFrame(dict(self.table)))
+            table = self.table.copy(deep=False)
+            object.__setattr__(self, "record", table.attrs)
+            table.attrs = {}
+            object.__setattr__(self, "table", table)
 
     @property
     def over(self) -> str:

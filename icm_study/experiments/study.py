@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from icm_study.experiments.reading import Results
 from icm_study.experiments.record import FILES, commit, gather, read_table, run_record, write_table
+from icm_study.experiments.settings import ANIMALS
 from icm_study.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -91,11 +92,10 @@ class Study:
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show some images of the data; none of files, where earlier tables are shown."""
-        from icm_study.embedding.store import EmbeddingStore
-        from icm_study.testbeds.opening import is_rendered
-
-        if self.given.get("tables") and not is_rendered(self.given):
+        if self.given.get("tables") and self.given["dataset"] != ANIMALS:
             return {}
+        from icm_study.embedding.store import EmbeddingStore
+
         return self.beds[0].stored_examples(EmbeddingStore(self.given["cache"]), n)
 
     def embedded(self, seed: int) -> EmbeddedData:

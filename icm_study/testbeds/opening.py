@@ -23,11 +23,6 @@ from icm_study.testbeds.imagenet_variants import ImageNetVariants
 from icm_study.text.pairs import Texts
 
 
-def is_rendered(given: Mapping[str, Any]) -> bool:
-    """Say whether parameters name a data set that is rendered, and so always at hand."""
-    return given["dataset"] == animal_world.NAME
-
-
 def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
     """Open the test beds of a run: a folder, or each world of the animals.
 
@@ -55,7 +50,7 @@ def open_testbeds(given: Mapping[str, Any]) -> list[TestBed]:
     FileNotFoundError
         If a folder does not exist.
     """
-    if is_rendered(given):
+    if given["dataset"] == animal_world.NAME:
         return _animals(given)
     _refuse_what_needs_animals(given)
     texts = Texts(

@@ -20,7 +20,7 @@ from icm_study.testbeds.animal_world import AnimalWorld
 from icm_study.testbeds.base import PROTOCOLS
 from icm_study.testbeds.image_folder import ImageFolder
 from icm_study.testbeds.imagenet_variants import ImageNetVariants
-from icm_study.testbeds.opening import example_or_folder, is_rendered, open_testbeds
+from icm_study.testbeds.opening import example_or_folder, open_testbeds
 from icm_study.text.pairs import Texts
 
 ANIMALS = {"dataset": "animal-world", "worlds": [["coat+scene", 0.9]]}
@@ -92,11 +92,6 @@ def test_variants_of_animals():
     assert isinstance(bed, AnimalVariants)
     assert (bed.shortcut, bed.strength, bed.n) == ("coat", 0.5, 60)
     assert bed.reference.name == "stand-in 1"
-
-
-def test_what_is_rendered_is_always_at_hand(folder):
-    assert is_rendered(ANIMALS)
-    assert not is_rendered({"dataset": str(folder)})
 
 
 # A folder
