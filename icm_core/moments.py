@@ -524,14 +524,14 @@ def check_new(estimator: Any, X: ArrayLike) -> NDArray[np.floating]:
     ValueError
         If X has another shape, or holds NaN or infinity.
     """
-    X = as_array(X)
+    given = as_array(X)
     if (
-        _is_plain(X)
-        and X.shape[1] == estimator.n_features_in_
+        _is_plain(given)
+        and given.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
     ):
-        return X
-    return validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)
+        return given
+    return validate_data(estimator, given, dtype=[np.float64, np.float32], reset=False)
 
 
 def check_labelled(
@@ -557,18 +557,18 @@ def check_labelled(
     ValueError
         If shapes differ, X holds NaN or infinity, or the labels name no classes.
     """
-    X, y = as_array(X), as_array(y)
+    given, labels = as_array(X), as_array(y)
     if (
-        _is_plain(X)
-        and type(y) is np.ndarray
-        and (y.dtype.kind, y.shape) == ("i", X.shape[:1])
+        _is_plain(given)
+        and type(labels) is np.ndarray
+        and (labels.dtype.kind, labels.shape) == ("i", given.shape[:1])
         and not hasattr(estimator, "feature_names_in_")
     ):
-        estimator.n_features_in_ = X.shape[1]
-        return X, y
-    X, y = validate_data(estimator, X, y, dtype=[np.float64, np.float32])
-    check_classification_targets(y)
-    return X, y
+        estimator.n_features_in_ = given.shape[1]
+        return given, labels
+    given, labels = validate_data(estimator, given, labels, dtype=[np.float64, np.float32])
+    check_classification_targets(labels)
+    return given, labels
 
 
 def _is_plain(X: Any) -> bool:

@@ -128,9 +128,7 @@ def one_at_a_time(runs: pd.DataFrame) -> Finding:
     summary = method_means(shown, "predictor", "condition")
     summary = summary.assign(series=summary["condition"].map(said), panel=summary["predictor"])
     judged = judged_gains(runs)
-    felt = {
-        name: [judged[name, one] for one in ONLY.get(name, PREDICTORS)] for name in DEPARTURES
-    }
+    felt = {name: [judged[name, one] for one in ONLY.get(name, PREDICTORS)] for name in DEPARTURES}
     n_costly = sum(any(gain["high"] < 0 for gain in gains) for gains in felt.values())
     n_better = sum(any(gain["low"] > 0 for gain in gains) for gains in felt.values())
     summary.attrs["title"] = (

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-# open_clip takes transformers along, for text towers that no shipped encoder has; two seconds.
-sys.modules["transformers"] = None  # type: ignore[assignment]
+# open_clip takes these along, for towers that no shipped encoder has; three seconds.
+sys.modules |= {"transformers": None, "timm": None}  # type: ignore[dict-item]
 import torch  # noqa: E402
 from plain_yaml import read_yaml  # noqa: E402
 
