@@ -211,7 +211,8 @@ def grid_accuracy(
         np.concatenate([rows for rows, _ in evaluate_on.values()]), dtype=[np.float64, np.float32]
     )
     y = np.concatenate([labels for _, labels in evaluate_on.values()])
-    ends = np.cumsum([len(labels) for _, labels in evaluate_on.values()])[:-1]
+    n_rows = np.array([len(labels) for _, labels in evaluate_on.values()])
+    starts = np.cumsum(n_rows) - n_rows
     n_components = default_n_components(X.shape[1]) if n_components is None else n_components
     _check_values(n_components, consistency_weights)
     given = {int(k) for k in n_components if k != "auto" and int(k) <= X.shape[1]}
@@ -229,22 +230,18 @@ def grid_accuracy(
         auto = whole.auto_n_components_ if "auto" in n_components else None
         sizes = sorted(given | ({auto} if auto else set()))
         for name, path in predictors.items():
-            block = []
-            for k, labels in zip(sizes, path(whole, X, sizes), strict=True):
-                hits = np.split(labels == y, ends)
-                block.append(
-                    {
-                        "predictor": name,
-                        "K": k,
-                        "consistency_weight": np.nan if without_weight else weight,
-                        "auto": k == auto,
-                        **{
-                            key: float(part.mean())
-                            for key, part in zip(evaluate_on, hits, strict=True)
-                        },
-                    }
-                )
-            rows += reversed(block)
+            hits = np.add.reduceat(path(whole, X, sizes) == y, starts, axis=1, dtype=float)
+            accuracies = (hits / n_rows).tolist()
+            rows += [
+                {
+                    "predictor": name,
+                    "K": k,
+                    "consistency_weight": np.nan if without_weight else weight,
+                    "auto": k == auto,
+                    **dict(zip(evaluate_on, each, strict=True)),
+                }
+                for k, each in zip(reversed(sizes), reversed(accuracies), strict=True)
+            ]
     return pd.DataFrame(rows)
 
 

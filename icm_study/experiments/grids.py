@@ -28,6 +28,8 @@ PROBES: dict[str, tuple[str, Callable[..., Path]]] = {
     "logistic": ("linear probe", logistic_path),
     "least squares": ("least-squares probe", least_squares_path),
 }
+#: For each seed and target of a test bed, how its data are divided.
+Splits = Mapping[int, Mapping[str, Split]]
 #: What K and λ can be chosen by -> the held-out variable that it is judged on.
 JUDGED_ON = {"intervened": "image", "held-out": "original", "re-rendered": "oracle"}
 
@@ -83,13 +85,26 @@ def grid_on_targets(
     ValueError
         If the probe is unknown, there is nothing to try, or there are not that many pairs.
     """
-    splits = _splits(bed, data, seed)
-    grids = [_grid_on(*one, intervention, options, seed) for one in splits.items()]
-    return pd.concat(grids, ignore_index=True)
+    return grids_over(splits_of(bed, {seed: data}), [intervention], options)
 
 
-def _splits(bed: TestBed, data: EmbeddedData, seed: int) -> dict[str, Split]:
-    return {target or "none": bed.split(data, target, seed) for target in bed.targets()}
+def splits_of(bed: TestBed, data: Mapping[int, EmbeddedData]) -> Splits:
+    """Leave out each domain in turn, with every seed.
+
+    Parameters
+    ----------
+    bed : TestBed
+    data : mapping of int to EmbeddedData
+        For each seed what the test bed's ``embed`` gave.
+
+    Returns
+    -------
+    dict of int to dict of str to Split
+    """
+    return {
+        seed: {target or "none": bed.split(embedded, target, seed) for target in bed.targets()}
+        for seed, embedded in data.items()
+    }
 
 
 @threadpool_limits.wrap(
@@ -124,16 +139,13 @@ def _grid_on(
     return grid.assign(target=target, intervention=intervention, seed=seed)
 
 
-def grids_over(
-    bed: TestBed, data: Mapping[int, EmbeddedData], kinds: Sequence[str], options: GridOptions
-) -> pd.DataFrame:
+def grids_over(splits: Splits, kinds: Sequence[str], options: GridOptions) -> pd.DataFrame:
     """Run a grid for several kinds of interventions and every seed.
 
     Parameters
     ----------
-    bed : TestBed
-    data : mapping of int to EmbeddedData
-        For each seed what the test bed's ``embed`` gave.
+    splits : dict
+        What :func:`splits_of` gave.
     kinds : sequence of str
         Interventions, as for :func:`grid_on_targets`.
     options : GridOptions
@@ -143,28 +155,23 @@ def grids_over(
     DataFrame
         The rows of :func:`grid_on_targets`.
     """
-    splits = {seed: _splits(bed, embedded, seed) for seed, embedded in data.items()}
     grids = [
         _grid_on(*one, kind, options, seed)
         for kind in kinds
-        for seed in data
-        for one in splits[seed].items()
+        for seed, of_targets in splits.items()
+        for one in of_targets.items()
     ]
     return pd.concat(grids, ignore_index=True)
 
 
 def grids_by_pairs(
-    bed: TestBed,
-    data: Mapping[int, EmbeddedData],
-    kinds: Sequence[str],
-    options: GridOptions,
-    n_pairs: Sequence[int],
+    splits: Splits, kinds: Sequence[str], options: GridOptions, n_pairs: Sequence[int]
 ) -> pd.DataFrame:
     """Run a grid for several numbers of pairs, and for as many as every run has.
 
     Parameters
     ----------
-    bed, data, kinds, options
+    splits, kinds, options
         As for :func:`grids_over`.
     n_pairs : sequence of int
         Those that some run does not have are left out.
@@ -175,22 +182,17 @@ def grids_by_pairs(
         The rows of :func:`grids_over`, with a column n_pairs.
     """
     every = min(
-        bed.split(embedded, target, seed).paired.sizes["row"]
-        for seed, embedded in data.items()
-        for target in bed.targets()
+        split.paired.sizes["row"] for of_targets in splits.values() for split in of_targets.values()
     )
     grids = [
-        grids_over(bed, data, kinds, replace(options, n_pairs=n)).assign(n_pairs=n)
+        grids_over(splits, kinds, replace(options, n_pairs=n)).assign(n_pairs=n)
         for n in [*(n for n in n_pairs if n < every), every]
     ]
     return pd.concat(grids, ignore_index=True)
 
 
 def probes_by_penalty(
-    bed: TestBed,
-    data: Mapping[int, EmbeddedData],
-    kinds: Sequence[str],
-    penalties: Sequence[float],
+    splits: Splits, kinds: Sequence[str], penalties: Sequence[float]
 ) -> pd.DataFrame:
     """Accuracy of the linear probe at several penalties, behind the projection and without it.
 
@@ -198,7 +200,7 @@ def probes_by_penalty(
 
     Parameters
     ----------
-    bed, data, kinds
+    splits, kinds
         As for :func:`grids_over`.
     penalties : sequence of float
         Values of C, the inverse penalty.
@@ -210,11 +212,12 @@ def probes_by_penalty(
         penalty, C in words, or ``"chosen"``: of each side that which is best on intervened
         source images, of equals the strongest.
     """
-    whole = next(iter(data.values())).source.sizes["feature"]  # so many directions change nothing
+    split = next(iter(next(iter(splits.values())).values()))
+    whole = split.train.sizes["feature"]  # so many directions change nothing
     options = GridOptions(["auto", whole], [1.0])
     every = pd.concat(
         [
-            grids_over(bed, data, kinds, replace(options, probe_C=C)).assign(C=C)
+            grids_over(splits, kinds, replace(options, probe_C=C)).assign(C=C)
             for C in sorted(penalties)
         ]
     )

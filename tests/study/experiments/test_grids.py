@@ -23,6 +23,7 @@ from icm_study.experiments.grids import (
     paths,
     probes_by_penalty,
     rank_agreement,
+    splits_of,
     to_conditions,
 )
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
@@ -134,7 +135,7 @@ def test_the_penalty_reaches_both_probes(data):
 
 def test_both_sides_of_the_probe_at_each_penalty_and_at_the_one_chosen(data):
     bed, penalties = TableBed(data), [3.0, 1e-4, 0.316]
-    found = probes_by_penalty(bed, {0: data}, ["image", "oracle"], penalties)
+    found = probes_by_penalty(splits_of(bed, {0: data}), ["image", "oracle"], penalties)
     assert set(found["penalty"]) == {"0.0001", "0.316", "3", "chosen"}
     assert len(found) == 2 * 2 * 4 * 3 * 3  # kinds, sides, penalties, targets, conditions
     for target, name in enumerate(data.domains):
@@ -317,7 +318,7 @@ def test_bad_options(data, options, message):
 
 def test_grids_over_kinds_and_seeds_are_the_single_ones(data):
     bed, embedded = TableBed(data), {1: data, 4: data}
-    whole = grids_over(bed, embedded, ["text", "image"], SMALL)
+    whole = grids_over(splits_of(bed, embedded), ["text", "image"], SMALL)
     single = [
         grid_on_targets(bed, data, kind, SMALL, seed)
         for kind in ("text", "image")
@@ -329,7 +330,7 @@ def test_grids_over_kinds_and_seeds_are_the_single_ones(data):
 def test_grids_by_pairs_end_with_all_the_pairs_that_every_run_has(data):
     bed, options = TableBed(data), GridOptions((2,), (1.0,))
     every = min(bed.split(data, target, 0).train.sizes["row"] for target in bed.targets())
-    found = grids_by_pairs(bed, {0: data}, ["image"], options, [20, every, every + 1])
+    found = grids_by_pairs(splits_of(bed, {0: data}), ["image"], options, [20, every, every + 1])
     assert list(found["n_pairs"].unique()) == [20, every]
     few = grid_on_targets(bed, data, "image", replace(options, n_pairs=20), 0)
     pd.testing.assert_frame_equal(
