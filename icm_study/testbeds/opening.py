@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.check import load_folder, load_images
 from icm_study.photographs.known import guess_dataset
+from icm_study.photographs.seen import hash_files
 from icm_study.testbeds import animal_world
 from icm_study.testbeds.animal_variants import AnimalVariants
 from icm_study.testbeds.animal_world import AnimalWorld
@@ -182,7 +185,41 @@ def _imagenet(given: Mapping[str, Any], texts: Texts) -> ImageNetVariants:
         folder = Path(given["projection_images"])
         kept["accept_problems"] = accept
         others = (folder.name, load_images(folder, **kept))
-    return ImageNetVariants(Path(given["dataset"]).name, images, variants, texts, others)
+    bed = ImageNetVariants(Path(given["dataset"]).name, images, variants, texts, others)
+    fitted = {"the training images": images}
+    if others is not None:
+        fitted["the images for the projection"] = others[1]
+    _check_copies(variants, fitted, given.get("cache", "cache"), accept)
+    return bed
+
+
+def _check_copies(
+    variants: Mapping[str, pd.DataFrame],
+    fitted: Mapping[str, pd.DataFrame],
+    cache: str,
+    accept: bool,
+) -> None:
+    """Refuse variants with the same files as what is fitted on; only warn if it is accepted."""
+    digests = {
+        name: hash_files(table["path"].tolist(), cache)
+        for name, table in [*variants.items(), *fitted.items()]
+    }
+    for name, other in product(variants, fitted):
+        known = dict(zip(digests[other], fitted[other]["path"], strict=True))
+        files = zip(digests[name], variants[name]["path"], strict=True)
+        copies = [(path, known[digest]) for digest, path in files if digest in known]
+        if not copies:
+            continue
+        said = (
+            f"The variant {name!r} has {len(copies)} of its {len(digests[name])} files among "
+            f"{other} too, such as {copies[0][0]} = {copies[0][1]}"
+        )
+        if not accept:
+            raise ValueError(
+                f"{said}. What is tested must not be fitted on: remove them from one of the two, "
+                "or pass accept_problems=True."
+            )
+        warnings.warn(f"going on in spite of problems, as asked: {said}.", stacklevel=2)
 
 
 def _reading(given: Mapping[str, Any]) -> dict[str, Any]:

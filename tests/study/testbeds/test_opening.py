@@ -1,5 +1,7 @@
 """The factory of test beds: every parameter that a notebook may have, told before embedding."""
 
+import re
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -13,6 +15,7 @@ from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.embedding.tables import Embedder
 from icm_study.encoders.encoder import Encoder
 from icm_study.experiments.study import Study
+from icm_study.photographs.folders import index_classes
 from icm_study.photographs.imagenet import imagenet_classes
 from icm_study.testbeds import opening
 from icm_study.testbeds.animal_variants import AnimalVariants
@@ -62,6 +65,22 @@ def of_imagenet(root, **changes):
     variants = {name: str(root / name) for name in ("first", "second")}
     given = {"dataset": str(root / "train"), "variants": variants, "accept_problems": True}
     return given | changes
+
+
+@pytest.mark.parametrize("where", ["train", "pets"])
+def test_a_variant_with_copies_of_what_is_fitted_on_is_told(imagenet, tmp_path, where):
+    root = shutil.copytree(imagenet, tmp_path / "imagenet")
+    copied = root / where / NAMES[0] / "1.png"
+    shutil.copy(copied, root / "second" / NAMES[0] / "copy.png")
+    given = of_imagenet(root, projection_images=str(root / "pets"), cache=str(tmp_path / "cache"))
+    which = "training images" if where == "train" else "images for the projection"
+    with pytest.warns(UserWarning, match=f"'second' has 1 of its 5 files among the {which} too"):
+        open_testbeds(given)
+    tables = {name: index_classes(root / name) for name in ("second", where)}
+    with pytest.raises(ValueError, match=rf"copy\.png = {re.escape(str(copied))}\. .* not be fit"):
+        opening._check_copies(
+            {"second": tables["second"]}, {where: tables[where]}, str(tmp_path / "c"), False
+        )
 
 
 # Animals
