@@ -30,9 +30,10 @@ seed = given["--seed"]
 
 
 def log(event):
+    threads = {os.environ[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")}
     with open("log", "a") as file:
         print(event, seed, os.environ["SLURM_JOB_ID"], len(os.sched_getaffinity(0)),
-              os.environ["OMP_NUM_THREADS"], os.environ["SLURM_JOB_PARTITION"], file=file)
+              "/".join(threads), os.environ["SLURM_JOB_PARTITION"], file=file)
 
 
 log("start")
@@ -189,6 +190,25 @@ def test_a_driver_that_is_told_to_end_cancels_its_jobs(study: Path, slurm: Clust
 
 @needs_slurm
 @pytest.mark.slow
+def test_what_others_wait_for_is_first_in_the_queue(study: Path, slurm: Cluster) -> None:
+    slurm.call("scontrol", "update", "PartitionName=all", "State=DOWN")
+    driver = start(study, slurm, "results/01_theory.ipynb", *embeddings(0))
+    try:  # the theory can be submitted at once, the embeddings when there are silhouettes
+        queue = ["squeue", "--noheader", "--sort=-p", "--format=%k"]
+        wait_for(lambda: len(slurm.call(*queue).split()) == 2, 300)
+        first, second = slurm.call(*queue).split()
+        assert "embeddings" in first
+        assert "theory" in second
+        driver.terminate()
+        driver.wait(300)
+    finally:
+        driver.kill()
+        slurm.call("scontrol", "update", "PartitionName=all", "State=UP")
+    assert not slurm.call("squeue", "--noheader"), said(study)
+
+
+@needs_slurm
+@pytest.mark.slow
 def test_after_a_kill_the_next_run_waits_for_jobs_that_still_write(
     study: Path, slurm: Cluster
 ) -> None:
@@ -200,7 +220,7 @@ def test_after_a_kill_the_next_run_waits_for_jobs_that_still_write(
         first.kill()
         first.wait()
     assert (study / NOTE).exists()
-    again = start(study, slurm, *embeddings(0))
+    again = start(study, slurm, *embeddings(0, 1), "--set-threads", "embeddings=2")
     try:
         assert again.wait(300) == 0, said(study)
     finally:
@@ -209,7 +229,9 @@ def test_after_a_kill_the_next_run_waits_for_jobs_that_still_write(
         f"waiting for 1 jobs of a former run, which may still write; to end them: scancel "
         f"{job_of(study, 0)}" in said(study)
     )
-    assert len(events(study, "start")) == len(events(study, "end")) == 1  # nothing is repeated
+    assert [seed for seed, *_ in events(study, "start")] == ["0", "1"]  # nothing is repeated
+    allotted = [(cores, threads) for _, _, cores, threads, _ in events(study, "end")]
+    assert allotted == [("1", "1"), ("2", "2")]  # libraries follow what a job is given
     assert not slurm.call("squeue", "--noheader")
 
 
