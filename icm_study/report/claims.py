@@ -15,7 +15,8 @@ import pandas as pd
 from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
-from icm_study.report.verdicts import COLUMNS, claim, judge, located
+from icm_study.report.gains import gain_claim
+from icm_study.report.verdicts import COLUMNS, located
 
 #: What the verdicts call the conditions other than in distribution.
 SAID = {
@@ -110,7 +111,7 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
             f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
         )
         gain = judged.of(condition=shift).gain(ours, rival)
-        rows.append(gain_claim(f"{topic} ({_where(judged)})", statement, gain, RIVALRY))
+        rows.append(_gain(f"{topic} ({_where(judged)})", statement, gain, RIVALRY))
     return pd.DataFrame(rows)
 
 
@@ -204,7 +205,7 @@ def variant_claims(results: Results) -> pd.DataFrame:
                     f"{variant} of {dataset}"
                 )
                 name = f"Variants, {predictor} ({_where(results)})"
-                rows.append(gain_claim(name, statement, gain, RIVALRY))
+                rows.append(_gain(name, statement, gain, RIVALRY))
     return pd.DataFrame(rows)
 
 
@@ -259,7 +260,7 @@ def ablation_claims(
         name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
         section = {"choice": CHOOSING, "objective": ORDER, "side": PENALTY}[column]
-        rows.append(gain_claim(name, said, gain, section))
+        rows.append(_gain(name, said, gain, section))
     return pd.DataFrame(rows)
 
 
@@ -348,14 +349,14 @@ def comparison_claims(results: Results) -> pd.DataFrame:
                 subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}"
                 statement = f"{subject}: beats {said} {SAID[shift]}"
                 gain = part.gain(first, second)
-                rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
+                rows.append(_gain(f"Rivals ({where})", statement, gain, RIVALRY))
     tuned = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
     tuned_plain = part.side_of("tuned penalty", "linear probe")
     if tuned and tuned_plain:
         said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
         gain = part.gain(tuned, tuned_plain)
         statement = f"{said}: beats the plain probe {SAID[shift]}"
-        rows.append(gain_claim(f"Rivals ({where})", statement, gain, RIVALRY))
+        rows.append(_gain(f"Rivals ({where})", statement, gain, RIVALRY))
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")
@@ -366,19 +367,15 @@ def comparison_claims(results: Results) -> pd.DataFrame:
     ):
         if part.has(one) and part.has(other) and one != other:
             said = f"ICM probe, {_kinds(kind)}, {SAID[shift]}: {statement}"
-            rows.append(gain_claim(f"Choosing ({where})", said, part.gain(one, other), CHOOSING))
+            rows.append(_gain(f"Choosing ({where})", said, part.gain(one, other), CHOOSING))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def gain_claim(name: str, statement: str, gains: pd.DataFrame, section: str) -> dict[str, Any]:
-    """Judge whether the gain in a row of a contrast is above zero."""
+def _gain(name: str, statement: str, gains: pd.DataFrame, section: str) -> dict[str, Any]:
+    """Judge the gain in the row of a contrast, and say where it is shown."""
     gain = gains.iloc[0]
-    measured = f"{gain['value']:+.1f} points"
-    if pd.notna(gain["low"]):
-        measured += f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
-    verdict = judge(gain["low"], gain["high"], above=0)
     points = (float(gain["value"]), float(gain["low"]), float(gain["high"]))
-    return claim(name, statement, measured, "above 0", verdict) | located(section, points)
+    return gain_claim(name, statement, gain) | located(section, points)
 
 
 def _kinds(kind: str | None) -> str:

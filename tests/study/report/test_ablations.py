@@ -138,7 +138,7 @@ def test_the_verdict_on_the_penalty_is_on_the_chosen_ones_and_turns_with_the_res
     found = ablation_claims(choices, objectives, table, "somewhere")
     (row,) = found[found["claim"].str.startswith("Penalty")].to_dict("records")
     assert "the penalty of both chosen on intervened source images" in row["statement"]
-    assert row["measured"].startswith(f"{gain:+.1f} points")
+    assert row["measured"].startswith(f"{gain:+.1f} (")
     assert row["verdict"] == verdict
 
 

@@ -11,16 +11,15 @@ from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import KINDS, Results
 from icm_study.experiments.run import Plan, run
 from icm_study.report.claims import (
-    claim,
     comparison_claims,
     differences,
     domain_generalization_claims,
     gains_over_plain,
-    judge,
     learnt_from,
     variant_claims,
     ways,
 )
+from icm_study.report.verdicts import claim, judge
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results
     gain = value(reversed_, "linear probe", "ICM image+text", "intervened") - value(
         reversed_, "linear probe", "plain"
     )
-    assert last["measured"].item().startswith(f"{gain:+.1f} points (")
+    assert last["measured"].item().startswith(f"{gain:+.1f} (")
 
 
 def test_verdicts_under_open_classes_are_of_zero_shot(table):
@@ -241,7 +240,7 @@ def test_claims_are_about_each_variant_and_both_choices(table):
         & found["statement"].str.contains("positive eigenvalues")
         & found["statement"].str.endswith("on R of tables")
     ]
-    assert row["measured"].item().startswith(f"{gain:+.1f} points (")
+    assert row["measured"].item().startswith(f"{gain:+.1f} (")
     assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
     assert not found["statement"].str.contains("in_distribution").any()
 
