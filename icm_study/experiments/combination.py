@@ -12,7 +12,7 @@ import pandas as pd
 
 from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
-from icm_study.experiments.record import read_table
+from icm_study.experiments.record import read_run
 
 #: How K and λ were set -> the methods' names, and the choice in the table.
 WAYS = {
@@ -43,9 +43,9 @@ def combination(given: Mapping[str, Any]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the table lacks one of these methods.
+        If the table is none of 06_methods, or lacks one of these methods.
     """
-    table = read_table(given["comparison"])
+    table = read_run(given["comparison"], "06_methods")
     parts = []
     for way, (name, choice) in WAYS.items():
         runs = table[table["choice"] == choice]

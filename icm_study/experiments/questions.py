@@ -21,6 +21,7 @@ from icm_study.experiments.record import (
     FILES,
     commit,
     join_tables,
+    read_only_run,
     read_table,
     run_record,
     write_table,
@@ -62,7 +63,7 @@ def answered_table(
         The runs under each other, with the column experiment, and the record.
     """
     if given["tables"]:
-        return read_table(given["tables"][0])
+        return read_only_run(given["tables"], notebook)
     from icm_study.encoders.loading import load_encoder
 
     record = run_record(notebook, given, [load_encoder(given["encoder"], "cpu")])

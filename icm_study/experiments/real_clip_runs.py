@@ -13,7 +13,7 @@ from icm_study.experiments.agreement import EXACT, OWN, SHUFFLED, agreement
 from icm_study.experiments.animal_encoders import Variants, compare, train_variants
 from icm_study.experiments.diversity import benchmark_sizes, by_number_of_texts, narrow_towers
 from icm_study.experiments.modality import count_classes, run_modality
-from icm_study.experiments.record import join_tables, read_table, run_record, write_table
+from icm_study.experiments.record import join_tables, read_only_run, run_record, write_table
 from icm_study.photographs.real_clip import RealClip, open_real_clip
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def real_clip_table(given: Mapping[str, Any], released: InvariantProjection) -> 
         The runs under each other, with the column experiment, and the record.
     """
     if given["tables"]:
-        return read_table(given["tables"][0])
+        return read_only_run(given["tables"], NOTEBOOK)
     from icm_study.encoders.loading import load_encoder
 
     clip = open_real_clip(given["dataset"])

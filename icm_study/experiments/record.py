@@ -267,7 +267,49 @@ def commit() -> str:
     return said.stdout.strip()
 
 
-def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
+def read_run(path: str | Path, notebook: str) -> pd.DataFrame:
+    """Read the table of a run of a notebook, with its record.
+
+    Raises
+    ------
+    ValueError
+        If the table has no record, or that of another notebook's run, or as
+        :func:`read_table`.
+    FileNotFoundError
+        If there is no such file.
+    """
+    table = read_table(path)
+    command = str(table.attrs.get("command", "")).split()
+    if len(command) < 2 or "parameters" not in table.attrs:
+        raise ValueError(
+            f"{path} is a table without the record of a run; expected what {notebook} wrote as its "
+            "'results'."
+        )
+    if (found := Path(command[1]).stem) != notebook:
+        raise ValueError(
+            f"{path} is a table of {found}; expected one of {notebook}. Give another table, or "
+            f"show this one by {found}."
+        )
+    return table
+
+
+def read_only_run(paths: Sequence[str | Path], notebook: str) -> pd.DataFrame:
+    """Read the table of a run as :func:`read_run`, where there can be one only.
+
+    Raises
+    ------
+    ValueError
+        If there are several.
+    """
+    if len(paths) > 1:
+        raise ValueError(
+            f"{notebook} shows the table of one run; got {len(paths)}: "
+            f"{', '.join(map(str, paths))}. Give one."
+        )
+    return read_run(paths[0], notebook)
+
+
+def gather(paths: Sequence[str | Path], notebook: str) -> pd.DataFrame:
     """Read tables of runs that differ in seeds and targets only, and join their records.
 
     Parameters
@@ -275,6 +317,8 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     paths : sequence of path-like
         Parquet files, each with a record in its attributes (see
         :mod:`icm_study.experiments.record`).
+    notebook : str
+        The name of the notebook that all are of.
 
     Returns
     -------
@@ -286,8 +330,9 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     ------
     ValueError
         If the runs differ in more than seeds and targets: then their rows cannot be pooled.
+        And as :func:`read_run`.
     """
-    tables = [read_table(path) for path in paths]
+    tables = [read_run(path, notebook) for path in paths]
     records = [table.attrs for table in tables]
     joined = dict(records[0])
     own = ("command", "diagnosis", "spectrum", "commit")
@@ -307,7 +352,6 @@ def gather(paths: Sequence[str | Path]) -> pd.DataFrame:
     joined["parameters"] = (
         given[0] | {"seeds": seeds} | ({"targets": list(targets)} if targets else {})
     )
-    notebook = Path(joined["command"].split()[1]).stem
     joined["command"] = repeat_command(notebook, joined["parameters"])
     diagnoses = [pd.DataFrame(record.get("diagnosis", {})) for record in records]
     # runs on the same images, with other targets, have the same

@@ -13,7 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from icm_study.experiments.reading import Results
-from icm_study.experiments.record import FILES, commit, gather, read_table, run_record, write_table
+from icm_study.experiments.record import (
+    FILES,
+    commit,
+    gather,
+    read_run,
+    read_table,
+    run_record,
+    write_table,
+)
 from icm_study.experiments.settings import ANIMALS
 from icm_study.fingerprint import fingerprint
 
@@ -86,14 +94,16 @@ class Study:
             If a parameter is not valid; before anything is embedded. And as the parts.
         """
         tables = self.given.get("tables")
-        table = gather(tables) if tables else self._run()
+        table = gather(tables, self.notebook) if tables else self._run()
         write_table(table, self.given.get("results"))
         return Results(table)
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
-        """Show some images of the data; none of files, where earlier tables are shown."""
-        if self.given.get("tables") and self.given["dataset"] != ANIMALS:
-            return {}
+        """Show some images of the data; where earlier tables are shown, of rendered ones only."""
+        for path in self.given.get("tables") or ():
+            shown = read_run(path, self.notebook).attrs["parameters"]
+            if {self.given["dataset"], shown.get("dataset")} != {ANIMALS}:
+                return {}
         from icm_study.embedding.store import EmbeddingStore
 
         return self.beds[0].stored_examples(EmbeddingStore(self.given["cache"]), n)

@@ -13,6 +13,7 @@ from icm_study.experiments import (
     tuned_towers,
 )
 from icm_study.experiments.intervals import unpack
+from icm_study.experiments.record import write_table
 from icm_study.experiments.retrieval import recall
 from icm_study.experiments.shared_subspace import IMAGE, TEXT, arrangements
 
@@ -143,7 +144,9 @@ def test_the_combination_is_read_off_a_comparison(tmp_path):
                     | {"value": value + noise, "way": way}
                 )
     path = tmp_path / "methods.parquet"
-    pd.DataFrame(rows).to_parquet(path)
+    runs = pd.DataFrame(rows)
+    runs.attrs = {"command": "papermill 06_methods.ipynb out.ipynb", "parameters": {}}
+    write_table(runs, path)
     table = combination.combination({"comparison": str(path)})
     assert len(table) == 2 * len(combination.WAYS)
     gains = table.groupby("alone")["value"].mean()

@@ -27,6 +27,7 @@ from icm_study.experiments.record import (
     default_parameters,
     gather,
     parameters,
+    read_only_run,
     read_table,
     repeat_command,
     run_record,
@@ -286,7 +287,7 @@ def test_a_damaged_table_is_named(table, tmp_path, kept):
     with pytest.raises(ValueError, match=r"t\.parquet is no whole table of results .*Delete it"):
         read_table(path)
     with pytest.raises(ValueError, match=r"t\.parquet is no whole table"):
-        gather([path])
+        gather([path], "02_study")
 
 
 def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(table, tmp_path):
@@ -335,7 +336,7 @@ def test_runs_that_differ_in_seeds_and_targets_are_gathered(tmp_path):
         recorded(tmp_path, "1", told),
         recorded(tmp_path, "2", told | {"seeds": [0, 1], "targets": ["b", "a"]}, commit="d"),
     ]
-    joined = gather(paths)
+    joined = gather(paths, "02_study")
     assert joined["seed"].tolist() == [2, 0, 1]
     expected = told | {"seeds": [0, 1, 2], "targets": ["a", "b"]}
     assert joined.attrs["parameters"] == expected
@@ -346,4 +347,16 @@ def test_runs_that_differ_in_seeds_and_targets_are_gathered(tmp_path):
     assert joined.attrs["spectrum"] == [2]
     other = recorded(tmp_path, "3", told | {"dataset": "other"})
     with pytest.raises(ValueError, match="differ in more than seeds and targets"):
-        gather([paths[0], other])
+        gather([paths[0], other], "02_study")
+
+
+def test_a_table_of_another_notebook_is_refused(tmp_path):
+    path = recorded(tmp_path, "1.parquet", {"dataset": "x", "seeds": [0], "targets": None})
+    with pytest.raises(ValueError, match=r"1\.parquet is a table of 02_study; expected one of 06_"):
+        gather([path], "06_methods")
+    with pytest.raises(ValueError, match="06_methods shows the table of one run; got 2"):
+        read_only_run([path, path], "06_methods")
+    assert read_only_run([path], "02_study").attrs["parameters"]["dataset"] == "x"
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+    with pytest.raises(ValueError, match="without the record of a run; expected what 02_study"):
+        gather([path], "02_study")
