@@ -357,6 +357,12 @@ def _resizer(preprocess: dict[str, Any]) -> v2.Transform:
 
     size, mode = preprocess["size"], preprocess["resize_mode"]
     size = [size, size] if isinstance(size, int) else list(size)
+    known = [mode.value for mode in v2.InterpolationMode]
+    if preprocess["interpolation"] not in known:
+        raise ValueError(
+            f"The model resizes with the interpolation {preprocess['interpolation']!r}; expected "
+            f"one of {', '.join(known)}. Correct it in its preprocessing."
+        )
     interpolation = v2.InterpolationMode(preprocess["interpolation"])
     if mode == "squash":
         return v2.Resize(size, interpolation, antialias=True)

@@ -16,6 +16,7 @@ import difflib
 import importlib.util
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ SAME = 0.999  # least cosine between embeddings of the same pixels by the same e
 
 OPEN_CLIP_SUFFIXES = {".safetensors", ".bin", ".pth"}  # of weights that it finds in a folder
 OTHER_SUFFIXES = {".pt", ".ckpt", ".npz"}  # of weights that are to be named themselves
+_PART = re.compile(r"-\d+-of-\d+\.\w+$")  # of a file of weights that are in several
 
 
 def load_encoder(
@@ -227,20 +229,10 @@ def _load_local(name: str, path: Path) -> Parts:
             "are unknown and are not guessed. Save the model with open_clip's "
             "`save_for_hf`/`push_to_hf_hub`, or write "
             "the config with 'model_cfg' and 'preprocess_cfg'."
+            + " (Its config.json is that of another library, such as transformers, which cannot be "
+            "read.)" * (folder / "config.json").exists()
         )
-    try:
-        told = json.loads(config.read_text())
-        missing = [key for key in ("mean", "std") if key not in told["preprocess_cfg"]]
-    except (ValueError, LookupError, TypeError):
-        missing = ["preprocess_cfg"]
-    if missing:  # open_clip would take its own default
-        raise ValueError(
-            f"{config} does not tell {' and '.join(map(repr, missing))}, and the "
-            f"preprocessing is not guessed. Add a "
-            "'preprocess_cfg' with 'mean' and 'std', and with 'interpolation' and "
-            "'resize_mode' unless these are "
-            "open_clip's usual 'bicubic' and 'shortest'."
-        )
+    _check_preprocessing(config)
     suffixes = {file.suffix for file in folder.iterdir()}
     if path.is_dir() and not suffixes & OPEN_CLIP_SUFFIXES:
         others = sorted(file.name for file in folder.iterdir() if file.suffix in OTHER_SUFFIXES)
@@ -256,6 +248,40 @@ def _load_local(name: str, path: Path) -> Parts:
         )
     weights = None if path.is_dir() else path
     return _load_open_clip(name, f"local-dir:{folder}", weights=weights)
+
+
+def _check_preprocessing(config: Path) -> None:
+    """Refuse a config that is no JSON, or from which open_clip would take another preprocessing."""
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{config} cannot be read as JSON ({error}). Save it again, in UTF-8 without a byte "
+            "order mark."
+        ) from error
+    preprocess = told.get("preprocess_cfg") if isinstance(told, dict) else None
+    if isinstance(preprocess, dict):
+        missing = [key for key in ("mean", "std") if key not in preprocess]
+    else:
+        preprocess, missing = {}, ["preprocess_cfg"]
+    if missing:  # open_clip would take its own default
+        raise ValueError(
+            f"{config} does not tell {' and '.join(map(repr, missing))}, and "
+            "the preprocessing is not guessed. Add a "
+            "'preprocess_cfg' with 'mean' and 'std', and with 'interpolation' and "
+            "'resize_mode' unless these are "
+            "open_clip's usual 'bicubic' and 'shortest'."
+        )
+    for key in ("mean", "std"):
+        values = preprocess[key]
+        numbers = values if isinstance(values, list) else []
+        is_good = [isinstance(x, int | float) and (x > 0 or key == "mean") for x in numbers]
+        if len(numbers) != 3 or not all(is_good) or not 0 <= min(numbers) <= max(numbers) <= 1:
+            raise ValueError(
+                f"{config} tells {values!r} as {key!r} of the preprocessing; expected three "
+                "numbers, of red, green and blue, for pixels from 0 to 1. Those for pixels from 0 "
+                "to 255 are to be divided by 255."
+            )
 
 
 def _load_open_clip(
@@ -332,6 +358,19 @@ def _ways_out(error: Exception, model_name: str, pretrained: str | None) -> str:
             "state_dict(); s.save_file({k: v.contiguous() for k, v in w.items() "
             "if k not in ('attn_mask', 'input_resolution', 'context_length', 'vocab_size')}, "
             'sys.argv[2])" FILE open_clip_model.safetensors`.'
+        )
+    if folder and "Missing key(s)" in str(error):
+        parts = sorted(file.name for file in folder.iterdir() if _PART.search(file.name))
+        if parts:
+            return (
+                f"the weights are in {len(parts)} files, such as {parts[0]!r}, and open_clip reads "
+                "one: put them together in open_clip_model.safetensors."
+            )
+        return (
+            "check that the weights are whole, and that 'model_cfg' in open_clip_config.json is "
+            "their architecture. Where a file has them in an entry of its own, such as 'model', "
+            "beside others, save that entry with safetensors, and give that file; 'state_dict' "
+            "is found."
         )
     if type(error).__name__ == "UnpicklingError":
         return (

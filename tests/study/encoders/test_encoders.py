@@ -284,7 +284,7 @@ def test_a_local_checkpoint_with_another_models_config(checkpoint, file):
     ("preprocess", "missing"),
     [
         (None, "'preprocess_cfg'"),
-        ("usual", "'mean' and 'std'"),
+        ("usual", "'preprocess_cfg'"),
         ({}, "'mean' and 'std'"),
         ({"mean": [0.5] * 3, "interpolation": "bicubic"}, "'std'"),
     ],
@@ -303,9 +303,52 @@ def test_a_config_that_leaves_the_preprocessing_open(checkpoint, preprocess, mis
             load_encoder(str(checkpoint / file))
 
 
-def test_a_config_that_is_not_json(checkpoint):
-    (checkpoint / "open_clip_config.json").write_text("{")
-    with pytest.raises(ValueError, match="does not tell 'preprocess_cfg'"):
+@pytest.mark.parametrize("before", ["", "{"])
+def test_a_config_that_is_not_json(checkpoint, before):
+    path = checkpoint / "open_clip_config.json"
+    path.write_bytes(before.encode() + b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(ValueError, match=r"cannot be read as JSON \(.*without a byte order mark"):
+        load_encoder(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", [123.7, 116.3, 103.5]), ("std", [58.4, 57.1, 57.4]), ("std", [0.3, 0, 0.3]),
+        ("mean", 0.5), ("mean", [0.5] * 4), ("std", None), ("mean", ["0.5"] * 3),
+        ("mean", [-0.1, 0.1, 0.1]), ("mean", [float("nan")] * 3),
+    ],
+)  # fmt: skip
+def test_a_mean_or_a_deviation_that_is_none_of_pixels_from_0_to_1(checkpoint, key, value):
+    path = checkpoint / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["preprocess_cfg"][key] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"as '{key}' of .* for pixels from 0 to 1"):
+        load_encoder(str(checkpoint))
+
+
+def test_an_interpolation_that_nobody_knows(checkpoint):
+    path = checkpoint / "open_clip_config.json"
+    path.write_text(path.read_text().replace('"bilinear"', '"bilinea"'))
+    with pytest.raises(
+        ValueError, match=r"the interpolation 'bilinea'; expected one of .*bilinear"
+    ):
+        load_encoder(str(checkpoint))
+
+
+def test_weights_in_an_entry_of_their_own_or_in_parts_are_told_the_way_out(checkpoint):
+    weights = open_clip.CLIP(**VIT).state_dict()
+    torch.save({"model": weights, "epoch": 3}, checkpoint / "epoch_3.pt")
+    with pytest.raises(RuntimeError, match="in an entry of its own, such as 'model'"):
+        load_encoder(str(checkpoint / "epoch_3.pt"))
+    (checkpoint / "open_clip_model.safetensors").unlink()
+    (checkpoint / "epoch_2.safetensors").unlink()
+    names = list(weights)
+    for i, part in enumerate((names[:9], names[9:]), start=1):
+        file = checkpoint / f"model-0000{i}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, file)
+    with pytest.raises(RuntimeError, match=r"in 2 files, such as 'model-00001-of-00002.safetens"):
         load_encoder(str(checkpoint))
 
 
