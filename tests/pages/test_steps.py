@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_workflow, drive
+from conftest import ROOT, copy_workflow, drive
 from damage import damaged_files, is_archive, is_parquet
 
-from icm_study.experiments.record import read_table, write_table
+from icm_study.experiments.names import check_names
+from icm_study.experiments.record import checked, default_parameters, read_table, write_table
 
 
 def table() -> bytes:
@@ -258,6 +262,40 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
 @pytest.mark.slow
 def test_a_target_before_an_option_is_not_taken_for_a_word_of_another(study: Path) -> None:
     assert plan(study, "photographs", "--executor", "local", "--jobs", "1") == {}
+
+
+def documented() -> list[list[str]]:
+    """List the commands that the page on repeating the study tells, in words."""
+    page = (ROOT / "reports" / "reproduce.qmd").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_are_understood(study: Path) -> None:
+    by_hand = ("conda", "python -m pip")  # of another environment
+    commands = [words for words in documented() if not " ".join(words).startswith(by_hand)]
+    assert len(commands) > 10
+    for program, *words in commands:
+        if program == "make":  # which tells what it would do
+            done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            continue
+        script, *given = words
+        assert Path(program).name == "python"
+        if script == "-c":
+            compile(given[0], "reproduce.qmd", "exec")
+        elif script.endswith("study.py"):
+            plan(study, *given)
+        else:
+            assert script == "workflow/scripts/execute.py"
+            notebook, _page, option, settings = given
+            assert option == "-y"
+            asked = yaml.safe_load(settings)
+            defaults = default_parameters(ROOT / notebook)
+            check_names(asked, defaults, notebook)
+            checked(Path(notebook).stem, defaults | asked)
 
 
 def cut(path: Path) -> None:
