@@ -141,7 +141,7 @@ rule embed_images:
     output: "cache/embeddings/parts/{images}_{part}of{parts}.json"
     log: "results/logs/embed_{images}_{part}of{parts}.log"
     threads: all_cores()
-    resources: mem_mb=growing(4000), runtime=growing(720)
+    resources: mem_mb=growing(6000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_images.py", data=WEIGHTS),
         settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
