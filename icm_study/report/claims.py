@@ -112,7 +112,24 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
         )
         gain = judged.of(condition=shift).gain(ours, rival)
         rows.append(_gain(f"{topic} ({_where(judged)})", statement, gain, RIVALRY))
+    for shift in shifts if both else []:
+        rows += _claims_with_chosen_penalty(judged, kinds[-1], shift, "Probe", SAID[shift])
     return pd.DataFrame(rows)
+
+
+def _claims_with_chosen_penalty(
+    results: Results, kind: str, condition: str, topic: str, where: str
+) -> list[dict[str, Any]]:
+    """Judge the probe where both sides choose its penalty in the same way; none if not run."""
+    part = results.of(condition=condition)
+    ours = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
+    plain = part.side_of("tuned penalty", "linear probe")
+    if not (ours and plain):
+        return []
+    said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
+    statement = f"{said}: beats the plain probe {where}"
+    name = f"{topic} ({_where(results)})"
+    return [_gain(name, statement, part.gain(ours, plain), RIVALRY)]
 
 
 def gains_over_plain(results: Results) -> pd.DataFrame:
@@ -206,6 +223,10 @@ def variant_claims(results: Results) -> pd.DataFrame:
                 )
                 name = f"Variants, {predictor} ({_where(results)})"
                 rows.append(_gain(name, statement, gain, RIVALRY))
+    for variant in results.shifts:
+        where = f"on {variant} of {dataset}"
+        topic = "Variants, linear probe"
+        rows += _claims_with_chosen_penalty(results, kind, variant, topic, where)
     return pd.DataFrame(rows)
 
 
@@ -350,13 +371,7 @@ def comparison_claims(results: Results) -> pd.DataFrame:
                 statement = f"{subject}: beats {said} {SAID[shift]}"
                 gain = part.gain(first, second)
                 rows.append(_gain(f"Rivals ({where})", statement, gain, RIVALRY))
-    tuned = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
-    tuned_plain = part.side_of("tuned penalty", "linear probe")
-    if tuned and tuned_plain:
-        said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
-        gain = part.gain(tuned, tuned_plain)
-        statement = f"{said}: beats the plain probe {SAID[shift]}"
-        rows.append(_gain(f"Rivals ({where})", statement, gain, RIVALRY))
+    rows += _claims_with_chosen_penalty(results, str(kind), shift, "Rivals", SAID[shift])
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")

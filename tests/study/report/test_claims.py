@@ -188,8 +188,9 @@ def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results
     found = domain_generalization_claims(results)
     assert found["claim"].str.contains("tables, stand-in 0").all()
     # for each way: the probe by three kinds, under the other shift, against two other rivals;
-    # zero-shot by the two kinds with texts under both shifts
-    assert len(found) == 2 * (3 + 1 + 2 + 2 * 2)
+    # zero-shot by the two kinds with texts under both shifts; the probe once more under both
+    # shifts, with its penalty chosen
+    assert len(found) == 2 * (3 + 1 + 2 + 2 * 2) + 2
     assert found["statement"].is_unique
     assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
     last = found[found["statement"].str.contains("beats the plain probe")]
@@ -200,6 +201,19 @@ def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results
         reversed_, "linear probe", "plain"
     )
     assert last["measured"].item().startswith(f"{gain:+.1f} (")
+
+
+def test_the_penalty_is_chosen_for_both_sides_or_there_is_no_such_verdict(results):
+    found = domain_generalization_claims(results).set_index("statement")
+    (told,) = [s for s in found.index if "penalty chosen" in s and s.endswith("reversed")]
+    part = results.of(condition="reversed").table
+    gain = value(part, "linear probe", "tuned penalty, ICM image+text", "intervened")
+    gain -= value(part, "linear probe", "tuned penalty", "intervened")
+    assert found.loc[told, "measured"].startswith(f"{gain:+.1f} points (")
+    some = results.table[~results.table["method"].str.startswith("tuned penalty")]
+    fewer = domain_generalization_claims(Results(some, results.record))
+    assert len(fewer) == len(found) - 2
+    assert not fewer["statement"].str.contains("penalty chosen").any()
 
 
 def test_verdicts_under_open_classes_are_of_zero_shot(table):
@@ -231,14 +245,15 @@ def test_claims_are_about_each_variant_and_both_choices(table):
     names = {"unseen": "R", "reversed": "Sketch"}
     variants = as_results(table.replace({"condition": names}))
     found = variant_claims(variants)
-    assert len(found) == 2 * 2 * 2  # choices, predictors, variants
+    # choices, predictors, variants; and the probe with a chosen penalty on each variant
+    assert len(found) == 2 * 2 * 2 + 2
     assert found["statement"].is_unique
     on_r = variants.of(condition="R").table
     gain = value(on_r, "linear probe", "ICM auto image+text") - value(on_r, "linear probe", "plain")
     row = found[
         found["statement"].str.contains("ICM linear probe, image and text")
         & found["statement"].str.contains("positive eigenvalues")
-        & found["statement"].str.endswith("on R of tables")
+        & found["statement"].str.endswith("beats the plain linear probe on R of tables")
     ]
     assert row["measured"].item().startswith(f"{gain:+.1f} (")
     assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
