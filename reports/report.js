@@ -63,10 +63,10 @@ function addFilters(table) {
   const heads = all("thead th", table).map((head) => head.textContent.trim());
   const text = make("input", {type: "search", placeholder: "Filter rows"});
   text.setAttribute("aria-label", "Filter rows");
-  const choices = ["verdict", "page"].filter((name) => heads.includes(name)).map((name) => {
+  const choices = ["verdict", "measured on", "page"].filter((name) => heads.includes(name)).map((name) => {
     const place = heads.indexOf(name);
     const values = new Set([...table.tBodies[0].rows].map((row) => row.cells[place].textContent.trim()));
-    const select = make("select", {}, new Option(`every ${name}`, ""), ...[...values].map((v) => new Option(v, v)));
+    const select = make("select", {}, new Option(`${name}: every`, ""), ...[...values].map((v) => new Option(v, v)));
     select.setAttribute("aria-label", name);
     return {place, select};
   });

@@ -19,6 +19,20 @@ from icm_study.experiments.record import read_table
 from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT
 from icm_study.report.verdicts import VERDICTS, anchor, claim_id
 
+#: What makes a recorded page again, by its notebook; other recorded pages are of photographs.
+MADE_BY = {
+    "06_methods": "make methods",
+    "09_identifiability": "make questions",
+    "10_open_questions": "make questions",
+    "11_released_code": "make questions",
+}
+#: What a claim was measured on, by the words in it; the first that fits.
+MEASURED_ON = {
+    "real CLIP": r"real CLIP",
+    "animal world": r"animal",
+    "theory": r"model|T5\.6",
+    "photographs, real CLIP": r", \S+/",
+}
 LOOKS = dict(zip(VERDICTS, ((INVARIANT, "o"), (VARIANT, "D"), (CONTEXT, "s")), strict=True))
 
 
@@ -34,17 +48,36 @@ def read_claims(paths: Sequence[str | Path]) -> pd.DataFrame:
     -------
     DataFrame
         A table of verdicts, with the columns page (the name of the page that has it first),
-        id and topic.
+        id, topic, measured on and command, which makes the page again.
     """
-    tables = [
-        read_table(path).assign(page=Path(path).stem.removesuffix("_claims")) for path in paths
-    ]
+    tables = []
+    for path in paths:
+        table, page = read_table(path), Path(path).stem.removesuffix("_claims")
+        made = {"page": page, "command": made_by(page, table.attrs)}
+        on = [measured_on(claim, page) for claim in table["claim"]]
+        tables.append(table.assign(**made, **{"measured on": on}))
     rows = pd.concat([pd.DataFrame(dict(table)) for table in tables], ignore_index=True)
     where = rows["claim"].str.extract(r"\((.*)\)")[0].str.replace(r", \d+ seeds$", "", regex=True)
     rows = rows[~rows.assign(where=where).duplicated(["statement", "where"])]
     topic = rows["claim"].str.replace(r" \(.*", "", regex=True)
     ids = [claim_id(*row) for row in rows[["claim", "statement"]].to_numpy()]
     return rows.assign(topic=topic, id=ids).reset_index(drop=True)
+
+
+def made_by(page: str, record: Mapping[str, Any]) -> str:
+    """Name the command that makes a page again, from its name and its record."""
+    if re.match(r"\d\d_", page):
+        return "make study"
+    _, notebook, *_ = [*record.get("command", "").split(), "", ""]
+    return MADE_BY.get(notebook.removesuffix(".ipynb"), "make photographs")
+
+
+def measured_on(claim: str, page: str) -> str:
+    """Say what a claim was measured on, from its name: theory, animals, photographs, real CLIP."""
+    if page.startswith("01_"):
+        return "theory"
+    fits = (name for name, pattern in MEASURED_ON.items() if re.search(pattern, claim))
+    return next(fits, "photographs")
 
 
 def tally(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +98,7 @@ def verdict_table(rows: pd.DataFrame) -> HTML:
     """
     from_pages = "page" in rows
     heads = ["#", "verdict", "claim", "statement", "measured", "threshold"]
-    heads += ["page"] if from_pages else []
+    heads += ["measured on", "command", "page"] if from_pages else []
     head = "".join(f"<th>{name}</th>" for name in heads)
     body = "".join(
         _row(number, row, from_pages) for number, row in enumerate(rows.to_dict("records"), 1)
@@ -81,6 +114,7 @@ def _row(number: int, row: Mapping[Any, Any], from_pages: bool) -> str:
         html.escape(row[column]) for column in ("claim", "statement", "measured", "threshold")
     ]
     if from_pages:
+        cells += [html.escape(row["measured on"]), f"<code>{row['command']}</code>"]
         said = html.escape(page_name(row["page"]))
         cells.append(f'<a href="{row["page"]}.html#{anchor(row["section"])}">{said}</a>')
     return f'<tr id="{name}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

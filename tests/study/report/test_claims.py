@@ -9,6 +9,7 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.embedding.tables import Embedder
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import KINDS, Results
+from icm_study.experiments.record import write_table
 from icm_study.experiments.run import Plan, run
 from icm_study.report.claims import (
     comparison_claims,
@@ -19,7 +20,9 @@ from icm_study.report.claims import (
     variant_claims,
     ways,
 )
-from icm_study.report.verdicts import claim, judge
+from icm_study.report.claims_map import read_claims, verdict_table
+from icm_study.report.gains import gain_claim
+from icm_study.report.verdicts import claim, judge, located
 
 
 @pytest.mark.parametrize(
@@ -271,3 +274,39 @@ def test_claims_of_several_encoders_or_worlds_are_refused(table, judged, column)
         return
     with pytest.raises(ValueError, match="several encoders or worlds"):
         judged(several)
+
+
+# The page of every claim
+
+
+def test_the_page_says_what_each_claim_was_measured_on_and_what_repeats_it(tmp_path):
+    made = {
+        "01_theory": ("P5.1", None, "theory", "make study"),
+        "02_domain_generalization_a": (
+            "Probe (coat 0.9, animal-world)", "02_domain_generalization", "animal world",
+            "make study",
+        ),
+        "methods_a": ("Rivals (coat 0.9, animal-world)", "06_methods", "animal world",
+                      "make methods"),
+        "PACS_x": ("Probe (PACS, lite0-minilm)", "02_domain_generalization", "photographs",
+                   "make photographs"),
+        "PACS_y": ("Probe (PACS, ViT-B-16/openai)", "02_domain_generalization",
+                   "photographs, real CLIP", "make photographs"),
+        "real": ("P5.3 (real CLIP)", "08_real_clip", "real CLIP", "make photographs"),
+        "asked": ("Leak (linear models)", "09_identifiability", "theory", "make questions"),
+        "audited": ("Released code (animal world)", "11_released_code", "animal world",
+                    "make questions"),
+    }  # fmt: skip
+    paths = []
+    for page, (name, notebook, *_) in made.items():
+        gain = pd.Series({"value": 1, "low": 0.5, "high": 2})
+        table = pd.DataFrame([gain_claim(name, f"of {page}", gain) | located("Somewhere")])
+        table.attrs = {"command": f"papermill {notebook}.ipynb out.ipynb"} if notebook else {}
+        paths.append(tmp_path / f"{page}_claims.parquet")
+        write_table(table, paths[-1])
+    rows = read_claims(paths)
+    told = rows.set_index("page")[["measured on", "command"]].T.to_dict("list")
+    assert told == {page: list(one[2:]) for page, one in made.items()}
+    shown = verdict_table(rows).data
+    assert all(f"<td><code>{one[3]}</code></td>" in shown for one in made.values())
+    assert "measured on" not in verdict_table(rows[rows.columns.drop("page")]).data
