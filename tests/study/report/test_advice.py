@@ -98,6 +98,7 @@ def test_one_gain_has_one_interval_that_holds_for_all_at_once():
     [
         ({"ICM_image": 0.1}, "ICM image, probe"),
         ({"ICM_image": 0.1, "augmentation": 0.2}, "augmentation, probe"),
+        ({"ICM_image": 0.1, "tuned_penalty": 0.2}, "tuned penalty, probe"),
         ({"ICM_image": 0.1, "zero_shot": 0.9}, "plain, zero-shot"),
         ({"ICM_image": -0.1, "augmentation": -0.1}, "plain, probe"),
     ],
