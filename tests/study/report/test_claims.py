@@ -212,7 +212,7 @@ def test_the_penalty_is_chosen_for_both_sides_or_there_is_no_such_verdict(result
     part = results.of(condition="reversed").table
     gain = value(part, "linear probe", "tuned penalty, ICM image+text", "intervened")
     gain -= value(part, "linear probe", "tuned penalty", "intervened")
-    assert found.loc[told, "measured"].startswith(f"{gain:+.1f} points (")
+    assert found.loc[told, "measured"].startswith(f"{gain:+.1f} (")
     some = results.table[~results.table["method"].str.startswith("tuned penalty")]
     fewer = domain_generalization_claims(Results(some, results.record))
     assert len(fewer) == len(found) - 2
