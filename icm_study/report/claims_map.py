@@ -64,12 +64,13 @@ def read_claims(paths: Sequence[str | Path]) -> pd.DataFrame:
     return rows.assign(topic=topic, id=ids).reset_index(drop=True)
 
 
-def made_by(page: str, record: Mapping[str, Any]) -> str:
+def made_by(page: str, record: Mapping[Any, Any]) -> str:
     """Name the command that makes a page again, from its name and its record."""
     if re.match(r"\d\d_", page):
         return "make study"
-    _, notebook, *_ = [*record.get("command", "").split(), "", ""]
-    return MADE_BY.get(notebook.removesuffix(".ipynb"), "make photographs")
+    words = str(record.get("command", "")).split()
+    notebook = words[1].removesuffix(".ipynb") if words else ""
+    return MADE_BY.get(notebook, "make photographs")
 
 
 def measured_on(claim: str, page: str) -> str:
