@@ -65,13 +65,13 @@ given = dict(source=source, test=None, prompts=prompts, provenance={}, domains=p
 before = resource.getrusage(resource.RUSAGE_SELF)
 try:
     from icm_study.embedding.tables import EmbeddedData
-    from icm_study.experiments import trial
     from icm_study.experiments.run import Plan, run_task
     from icm_study.experiments.task import make_task
+    from icm_study.methods import sources
     from icm_study.testbeds.splits import split
 
     if exact:
-        trial.LARGE = np.inf
+        sources.LARGE = np.inf
     data = EmbeddedData(**given, classes=words)
     bed = SimpleNamespace(words=words, spurious=(), split=lambda data, target, seed: split(data, 0))
     embedder = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=d, name="made up"))

@@ -20,9 +20,6 @@ from icm_study.methods.registry import Entry, Grid
 from icm_study.methods.sources import Images, Sources
 from icm_study.testbeds.splits import group_folds
 
-#: Images × features × classes of the sources above which settings of a map are chosen with a
-#: probe of least squares in the place of the logistic one, whose fits would take days.
-LARGE = 2e9
 Hits = dict[
     str, NDArray[np.bool_]
 ]  # predictor -> for each image, whether it is classified correctly
@@ -137,9 +134,7 @@ class Trial:
 
     def _is_slow(self, sources: Sources) -> bool:
         """Say whether it is a map, and the sources are too large to fit a probe at each setting."""
-        n, n_features = sources.images.embedded.shape
-        is_large = n * n_features * len(sources.words) > LARGE
-        return is_large and isinstance(self._make({}), EmbeddingMap)
+        return sources.is_large and isinstance(self._make({}), EmbeddingMap)
 
     def _fit(
         self,

@@ -78,7 +78,7 @@ class EmbeddingMap(Method):
             self.heads_["zero-shot"] = self._zero_shot(sources)
             self.n_parameters_["zero-shot"] = learnt
         if "linear probe" in sources.predictors:
-            probe = self._probe(*self._labelled(sources), least_squares=sources.only_judged)
+            probe = self._probe(*self._labelled(sources), sources)
             self.heads_["linear probe"] = probe
             self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
@@ -88,11 +88,12 @@ class EmbeddingMap(Method):
         return 0.316
 
     def _probe(
-        self, X: np.ndarray, y: np.ndarray, *, least_squares: bool
+        self, X: np.ndarray, y: np.ndarray, sources: Sources
     ) -> LinearProbe | RidgeClassifier:
         """Fit the probe, or one of least squares with a penalty in the same units."""
-        if not least_squares:
-            return LinearProbe(C=self.probe_C()).fit(X, y)
+        if not sources.only_judged:
+            precision = np.float32 if sources.is_large else X.dtype
+            return LinearProbe(C=self.probe_C()).fit(X.astype(precision, copy=False), y)
         penalty = float(np.square(X, dtype=np.float64).mean()) / self.probe_C()
         return RidgeClassifier(alpha=penalty, solver="cholesky").fit(X, y)
 

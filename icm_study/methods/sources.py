@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
 PREDICTORS = ("zero-shot", "linear probe")
+#: Images × features × classes of the sources above which a probe takes so long that settings of
+#: a map are chosen with one of least squares in its place, and that it has single precision.
+LARGE = 2e9
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class Sources:
     others: Mapping[str, Pairs] | None = None
     only_judged: bool = False
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
+
+    @property
+    def is_large(self) -> bool:
+        """Say whether a logistic probe at each of many settings would take days."""
+        return self.images.embedded.size * len(self.words) > LARGE
 
     def take(self, index: NDArray) -> Sources:
         """Keep the images at these places, or under this mask, with their pairs."""

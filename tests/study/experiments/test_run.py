@@ -498,7 +498,7 @@ def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch
     plan = Plan(["plain", "ICM image", "tuned penalty"], ("held-out", "intervened"), CHOSEN)
     before = run_task(task, plan)
     assert set(before["judged_by"]) == {"itself"}
-    monkeypatch.setattr("icm_study.experiments.trial.LARGE", 0)
+    monkeypatch.setattr("icm_study.methods.sources.LARGE", 0)
     table = run_task(task, plan)
     icm = table[table["method"] == "ICM image"]
     is_probe = icm["predictor"] == "linear probe"
@@ -508,6 +508,8 @@ def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch
     same = others[0].columns.difference(["fit_seconds"])
     pd.testing.assert_frame_equal(*(one[same] for one in others))
 
+    fitted = METHODS["ICM image"].make(n_components=2).fit(task.sources)
+    assert fitted.heads_["linear probe"].coef_.dtype == np.float32  # half the time and memory
     images = task.sources.images
     path = least_squares_path(images.embedded, images.label, 0.316)
     held_out = {"held-out": task.held_out.images, "intervened": task.held_out.copies["image"]}
