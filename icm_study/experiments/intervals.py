@@ -320,7 +320,7 @@ def contrasts(
     table, by, over, level
         As for :func:`contrast`.
     pairs : sequence of (side, against)
-        At least one; each as for :func:`contrast`.
+        Each as for :func:`contrast`; where there are none, no rows come back.
 
     Returns
     -------
@@ -332,6 +332,9 @@ def contrasts(
     ValueError
         As :func:`contrast`.
     """
+    if not pairs:
+        told = ["pair", *by, "value", "low", "high", "n_runs", "side", "against"]
+        return pd.DataFrame(columns=told).astype({"pair": int, "value": float, "low": float})
     keys = list(dict.fromkeys([*by, "target", "seed"]))
     cell = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     columns = {name: table[name].to_numpy() for pair in pairs for one in pair for name in one}

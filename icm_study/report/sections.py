@@ -136,6 +136,8 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
         :func:`~icm_study.report.words.redrawn`.
     """
     gains = gains_over_rivals(results)
+    if not len(gains):
+        return came_out("CLIP-ICM or its rivals were not run, so none of them is compared here.")
     own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna()]
     won, lost = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
     text = f"Oracle aside, CLIP-ICM wins {won} of {len(own)} comparisons and loses {lost}."

@@ -174,6 +174,8 @@ def test_many_contrasts_are_each_as_it_is_alone():
         own = found[found["pair"] == number].drop(columns="pair").reset_index(drop=True)
         alone = contrast(table, *pair, ["condition"])
         pd.testing.assert_frame_equal(own, alone, check_exact=True)
+    none = contrasts(table, [], ["condition"])
+    assert (list(none), len(none)) == (list(found), 0)
 
 
 def test_contrast_keeps_the_order_of_its_table_whatever_the_order_of_the_runs():

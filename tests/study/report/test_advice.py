@@ -10,6 +10,7 @@ from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import Results
 from icm_study.report.advice import ANSWERS, advise, domain_sizes, gains_over_plain_probe
+from icm_study.report.sections import rivals_came_out
 
 SHARES = {"plain": 0.0, "augmentation": 0.0, "ICM image": 0.0, "ICM auto image": -0.4}
 
@@ -162,6 +163,14 @@ def test_advice_never_takes_what_was_tuned_on_the_target():
     runs = results(honest, tuned)
     assert advise(runs).gain == pytest.approx(-10)
     assert set(gains_over_plain_probe(runs)["choice"]) == {"none", "intervened"}
+
+
+def test_a_comparison_without_clip_icm_or_without_rivals_says_so():
+    for method in ("plain", "ICM image"):
+        table = outcomes()
+        alone = results(table[table["method"] == method])
+        assert "none of them is compared" in rivals_came_out(alone).data
+    assert "CLIP-ICM wins" in rivals_came_out(results(outcomes())).data
 
 
 def test_advice_needs_a_probe_of_clip_icm():
