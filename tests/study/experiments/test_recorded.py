@@ -207,10 +207,11 @@ def test_real_clip_at_hand_is_what_was_recorded():
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_recorded_table_is_shown_without_torch(path):
     given = {"dataset": "data/PACS", "tables": [str(path)]}
+    notebook = RUNS[path.stem]["notebook"]
     code = (
         "import sys; from icm_study.experiments.study import Study; "
         "from icm_study.methods.registry import overview; "
-        f"study = Study('02_domain_generalization', {given}); table = study.results().table; "
+        f"study = Study({notebook!r}, {given}); table = study.results().table; "
         "overview(table['method'].unique()); print(study.examples(), 'torch' in sys.modules)"
     )
     done = run("-c", code)
