@@ -104,5 +104,6 @@ def test_a_folder_is_run_over_its_targets_and_seeds(bed, embedder):
     assert set(table["world"]) == set(table["dataset"]) == {"animals"}
     assert not table.duplicated(["method", "predictor", "condition", "target", "seed"]).any()
     assert set(run([bed], embedder, [0], ["photo"])["method"]) == {
-        "plain", "augmentation", "ICM image", "ICM auto image"
+        "plain", "tuned penalty", "augmentation",
+        "ICM image", "ICM auto image", "tuned penalty, ICM image",
     }  # fmt: skip

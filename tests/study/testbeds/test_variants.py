@@ -312,7 +312,7 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, bed, 
     np.testing.assert_array_equal(unpack(row), right)
 
     own = evaluate(bed, by.store, imagenet)
-    learnt = ["plain", "augmentation"]  # on the training images, as ever
+    learnt = ["plain", "tuned penalty", "augmentation"]  # on the training images, as ever
     pd.testing.assert_frame_equal(
         *(each[each["method"].isin(learnt)].reset_index(drop=True) for each in (table, own))
     )
@@ -320,6 +320,7 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, bed, 
     assert icm[0]["correct"].tolist() != icm[1]["correct"].tolist()
     kinds = KINDS[:1] if elsewhere.layout == "flat" else KINDS
     icm = {f"{way} {kind}" for way in ("ICM", "ICM auto") for kind in kinds}
+    icm |= {f"tuned penalty, ICM {kind}" for kind in kinds if kind != "text"}
     assert set(table["method"]) == {*learnt, *icm}
 
 
