@@ -209,8 +209,8 @@ def leads_words(rows: pd.DataFrame) -> Markdown:
         if len(part):
             row = part.iloc[farthest]
             most = f", the farthest “{row['method']}” ({row['panel']}): {points(row)}"
-        told.append(f"{len(part)} {side} zero{most}")
-    return came_out(f"Of {len(rows)} leads of the paper's way {'; '.join(told)}.")
+        told.append(f"{len(part)} are {side} zero{most}")
+    return came_out(f"Of {len(rows)} leads of the paper's way, {'; '.join(told)}.")
 
 
 def _turned(gain: pd.Series) -> pd.Series:
