@@ -105,7 +105,10 @@ def test_the_claims_page_tells_who_is_ahead(worse, better):
         assert len(rows) == 2 * (len(audit.DONE) + 1) - len(audit.ONLY)
         assert set(rows["verdict"]) == {ahead}
         assert rows["value"].notna().all()
-        count = {"supported": f"{len(rows)} are above zero", "refuted": f"{len(rows)} are below zero"}
+        count = {
+            "supported": f"{len(rows)} are above zero",
+            "refuted": f"{len(rows)} are below zero",
+        }
         assert count[ahead] in audit.leads_words(rows).data
     assert "not audited" in audit.leads_words(audit.leads(claims.iloc[:0])).data
 
