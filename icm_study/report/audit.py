@@ -14,12 +14,15 @@ from icm_study.experiments import departures, eigenvalue_orders
 from icm_study.experiments.departures import (
     ALL,
     ALL_BUT_ORDER,
+    C_OF_PAPER,
     CONTROL,
     DEPARTURES,
+    LARGE,
     PAPER,
     PEEKED,
     PLAIN,
     WITH_TEXT,
+    Way,
 )
 from icm_study.experiments.eigenvalue_orders import LARGEST, RANDOM, SHUFFLED, SMALLEST
 from icm_study.experiments.intervals import mean_interval
@@ -58,8 +61,8 @@ DONE: dict[str, tuple[str, str]] = {
         "eigenvalues come in ascending order, and the first K are kept",
     ),
     "λ = 1000": (
-        "λ is chosen among 0.3, 1, 3 and 10",
-        "1000 unless the caller says otherwise; the command line has no default, nor for K",
+        f"λ is chosen among {', '.join(f'{one:g}' for one in Way().consistency_weights)}",
+        f"{LARGE:g} unless the caller says otherwise; the command line has no default, nor for K",
     ),
     "moments not normalised": (
         "C and S of embeddings of unit length",
@@ -71,7 +74,7 @@ DONE: dict[str, tuple[str, str]] = {
     ),
     "C = 0.316, not normalised": (
         "the probe sees unit rows, and C is chosen on the sources",
-        "C = 0.316, on embeddings as the model gives them",
+        f"C = {C_OF_PAPER:g}, on embeddings as the model gives them",
     ),
     "a fifth of the target": (
         "all of the target is tested",

@@ -27,8 +27,10 @@ from icm_study.experiments.modality import (
 )
 from icm_study.experiments.modality import SHUFFLED as SHUFFLED_PAIRS
 from icm_study.report.finding import Finding
+from icm_study.report.gains import gain_claim
 from icm_study.report.tables import with_interval
-from icm_study.report.verdicts import claim, judge, located
+from icm_study.report.verdicts import claim, judge
+from icm_study.report.words import points
 
 LINEAR, NOT_LINEAR = 0.95, 0.05  # R² of a linear map, and of none
 CLASSES = "things"  # that are judged; the others tell what hangs on the keywords
@@ -339,7 +341,7 @@ def _percent(row: pd.Series) -> str:
 
 
 def _points(row: pd.Series) -> str:
-    return f"{row['value']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f})"
+    return f"{points(row)} points"
 
 
 def _claim(
@@ -351,15 +353,6 @@ def _claim(
     return claim(f"{name} (real CLIP)", statement, with_interval(row), threshold, verdict)
 
 
-def _points_claim(
-    name: str, statement: str, row: pd.Series, *, below: float | None = None
-) -> dict[str, Any]:
-    above = 0.0 if below is None else None
-    verdict = judge(row["low"], row["high"], above=above, below=below)
-    threshold = "above 0" if below is None else f"below {below:g}"
-    found: dict[str, Any] = {
-        **claim(f"{name} (real CLIP)", statement, _points(row), threshold, verdict)
-    }
-    if below is None:
-        found |= located("Verdicts", (float(row["value"]), float(row["low"]), float(row["high"])))
-    return found
+def _points_claim(name: str, statement: str, row: pd.Series, **threshold: float) -> dict[str, Any]:
+    judged = gain_claim(f"{name} (real CLIP)", statement, row, **threshold)
+    return judged | {"section": "Verdicts"}
