@@ -26,6 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from icm_core.moments import (
+    as_array,
     check_labelled,
     check_new,
     check_order,
@@ -37,7 +38,27 @@ _GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leave
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
 
 
-class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
+class _Classifier(ClassifierMixin, BaseEstimator):
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Give the accuracy on labelled embeddings.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            A class for each row.
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Raises
+        ------
+        ValueError
+            If rows have labels in another order than y has, and as ``predict``.
+        """
+        check_same_rows(X, y, "y")
+        return float(super().score(X, as_array(y), sample_weight))
+
+
+class ZeroShotClassifier(_Classifier):
     """Classify an image embedding by its cosine with the embeddings of class prompts.
 
     Parameters
@@ -113,7 +134,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         return unit_rows(embeddings) @ self.prototypes_.T
 
 
-class LinearProbe(ClassifierMixin, BaseEstimator):
+class LinearProbe(_Classifier):
     r"""Logistic regression on embeddings.
 
     Minimises :math:`C \sum_i \mathrm{loss}_i + \tfrac12 \lVert W \rVert^2`, as

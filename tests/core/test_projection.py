@@ -1298,6 +1298,11 @@ def test_rows_that_are_labelled_in_another_order_are_refused(kind):
         with pytest.raises(ValueError, match="y has the labels of the rows of X in another order"):
             predictor.fit(alike[0], labelled(y, order))
         predictor.fit(both[0], labelled(y, order)).predict(alike[0])
+        with pytest.raises(ValueError, match="y has the labels of the rows of X in another order"):
+            predictor.score(alike[0], labelled(y, order))
+        expected = predictor.score(X, y)
+        assert predictor.score(both[0], labelled(y, order)) == expected
+        assert expected == (predictor.predict(X) == y).mean()
     projection(2).fit(alike[0], pd.DataFrame(X_do, index=[f"after {n}" for n in names]))
 
 
