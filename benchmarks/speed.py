@@ -189,7 +189,10 @@ given = default_parameters(Path("notebooks/07_explore.ipynb")) | {"cache": sys.a
 panel = Panel(Study("07_explore", given))
 print(time.perf_counter() - started)
 turns = [("n_components", k) for k in (4, 8, 24, 32)]
-turns += [("consistency_weight", w) for w in (10.0, 0.1)] + [("predictor", "zero-shot")]
+turns += [("consistency_weight", w) for w in (10.0, 0.1)]
+turns += [("predictor", "zero-shot"), ("intervention", "image"), ("predictor", "linear probe")]
+turns += [("target", target) for target in ("sketch", "painting", "photo")]
+turns += [("world", world) for world in reversed(panel.controls["world"].options)]
 for name, value in turns:
     started = time.perf_counter()
     panel.controls[name].value = value

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import io
+from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from icm_study.experiments.exploring import Answer, Exploration, Setting
 from icm_study.experiments.study import Study
@@ -17,6 +23,7 @@ from icm_study.report.words import limits_of
 
 #: What is shown first.
 START_KIND, START_WEIGHT, START_K = "image+text", 1.0, 16
+_FEW, _THUMBNAIL = 12, 96  # classes that a table has room for; pixels
 
 
 class Panel:
@@ -33,10 +40,10 @@ class Panel:
         ``world``, ``target``, ``intervention``, ``consistency_weight``, ``n_components`` and
         ``predictor``.
     figure : matplotlib.figure.Figure
-        The answer as it is drawn.
-    picture, told, code : widgets
-        What a change of a control changes: the answer as a picture and in a sentence, and the
-        setting as code to copy.
+        The shares and the accuracies as they are drawn.
+    picture, told, confusion, changed, code : widgets
+        What a change of a control changes: the figure, the answer in a sentence, the table of
+        the classes, the images whose prediction changed, and the setting as code to copy.
     """
 
     def __init__(self, study: Study) -> None:
@@ -67,11 +74,13 @@ class Panel:
             ),
         }  # fmt: skip
         self.picture = widgets.Image(format="png")
-        self.told = widgets.HTML()
+        self.told, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.code = widgets.Textarea(rows=7, layout=widgets.Layout(width="46em"), disabled=False)
         for control in self.controls.values():
             control.observe(lambda _: self.update(), names="value")
         self.update()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: to look through it takes longer than an answer
 
     @property
     def limits(self) -> list[str]:
@@ -89,13 +98,15 @@ class Panel:
         """Answer what the controls say."""
         exploration = self._exploration(self.controls["world"].value)
         answer = exploration.answer(self.setting)
-        self.figure = draw(answer, self.setting, exploration.bed.words)
+        self.figure = draw(answer, self.setting)
         png = io.BytesIO()
         self.figure.patch.set_facecolor(PAPER)  # JupyterLab may be dark
         FigureCanvasAgg(self.figure).print_png(png)
         self.figure.patch.set_facecolor("none")
         self.picture.value = png.getvalue()
         self.told.value = tell(answer, self.setting)
+        self.confusion.value = confusion_table(answer, exploration.bed.words)
+        self.changed.value = changed_images(answer, exploration.bed.words)
         self.code.value = as_code(self.setting)
 
     def show(self) -> widgets.Widget:
@@ -105,7 +116,7 @@ class Panel:
             [
                 widgets.HBox([c["world"], c["target"], c["intervention"]]),
                 widgets.HBox([c["consistency_weight"], c["n_components"], c["predictor"]]),
-                self.told, self.picture, self.code,
+                self.told, self.picture, self.confusion, self.changed, self.code,
             ]
         )  # fmt: skip
 
@@ -147,16 +158,12 @@ def as_code(setting: Setting) -> str:
     )
 
 
-def draw(answer: Answer, setting: Setting, words: tuple[str, ...]) -> Figure:
-    """Draw an answer: spectrum, accuracy, confusion, and images whose prediction changed."""
-    figure = Figure(figsize=(9, 4.7), dpi=90)
-    top = figure.add_gridspec(
-        1, 3, left=0.06, right=0.98, bottom=0.5, top=0.93, wspace=0.42, width_ratios=(1.2, 1, 1)
-    )
-    _spectrum(figure.add_subplot(top[0]), answer, setting)
-    _accuracy(figure.add_subplot(top[1]), answer)
-    _confusion(figure.add_subplot(top[2]), answer, words)
-    _images(figure, answer, words)
+def draw(answer: Answer, setting: Setting) -> Figure:
+    """Draw what the interventions re-draw of each component, and the accuracies."""
+    figure = Figure(figsize=(9, 2.4), dpi=90)
+    grid = figure.add_gridspec(1, 2, left=0.06, right=0.98, bottom=0.2, top=0.88, wspace=0.15)
+    _spectrum(figure.add_subplot(grid[0]), answer, setting)
+    _accuracy(figure.add_subplot(grid[1]), answer)
     return figure
 
 
@@ -187,36 +194,53 @@ def _accuracy(axis: Any, answer: Answer) -> None:
     axis.set_xlabel("accuracy (%)", fontsize=9)
 
 
-def _confusion(axis: Any, answer: Answer, words: tuple[str, ...]) -> None:
-    rows = answer.confusion / np.maximum(answer.confusion.sum(axis=1, keepdims=True), 1)
-    axis.imshow(rows, cmap="Blues", vmin=0, vmax=1)
-    axis.set_title(f"Taken for, {said(answer.condition)}", fontsize=10)
-    axis.grid(visible=False)
-    few = len(words) <= 12
-    axis.set_xticks(range(len(words)) if few else [], words if few else [], rotation=90, fontsize=8)
-    axis.set_yticks(range(len(words)) if few else [], words if few else [], fontsize=8)
+def confusion_table(answer: Answer, words: tuple[str, ...]) -> str:
+    """Tell for each class how many percent of its images are taken for each, as HTML.
+
+    Of more than twelve classes it lists the commonest mistakes.
+    """
+    of_class = answer.confusion.sum(axis=1, keepdims=True)
+    percent = 100 * answer.confusion / np.maximum(of_class, 1)
+    if len(words) > _FEW:
+        wrong = np.where(np.eye(len(words), dtype=bool), 0, answer.confusion)
+        commonest = np.argsort(-wrong, axis=None, kind="stable")[:_FEW]
+        mistakes = [
+            (words[own], words[other], f"{wrong[own, other]} of {of_class[own, 0]}")
+            for own, other in zip(*np.unravel_index(commonest, wrong.shape), strict=True)
+            if wrong[own, other]
+        ]
+        return pd.DataFrame(mistakes, columns=["class", "taken for", "images"]).to_html(index=False)
+    cells = pd.DataFrame(percent, words, words).rename_axis("class")
+    return str(
+        cells.style.format("{:.0f}")
+        .background_gradient("Blues", vmin=0, vmax=100)
+        .set_uuid("confusion")
+        .to_html()
+    )
 
 
-def _images(figure: Figure, answer: Answer, words: tuple[str, ...]) -> None:
-    n = len(answer.changed)
-    title = f"Images of the condition “{said(answer.condition)}” whose prediction changed"
-    axis = figure.add_axes((0.02, 0.0, 0.96, 0.3))
-    axis.set_title(title if n else "No prediction changed", fontsize=10)
-    axis.set_axis_off()
-    if not n:
-        return
-    pixels = answer.changed.pixels().numpy().transpose(0, 2, 3, 1)
-    height, width, gap = *pixels.shape[1:3], pixels.shape[2] // 12
-    strip = np.full((height, 12 * (width + gap), 3), 255, np.uint8)  # one image draws faster
-    for i, image in enumerate(pixels):
-        start = i * (width + gap)
-        strip[:, start : start + width] = image
-        for line, label in enumerate((answer.before[i], answer.after[i])):
-            is_right = label == answer.changed.label[i]
-            axis.text(
-                start + width / 2, height * (1.18 + 0.2 * line),
-                f"{('was', 'now')[line]} {words[label]} {'✓' if is_right else '✗'}",
-                ha="center", fontsize=7.5, color=INVARIANT if is_right else VARIANT,
-            )  # fmt: skip
-    axis.imshow(strip)
-    axis.set_anchor("NW")
+def changed_images(answer: Answer, words: tuple[str, ...]) -> str:
+    """Show the images whose prediction changed, with what it was and is, as HTML."""
+    if not len(answer.changed):
+        return "No prediction changed."
+    images = "".join(_thumbnails(answer, words))
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{images}</div>'
+
+
+def _thumbnails(answer: Answer, words: tuple[str, ...]) -> Iterator[str]:
+    for i, pixels in enumerate(answer.changed.pixels().numpy().transpose(0, 2, 3, 1)):
+        own = answer.changed.label[i]
+        lines = [
+            f"{when} {escape(words[label])} {'✓' if label == own else '✗'}"
+            for when, label in (("was", answer.before[i]), ("now", answer.after[i]))
+        ]
+        image, png = Image.fromarray(pixels), io.BytesIO()
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        image.save(png, "png")
+        data = base64.b64encode(png.getvalue()).decode()
+        yield (
+            f'<figure style="margin: 0; width: {_THUMBNAIL}px">'
+            f'<img alt="an image of the class {escape(words[own])}" width="{_THUMBNAIL}" '
+            f'src="data:image/png;base64,{data}">'
+            f'<figcaption style="font-size: 0.8em">{"<br>".join(lines)}</figcaption></figure>'
+        )
