@@ -37,7 +37,9 @@ ICM_AND_PLAIN = (
     "plain", "augmentation", "augmentation oracle",
     "ICM image", "ICM text", "ICM image+text", "ICM oracle",
     "ICM auto image", "ICM auto text", "ICM auto image+text", "ICM auto oracle",
-    "tuned penalty", "tuned penalty, ICM image", "tuned penalty, ICM image+text",
+    "tuned penalty",
+    *(f"tuned penalty, {way} {kind}" for way in ("ICM", "chosen ICM")
+      for kind in ("image", "text", "image+text", "oracle")),
 )  # fmt: skip
 
 
@@ -76,6 +78,10 @@ class Plan:
         if self.methods:
             return list(self.methods)
         return [name for name in ICM_AND_PLAIN if _can_be_fitted(METHODS[name], task.sources)]
+
+    def given(self, name: str) -> Grid:
+        """Give the values that a method is to try, with those of the method that it follows."""
+        return {**self.settings.get(METHODS[name].after, {}), **self.settings.get(name, {})}
 
 
 def run(
@@ -198,7 +204,7 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     with threadpool_limits(limits=1 if small else None, user_api="blas"):
         judge = Judge(task, [CHOICES[name] for name in plan.choices])
         for name in tqdm(plan.methods_for(task), desc="methods", unit="method", leave=False):
-            trial = Trial(name, METHODS[name], plan.settings.get(name), seed)
+            trial = Trial(name, METHODS[name], plan.given(name), seed)
             try:
                 measured = [*trial.chosen(judge)]
             except ValueError as error:  # such as an encoder without a part that it changes

@@ -311,7 +311,10 @@ METHODS = (
     "biased prompts", "Fukunaga-Koontz", "centring", "SPD", "SHED", "TIE",
     *(
         f"{way} {pairs}"
-        for way in ("ICM", "ICM auto", "tuned penalty, ICM", "ICM gap", "ICM held-out")
+        for way in (
+            "ICM", "ICM auto", "tuned penalty, ICM", "tuned penalty, chosen ICM", "ICM gap",
+            "ICM held-out",
+        )
         for pairs in _PAIRS
     ),
     "augmentation", "augmentation oracle", "LDA", "CORAL", "IRM", "group DRO", "CLIP-Adapter",

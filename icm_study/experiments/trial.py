@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 import warnings
@@ -37,6 +38,8 @@ class Judge:
     def __init__(self, task: Task, choices: Sequence[Choice]) -> None:
         self.task = task
         self.choices = choices
+        #: Settings that were best, by what was tried, choice and predictor.
+        self.best: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._folds: dict[tuple[str, frozenset[str]], list[Fold]] = {}
         for choice in choices:
             choice.check(Prospect.of_task(task))
@@ -47,6 +50,12 @@ class Judge:
         if key not in self._folds:
             self._folds[key] = choice.folds(self.task, key[1])
         return self._folds[key]
+
+    def by(self, choice: str) -> Judge:
+        """Give the same judge with one of its choices alone."""
+        one = copy.copy(self)
+        one.choices = [own for own in self.choices if own.name == choice]
+        return one
 
     def measure(self, method: Method) -> dict[str, Hits]:
         """Give the hits of a fitted method under each condition."""
@@ -77,6 +86,9 @@ class Trial:
 
     def chosen(self, judge: Judge) -> Iterator[tuple[dict[str, Any], Hits]]:
         """Give, for each predictor and choice, the row of the best setting and its hits."""
+        if self.entry.then:
+            yield from self._chosen_in_turn(judge)
+            return
         settings = self.entry.settings(judge.task.sources.prompts.shape[1], self.given)
         choices = judge.choices if len(settings) > 1 else []
         # a penalty of the probe itself is chosen with the probe itself
@@ -94,9 +106,34 @@ class Trial:
                         best = self._fit(best.setting, judge)
                     measured[place] = best, judge.measure(best.method)
                 best, tests = measured[place]
+                judge.best[self._tried(settings), choice, predictor] = best.setting
                 hits = {name: of[predictor] for name, of in tests.items()}
                 by = "least squares" if stands_in and predictor == "linear probe" else "itself"
                 yield self._row(best, predictor, choice, by), hits
+
+    def _chosen_in_turn(self, judge: Judge) -> Iterator[tuple[dict[str, Any], Hits]]:
+        """Choose what `then` names at the setting that is best before, for each choice."""
+        sources = judge.task.sources
+        given = {k: v for k, v in (self.given or {}).items() if k not in self.entry.then}
+        first = replace(self, entry=replace(self.entry, then={}), given=given)
+        settings = first.entry.settings(sources.prompts.shape[1], given)
+        asked = self._asked(sources).predictors
+        keys = [(self._tried(settings), one.name, name) for name in asked for one in judge.choices]
+        if len(settings) == 1:
+            judge.best |= dict.fromkeys(keys, settings[0])
+        elif any(key not in judge.best for key in keys):  # no other method has tried the same
+            for _ in first.chosen(judge):
+                pass
+        for key in keys:
+            _, choice, predictor = key
+            entry = self.entry.given_best(judge.best[key], self.given)
+            for row, hits in replace(self, entry=entry, given=None).chosen(judge.by(choice)):
+                if row["predictor"] == predictor:
+                    yield row, hits
+
+    def _tried(self, settings: Sequence[dict[str, Any]]) -> str:
+        """Name what is tried, the same for methods that try the same."""
+        return f"{self.entry.make.__name__} {json.dumps(settings)}"
 
     def trained_on_target(self, task: Task) -> Iterator[tuple[dict[str, Any], Hits]]:
         """Fit on each half of the target and measure on the other, at the setting best there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -58,6 +58,11 @@ class Entry:
     on_target : bool
         Whether the method is also trained on half of the target's own labelled images, to
         see what these give.
+    after : str
+        The method of the same class and grid whose best setting `then` is tried with; values
+        that it is given count here too.
+    then : mapping of str to sequence
+        Values that are tried afterwards, each with the best setting of `grid`.
     note : str
         What sets it apart from other methods of the same class.
     """
@@ -68,6 +73,8 @@ class Entry:
     predictors: tuple[str, ...] | None = None
     or_all: bool = False
     on_target: bool = False
+    after: str = ""
+    then: Grid = field(default_factory=dict)
     note: str = ""
 
     def settings(self, n_features: int, given: Grid | None = None) -> list[dict[str, Any]]:
@@ -88,6 +95,20 @@ class Entry:
             settings.insert(0, settings[0] | {"n_components": n_features})
         return settings
 
+    def given_best(self, best: Mapping[str, Any], given: Grid | None = None) -> Entry:
+        """Give the entry that tries, with the best setting of the grid, the values of `then`.
+
+        Parameters
+        ----------
+        best : mapping of str to value
+            One of :meth:`settings`.
+        given : mapping of str to sequence, optional
+            Values to try instead, for some of the parameters.
+        """
+        grid: dict[str, Sequence[Any]] = {name: [value] for name, value in best.items()}
+        grid |= {name: (given or {}).get(name, values) for name, values in self.then.items()}
+        return replace(self, grid=grid, then={}, or_all=False)
+
     def parameters(self) -> list[str]:
         """Name the parameters that can be set."""
         return [name for name in inspect.signature(self.make).parameters if name != "intervention"]
@@ -99,9 +120,10 @@ KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
 
-def _chosen(kind: str, pairs: str) -> Entry:
+def _chosen(kind: str, note: str, **more: Any) -> Entry:
     grid = {"intervention": [kind], "consistency_weight": CONSISTENCY_WEIGHTS, "n_components": "K"}
-    return Entry(ICM, "CLIP-ICM", grid, or_all=True, note=f"{pairs}; K and λ chosen")
+    said = f"{KINDS[kind]}; K and λ chosen{note}"
+    return Entry(ICM, "CLIP-ICM", grid, or_all=True, note=said, **more)
 
 
 def _ruled(kind: str, note: str, **rule: Any) -> Entry:
@@ -134,7 +156,7 @@ METHODS: dict[str, Entry] = {
     "SPD": Entry(SPD, "map", {"n_rounds": [0, 1, 2, 4, 8]}),
     "SHED": Entry(SHED, "map"),
     "TIE": Entry(TIE, "map", {"strength": [0.0, 0.5, 1.0]}),
-    **{f"ICM {kind}": _chosen(kind, pairs) for kind, pairs in KINDS.items()},
+    **{f"ICM {kind}": _chosen(kind, "") for kind in KINDS},
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
     **{
         f"tuned penalty, ICM {kind}": Entry(
@@ -142,6 +164,13 @@ METHODS: dict[str, Entry] = {
             note=f"{pairs}; λ = 1, K = positive eigenvalues, the penalty of the probe chosen",
         )
         for kind, pairs in KINDS.items()
+    },
+    **{
+        f"tuned penalty, chosen ICM {kind}": _chosen(
+            kind, ", then the penalty of the probe",
+            after=f"ICM {kind}", then=TUNED, predictors=("linear probe",),
+        )
+        for kind in KINDS
     },
     **{
         f"ICM gap {kind}": _ruled(
@@ -156,9 +185,9 @@ METHODS: dict[str, Entry] = {
         )
         for kind in KINDS
     },
-    "augmentation": Entry(Augmentation, "probe", {"C": PENALTIES}),
+    "augmentation": Entry(Augmentation, "probe", TUNED),
     "augmentation oracle": Entry(
-        Augmentation, "probe", {"intervention": ["oracle"], "C": PENALTIES},
+        Augmentation, "probe", {"intervention": ["oracle"], **TUNED},
         note="here by images that the simulator renders anew",
     ),
     "LDA": Entry(LDA, "probe"),
@@ -263,7 +292,7 @@ def overview(methods: Iterable[str] = METHODS) -> pd.DataFrame:
                 "method": name,
                 "family": entry.family,
                 "what it is": "; ".join(filter(None, what)),
-                "settings": len(entry.settings(64)),
+                "settings": len(entry.settings(64)) + sum(map(len, entry.then.values())),
                 "source": said.partition("Source: ")[2].partition(" Parameters ")[0],
             }
         )

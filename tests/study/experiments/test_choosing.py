@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from linear_world import LinearWorld, numbers_only
 from sklearn.linear_model import LogisticRegression
@@ -135,6 +136,42 @@ def test_the_penalty_of_a_probe_is_chosen_as_by_hand(task):
         for choice, one in zip(("held-out", "intervened", "target"), judged, strict=True):
             accuracy = [probe.score(scale * one.embedded, one.label) for probe in probes]
             assert found[name, choice] == penalties[int(np.argmax(accuracy))]
+
+
+@pytest.mark.parametrize("n_tried_before", [1, 0])
+def test_the_penalty_is_chosen_after_the_projection_as_by_hand(task, n_tried_before):
+    name, before = "tuned penalty, chosen ICM image", "ICM image"
+    ways = ("held-out", "intervened", "target")
+    tables = [  # whether K and λ were chosen by the other method, or are by the method itself
+        run_task(task, Plan(methods, ways, {before: GRID}))
+        for methods in ([[before, name]] if n_tried_before else [[name], [before]])
+    ]
+    table = pd.concat(tables)
+    probe = table[(table["predictor"] == "linear probe") & (table["condition"] == "unseen")]
+    found = probe.set_index(["method", "choice"])["setting"].map(json.loads)
+    assert set(table.loc[table["method"] == name, "predictor"]) == {"linear probe"}
+    judged = [task.held_out.images, task.held_out.copies["image"], task.tests["unseen"]]
+    X, y = task.sources.images.embedded, task.sources.images.label
+    X_do = task.sources.copies["image"].embedded
+    for choice, one in zip(ways, judged, strict=True):
+        start = found[before, choice]
+        moments = X.T @ X - start["consistency_weight"] * (X - X_do).T @ (X - X_do)
+        A = np.linalg.eigh(moments)[1][:, ::-1][:, : start["n_components"]]
+        scale = 1 / np.sqrt(np.mean((X @ A) ** 2))
+        penalties = METHODS[name].then["C"]
+        probes = [LogisticRegression(C=C, tol=1e-8).fit(scale * X @ A, y) for C in penalties]
+        accuracy = [probe.score(scale * one.embedded @ A, one.label) for probe in probes]
+        assert found[name, choice] == start | {"C": penalties[int(np.argmax(accuracy))]}
+
+
+def test_one_setting_of_the_projection_and_penalties_that_are_given(task):
+    name = "tuned penalty, chosen ICM image"
+    given = {"consistency_weight": [1.0], "n_components": [2], "C": [0.5, 0.02]}
+    table = run_task(task, Plan([name], ("intervened",), {name: given}))
+    (setting,) = table["setting"].map(json.loads).map(str).unique()
+    assert json.loads(table["setting"].iloc[0])["C"] in given["C"]
+    assert "'n_components': 2" in setting
+    assert set(table["choice"]) == {"intervened"}
 
 
 # What is looked at

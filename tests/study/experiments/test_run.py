@@ -207,7 +207,7 @@ def test_rows_are_what_is_documented(embedder):
     expected |= {(f"ICM {k}", p, c) for k in KINDS for p in predictors for c in both}
     expected |= {(f"ICM auto {k}", p, NOT_CHOSEN) for k in KINDS for p in predictors}
     chosen = ("augmentation", "augmentation oracle", "tuned penalty")
-    chosen += tuple(f"tuned penalty, ICM {kind}" for kind in ("image", "image+text"))
+    chosen += tuple(f"tuned penalty, {way} {k}" for way in ("ICM", "chosen ICM") for k in KINDS)
     expected |= {(name, "linear probe", c) for name in chosen for c in both}
     assert {key[1:] for key in rows.index} == expected
     assert set(table["method"]) == set(ICM_AND_PLAIN)

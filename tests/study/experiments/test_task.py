@@ -106,4 +106,5 @@ def test_a_folder_is_run_over_its_targets_and_seeds(bed, embedder):
     assert set(run([bed], embedder, [0], ["photo"])["method"]) == {
         "plain", "tuned penalty", "augmentation",
         "ICM image", "ICM auto image", "tuned penalty, ICM image",
+        "tuned penalty, chosen ICM image",
     }  # fmt: skip

@@ -320,7 +320,7 @@ def test_the_projection_can_be_estimated_on_any_folder(folders, elsewhere, bed, 
     assert icm[0]["correct"].tolist() != icm[1]["correct"].tolist()
     kinds = KINDS[:1] if elsewhere.layout == "flat" else KINDS
     icm = {f"{way} {kind}" for way in ("ICM", "ICM auto") for kind in kinds}
-    icm |= {f"tuned penalty, ICM {kind}" for kind in kinds if kind != "text"}
+    icm |= {f"tuned penalty, {way} {kind}" for way in ("ICM", "chosen ICM") for kind in kinds}
     assert set(table["method"]) == {*learnt, *icm}
 
 
