@@ -69,7 +69,12 @@ def fitting_seconds(methods: Sequence[str], n_runs: int, shape: tuple[int, int, 
     rng = np.random.default_rng(0)
     y = np.arange(n) % n_classes
     X = (rng.normal(size=(n_classes, d))[y] + 2 * rng.normal(size=(n, d))).astype(np.float32)
-    n_fits = sum(len(METHODS[name].settings(d)) for name in methods)
+    entries = [METHODS[name] for name in methods]
+    n_fits = sum(
+        sum(map(len, entry.then.values()))
+        + len(entry.settings(d)) * (entry.after not in methods)  # else they have been tried
+        for entry in entries
+    )
     return n_runs * n_fits * _seconds(lambda: LinearProbe().fit(X, y))
 
 

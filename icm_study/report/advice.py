@@ -1,10 +1,12 @@
 """Does CLIP-ICM help on this data? An answer from leave-one-domain-out, with the doubt it leaves.
 
 Every domain of the data plays the new one in turn, and everything that is cheap to run is
-compared with the plain probe: the probe with a chosen penalty or trained on augmented images,
-zero-shot, and the ways to run CLIP-ICM (image, text or both interventions; K and λ chosen on
-intervened source images, or without labels). The intervals of these gains hold for all at once
-(Bonferroni). No way that was tuned on the target is considered.
+compared with the plain probe: the probe trained on augmented images, zero-shot, and the ways to
+run CLIP-ICM (image, text or both interventions; K and λ chosen on intervened source images, or
+without labels). The penalty of every probe is chosen on the sources in the same way; the plain
+probe with the fixed one stands beside. Where no probe was run so, all have the fixed one. The
+intervals of these gains hold for all at once (Bonferroni). No way that was tuned on the target
+is considered.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from icm_study.experiments.choosing import NOT_CHOSEN
 from icm_study.experiments.clusters import count_groups
 from icm_study.experiments.intervals import difference_interval
 from icm_study.experiments.reading import Results
 from icm_study.report.claims import ways
+from icm_study.report.penalties import CHOSEN, FIXED, PROBE, TUNED, Side, with_chosen_penalty
 
 ANSWERS = {
     "helps": "On a new domain, CLIP-ICM helps this probe.",
@@ -29,7 +33,7 @@ ANSWERS = {
         "Whether CLIP-ICM helps this probe on a new domain cannot be told from these images."
     ),
 }
-PLAIN = {"method": "plain", "predictor": "linear probe", "choice": "none"}
+PLAIN = {"method": "plain", "predictor": PROBE, "choice": NOT_CHOSEN}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Advice:
         its interval, see :func:`gains_over_plain_probe`.
     best : str
         The best of all that was compared, the plain probe among them.
+    penalty : {"penalty chosen", "penalty fixed at C = 0.316"}
+        What both probes of the gain have.
     verdict : str
         One of the keys of :data:`ANSWERS`.
     answer : str
@@ -63,6 +69,7 @@ class Advice:
     low: float
     high: float
     best: str
+    penalty: str
     verdict: str
     answer: str
 
@@ -72,8 +79,8 @@ class Advice:
             f"**{self.answer}** The best way to run it is *{self.method}*, mostly with "
             f"$K = {self.n_components}$ and $\\lambda = {self.consistency_weight:g}$: it differs "
             f"from the plain probe by {self.gain:+.1f} points ({self.low:+.1f} to "
-            f"{self.high:+.1f}). On average the best of all that is cheap to run is "
-            f"*{self.best}*. A gain matters from {worth:g} points on."
+            f"{self.high:+.1f}; {self.penalty}). On average the best of all that is cheap to run "
+            f"is *{self.best}*. A gain matters from {worth:g} points on."
         )
 
 
@@ -98,18 +105,18 @@ def gains_over_plain_probe(results: Results) -> pd.DataFrame:
         If there is no linear probe of CLIP-ICM on an unseen domain.
     """
     unseen = results.of(condition="unseen")
-    columns = ["method", "predictor", "choice"]
-    rows = unseen.table[columns].drop_duplicates().to_numpy(str)
-    sides = [dict(zip(columns, row, strict=True)) for row in rows.tolist()]
-    sides = [side for side in sides if side != PLAIN and _is_candidate(side, results)]
-    if not any(side["method"].startswith("ICM") for side in sides):
+    plain, ours = _reference(results)
+    if not ours:
         raise ValueError(
             "The table has no linear probe of CLIP-ICM on an unseen domain; run "
             "leave-one-domain-out first."
         )
+    rivals = [(method, PROBE) for method in ("plain", TUNED["plain"], "augmentation")]
+    cheap = [unseen.side_of(*rival) for rival in (*rivals, ("plain", "zero-shot"))]
+    sides = [side for side in (*cheap, *ours) if side and side != plain]
     level = 1 - 0.05 / len(sides)
     gains = [
-        unseen.gain(side, PLAIN, level=level).assign(name=_name(side), level=level, **side)
+        unseen.gain(side, plain, level=level).assign(name=_name(side), level=level, **side)
         for side in sides
     ]
     return pd.concat(gains, ignore_index=True)
@@ -140,7 +147,8 @@ def advise(results: Results, *, worth: float = 1.0) -> Advice:
         As :func:`gains_over_plain_probe`.
     """
     gains = gains_over_plain_probe(results)
-    ours = gains[gains["method"].str.startswith("ICM")]
+    plain, _ = _reference(results)
+    ours = gains[gains["method"].str.contains("ICM")]
     way, leader = (part.iloc[part["value"].argmax()] for part in (ours, gains))
     small = _too_small(results.of(condition="unseen").table, level=way["level"])
     most = ours["high"].max()
@@ -164,7 +172,8 @@ def advise(results: Results, *, worth: float = 1.0) -> Advice:
         gain=float(way["value"]),
         low=float(way["low"]),
         high=float(way["high"]),
-        best=leader["name"] if leader["value"] > 0 else _name(PLAIN),
+        best=leader["name"] if leader["value"] > 0 else _name(plain),
+        penalty=FIXED if plain == PLAIN else CHOSEN,
         verdict=verdict,
         answer=answer,
     )
@@ -185,22 +194,21 @@ def domain_sizes(results: Results) -> pd.DataFrame:
     return tested[[name for name in ("target", "images", "groups") if name in tested]]
 
 
-def _is_candidate(side: dict[str, str], results: Results) -> bool:
-    """Say whether a side is cheap, honest, and a way to classify as a probe would."""
-    if side["predictor"] == "zero-shot":
-        return side["method"] == "plain"
-    if side["method"].startswith("ICM"):
-        names = [(method, choice) for method, choice in ways(results.choice).values()]
-        return any(
-            side["method"] in [f"{method} {kind}" for kind in results.kinds]
-            and side["choice"] == choice
-            for method, choice in names
-        )
-    is_rival = side["method"] in ("augmentation", "tuned penalty")
-    return is_rival and side["choice"] in ("none", results.choice)
+def _reference(results: Results) -> tuple[Side, list[Side]]:
+    """Give the plain probe, and the ways to run CLIP-ICM, with penalties chosen for all or none."""
+    unseen = results.of(condition="unseen")
+    ours: list[Side] = [
+        {"method": f"{method} {kind}", "predictor": PROBE, "choice": choice}
+        for method, choice in ways(results.choice).values()
+        for kind in results.kinds
+    ]
+    run = [side for side in ours if unseen.has(side)]
+    chosen = [with_chosen_penalty(unseen, side) for side in (PLAIN, *run)]
+    plain, *rest = [side for side in chosen if side] if all(chosen) else [PLAIN, *run]
+    return plain, rest
 
 
-def _name(side: dict[str, str]) -> str:
+def _name(side: Side) -> str:
     return f"{side['method']}, {side['predictor'].removeprefix('linear ')}"
 
 

@@ -10,6 +10,7 @@ from IPython.display import Markdown
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import gains_over_plain, learnt_from, side, variant_claims
 from icm_study.report.finding import Finding, verdicts_of
+from icm_study.report.penalties import CHOSEN, TUNED, alike
 from icm_study.report.style import said
 from icm_study.report.words import answer, came_out, points, redrawn
 
@@ -18,13 +19,15 @@ def domain_generalization_answer(results: Results) -> Markdown:
     """Say what CLIP-ICM gains in the world that is judged, over what, and with which reason."""
     gains = gains_over_plain(results)
     shift = gains["condition"].iloc[0]
-    plain = results.judged().of(method="plain", condition=shift).means()
-    has = plain.set_index("predictor")["value"]
+    means = results.judged().chosen_by(results.choice).of(condition=shift).means()
+    has = means.set_index(["method", "predictor"])["value"]
     told = []
     for predictor, part in gains.groupby("predictor", sort=False):
         chosen, auto = (points(row) for _, row in part.iterrows())
-        start = f"{predictor}, at {has[predictor]:.1f} % without"
-        told.append(f"{start}, by {auto} and {chosen} points")
+        penalty = part["penalty"].iloc[0]
+        plain = has[TUNED["plain"] if penalty == CHOSEN else "plain", predictor]
+        of = f"{predictor}, {penalty}" if penalty else predictor
+        told.append(f"{of}, at {plain:.1f} % without, by {auto} and {chosen} points")
     text = (
         f"CLIP-ICM changes accuracy, {said(shift)}, with λ = 1 and K from the spectrum, and with "
         f"both chosen on source images: {'; '.join(told)}."
@@ -38,12 +41,13 @@ def variants_answer(results: Results) -> Markdown:
     verdicts = variant_claims(results)["verdict"].value_counts()
     kind, told = results.kinds[-1], []
     for predictor in results.table["predictor"].unique():
-        ours, plain = side(f"ICM auto {kind}", predictor), side("plain", predictor)
-        gains = results.of(condition=results.shifts).gain(ours, plain)
+        shifted = results.of(condition=results.shifts)
+        pair = alike(shifted, side(f"ICM auto {kind}", predictor), side("plain", predictor))
+        gains = shifted.gain(pair.ours, pair.theirs)
         listed = ", ".join(
             f"{row.value:+.1f} ({said(row.condition)})" for row in gains.itertuples()
         )
-        told.append(f"{predictor} {listed}")
+        told.append(f"{predictor}{pair.said}: {listed}")
     return answer(
         f"Points that *ICM auto {kind}* gains over the plain predictor: {'; '.join(told)}. By "
         f"their intervals, {verdicts.get('supported', 0)} of {verdicts.sum()} comparisons are wins "
@@ -72,8 +76,10 @@ def comparison_answer(results: Results) -> Markdown:
         ("plain", "zero-shot", "plain zero-shot"),
     ):
         if theirs := honest.side_of(method, predictor):
-            gain = honest.of(condition=honest.shifts[-1]).gain(ours, theirs)
-            told.append(f"{points(gain.iloc[0])} points over {name}")
+            last = honest.of(condition=honest.shifts[-1])
+            pair = alike(last, ours, theirs)
+            gain = last.gain(pair.ours, pair.theirs)
+            told.append(f"{points(gain.iloc[0])} points over {name} ({pair.penalty})")
     return answer(
         f"{text} The probe behind *ICM auto {kind}*, {said(honest.shifts[-1])}, has "
         f"{', '.join(told)}."

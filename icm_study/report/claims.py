@@ -7,7 +7,7 @@ differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
 from icm_study.report.gains import gain_claim
+from icm_study.report.penalties import Side, alike
 from icm_study.report.verdicts import COLUMNS, located
 
 #: What the verdicts call the conditions other than in distribution.
@@ -32,9 +33,6 @@ RIVALRY, CHOOSING, ORDER, PENALTY = (
     "Objective, and the released code",
     "The penalty of the probe",
 )
-
-#: What tells the rows of one method in a table of results: its columns with their values.
-Side = Mapping[str, str]
 
 
 def ways(choice: str) -> dict[str, tuple[str, str]]:
@@ -68,7 +66,8 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
     -------
     DataFrame
         The columns of a table of verdicts. Augmentation is left out if
-        it was not run.
+        it was not run. Of probes, both sides have their penalty chosen on the sources; the
+        statement says so, or that it is fixed where there are no such rows.
 
     Raises
     ------
@@ -106,30 +105,13 @@ def domain_generalization_claims(results: Results) -> pd.DataFrame:
     for topic, how, kind, rival, said, shift in questions:
         method, choice = ways(judged.choice)[how]
         predictor = "zero-shot" if topic == "Zero-shot" else "linear probe"
-        ours = side(f"{method} {kind}", predictor, choice)
-        statement = (
-            f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}: beats {said} {SAID[shift]}"
-        )
-        gain = judged.of(condition=shift).gain(ours, rival)
+        part = judged.of(condition=shift)
+        pair = alike(part, side(f"{method} {kind}", predictor, choice), rival)
+        subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}{pair.said}"
+        gain = part.gain(pair.ours, pair.theirs)
+        statement = f"{subject}: beats {said} {SAID[shift]}"
         rows.append(_gain(f"{topic} ({_where(judged)})", statement, gain, RIVALRY))
-    for shift in shifts if both else []:
-        rows += _claims_with_chosen_penalty(judged, kinds[-1], shift, "Probe", SAID[shift])
     return pd.DataFrame(rows)
-
-
-def _claims_with_chosen_penalty(
-    results: Results, kind: str, condition: str, topic: str, where: str
-) -> list[dict[str, Any]]:
-    """Judge the probe where both sides choose its penalty in the same way; none if not run."""
-    part = results.of(condition=condition)
-    ours = part.side_of(f"tuned penalty, ICM {kind}", "linear probe")
-    plain = part.side_of("tuned penalty", "linear probe")
-    if not (ours and plain):
-        return []
-    said = f"ICM probe, {_kinds(kind)}, {AUTO}, the penalty chosen for both"
-    statement = f"{said}: beats the plain probe {where}"
-    name = f"{topic} ({_where(results)})"
-    return [_gain(name, statement, part.gain(ours, plain), RIVALRY)]
 
 
 def gains_over_plain(results: Results) -> pd.DataFrame:
@@ -142,21 +124,23 @@ def gains_over_plain(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns predictor, way (to have K and λ), condition, value (percentage points), low,
+        Columns predictor, way (to have K and λ), penalty (what is said of the probe's, see
+        :func:`~icm_study.report.penalties.alike`), condition, value (percentage points), low,
         high and others of :func:`~icm_study.experiments.intervals.contrast`. No rows if
         none of :data:`~icm_study.experiments.reading.SHIFTS` was run.
     """
     judged = results.judged()
     shifts = [name for name in SHIFTS if name in judged.conditions]
     kind = judged.kinds[-1]
-    rows = [
-        judged.of(condition=shift)
-        .gain(side(f"{method} {kind}", predictor, choice), side("plain", predictor))
-        .assign(predictor=predictor, way=how)
-        for shift in shifts[-1:]
-        for predictor in judged.table["predictor"].unique()
-        for how, (method, choice) in ways(judged.choice).items()
-    ]
+    rows = []
+    for shift in shifts[-1:]:
+        part = judged.of(condition=shift)
+        for predictor in judged.table["predictor"].unique():
+            for how, (method, choice) in ways(judged.choice).items():
+                ours = side(f"{method} {kind}", predictor, choice)
+                pair = alike(part, ours, side("plain", predictor))
+                gain = part.gain(pair.ours, pair.theirs)
+                rows.append(gain.assign(predictor=predictor, way=how, penalty=pair.penalty))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
@@ -165,6 +149,8 @@ def gains_over_rivals(results: Results) -> pd.DataFrame:
 
     The rivals are the plain predictor of the same kind, and for probes those trained on
     augmented images: by image interventions, and for the oracle also on re-rendered ones.
+    Probes have chosen penalties where there are such rows; those with the fixed one then stand
+    beside, and are not judged.
 
     Parameters
     ----------
@@ -173,8 +159,8 @@ def gains_over_rivals(results: Results) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows of :func:`~icm_study.experiments.intervals.contrast`, with predictor, method
-        and rival.
+        The rows of :func:`~icm_study.experiments.intervals.contrast`, with predictor, method,
+        rival, and whether the row is judged.
     """
     judged = results.judged()
     shifted = judged.of(condition=judged.shifts)
@@ -190,10 +176,15 @@ def gains_over_rivals(results: Results) -> pd.DataFrame:
             if rival.endswith("oracle") and not method.endswith("oracle"):
                 continue
             one, other = side(method, predictor, choice), shifted.side_of(rival, predictor)
-            if shifted.has(one) and other:
-                compared.append((one, other))
-                names.append((predictor, method, rival))
-    told = pd.DataFrame(names, columns=["predictor", "method", "rival"])
+            if not (shifted.has(one) and other):
+                continue
+            judged_pair = alike(shifted, one, other)
+            pairs = [(judged_pair.ours, judged_pair.theirs, True)]
+            if judged_pair.ours != one and rival == "plain":
+                pairs.append((one, other, False))
+            compared += [pair[:2] for pair in pairs]
+            names += [(predictor, a["method"], b["method"], is_it) for a, b, is_it in pairs]
+    told = pd.DataFrame(names, columns=["predictor", "method", "rival", "judged"])
     return _told(shifted.gains(compared), told)
 
 
@@ -214,19 +205,16 @@ def variant_claims(results: Results) -> pd.DataFrame:
     for how, (method, choice) in ways(results.choice).items():
         for predictor in results.table["predictor"].unique():
             for variant in results.shifts:
-                gain = results.of(condition=variant).gain(
-                    side(f"{method} {kind}", predictor, choice), side("plain", predictor)
-                )
+                part = results.of(condition=variant)
+                ours = side(f"{method} {kind}", predictor, choice)
+                pair = alike(part, ours, side("plain", predictor))
                 statement = (
-                    f"ICM {predictor}, {_kinds(kind)}, {how}: beats the plain {predictor} on "
-                    f"{variant} of {dataset}"
+                    f"ICM {predictor}, {_kinds(kind)}, {how}{pair.said}: beats the plain "
+                    f"{predictor} on {variant} of {dataset}"
                 )
                 name = f"Variants, {predictor} ({_where(results)})"
+                gain = part.gain(pair.ours, pair.theirs)
                 rows.append(_gain(name, statement, gain, RIVALRY))
-    for variant in results.shifts:
-        where = f"on {variant} of {dataset}"
-        topic = "Variants, linear probe"
-        rows += _claims_with_chosen_penalty(results, kind, variant, topic, where)
     return pd.DataFrame(rows)
 
 
@@ -289,8 +277,7 @@ def ablation_claims(
 RIVALS = (
     ("plain", "zero-shot", "plain zero-shot"),
     ("plain", "linear probe", "the plain probe"),
-    ("tuned penalty", "linear probe", "the plain probe with a chosen penalty"),
-    ("augmentation", "linear probe", "the probe trained on augmented images with a chosen penalty"),
+    ("augmentation", "linear probe", "the probe trained on augmented images"),
     ("LDA", "linear probe", "linear discriminant analysis"),
     ("ICA", "linear probe", "independent components and text together"),
     ("SPD", "linear probe", "the probe without the directions that tell the domain"),
@@ -367,11 +354,11 @@ def comparison_claims(results: Results) -> pd.DataFrame:
         for predictor, rival, theirs, said in questions:
             first, second = part.side_of(name, predictor), part.side_of(rival, theirs)
             if first and second:
-                subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}"
+                pair = alike(part, first, second)
+                subject = f"ICM {predictor.split()[-1]}, {_kinds(kind)}, {how}{pair.said}"
                 statement = f"{subject}: beats {said} {SAID[shift]}"
-                gain = part.gain(first, second)
+                gain = part.gain(pair.ours, pair.theirs)
                 rows.append(_gain(f"Rivals ({where})", statement, gain, RIVALRY))
-    rows += _claims_with_chosen_penalty(results, str(kind), shift, "Rivals", SAID[shift])
     chosen = side(f"ICM {kind}", "linear probe", results.choice)
     plainly = side(f"ICM {kind}", "linear probe", "held-out")
     auto = side(f"ICM auto {kind}", "linear probe")
@@ -381,8 +368,10 @@ def comparison_claims(results: Results) -> pd.DataFrame:
         (f"{AUTO.replace(',', ' and')} beats choosing on {note}", auto, chosen),
     ):
         if part.has(one) and part.has(other) and one != other:
-            said = f"ICM probe, {_kinds(kind)}, {SAID[shift]}: {statement}"
-            rows.append(_gain(f"Choosing ({where})", said, part.gain(one, other), CHOOSING))
+            pair = alike(part, one, other)
+            said = f"ICM probe, {_kinds(kind)}{pair.said}, {SAID[shift]}: {statement}"
+            gain = part.gain(pair.ours, pair.theirs)
+            rows.append(_gain(f"Choosing ({where})", said, gain, CHOOSING))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from icm_study.experiments.reading import IDENTITY, Results, by_worst_case
+from icm_study.report.penalties import CHOSEN, FIXED, PROBE, with_chosen_penalty
 from icm_study.report.style import (
     CONDITION_STYLE,
     CONTEXT,
@@ -195,7 +196,7 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
     ----------
     results : Results
     methods : sequence of str
-        Those that are drawn.
+        Those that are drawn: with chosen penalties, if all of them were run so.
 
     Returns
     -------
@@ -203,14 +204,23 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
         None where the strengths are not known, or there is one only.
     """
     of_world = results.judged().table["shortcut"].iloc[0]
-    part = results.of(predictor="linear probe", shortcut=of_world, method=methods)
+    part = results.chosen_by(results.choice).of(predictor=PROBE, shortcut=of_world)
+    run = [name for name in methods if name in set(part.table["method"])]
+    sides = [part.side_of(name, PROBE) or {} for name in run]
+    rows = [with_chosen_penalty(part, side) for side in sides]
+    known = {row["method"]: name for row, name in zip(rows, run, strict=True) if row}
+    is_chosen = len(known) == len(run)
+    names = known if is_chosen else dict(zip(run, run, strict=True))
+    part = part.of(method=list(names))
     if part.table["strength"].nunique() < 2:
         return None
-    means = named(part.means(["strength", *IDENTITY]))
+    means = part.means(["strength", *IDENTITY])
+    means = means.assign(name=means["method"].map(names))
     panels = {condition_name[key]: means["condition"] == key for key in results.shifts}
     return sweep_figure(
         means, "strength", panels, xlabel="strength ρ of the shortcut in the sources",
-        title=f"Linear probe, shortcut on {of_world}{_falls(means, results.shifts[-1])}",
+        title=f"Linear probe, {CHOSEN if is_chosen else FIXED}, shortcut on {of_world}"
+        f"{_falls(means, results.shifts[-1])}",
     )  # fmt: skip
 
 

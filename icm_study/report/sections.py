@@ -8,6 +8,7 @@ from IPython.display import Markdown
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.reading import Results, quantity
 from icm_study.report.claims import gains_over_rivals, side
+from icm_study.report.penalties import alike
 from icm_study.report.style import said
 from icm_study.report.tables import readable
 from icm_study.report.words import came_out, points
@@ -110,13 +111,15 @@ def targets_came_out(results: Results) -> Markdown:
         one, other = side(f"ICM auto {kind}", predictor), side("plain", predictor)
         if not (shifted.has(one) and shifted.has(other)):
             continue
+        one, other, penalty = alike(shifted, one, other)
         each = {
             target: shifted.of(target=target).gain(one, other)["value"].iloc[0]
             for target in shifted.table["target"].unique()
         }
         low, high = min(each, key=each.__getitem__), max(each, key=each.__getitem__)
         told.append(
-            f"{predictor}: from {each[low]:+.1f} ({low}) to {each[high]:+.1f} ({high}) points"
+            f"{predictor}{f' ({penalty})' if penalty else ''}: from {each[low]:+.1f} ({low}) to "
+            f"{each[high]:+.1f} ({high}) points"
         )
     return came_out(
         f"Gain of *ICM auto {kind}* over the plain predictor by target, {'; '.join(told)}."
@@ -138,7 +141,7 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
     gains = gains_over_rivals(results)
     if not len(gains):
         return came_out("CLIP-ICM or its rivals were not run, so none of them is compared here.")
-    own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna()]
+    own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna() & gains["judged"]]
     won, lost = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
     text = f"Oracle aside, CLIP-ICM wins {won} of {len(own)} comparisons and loses {lost}."
     if len(own):

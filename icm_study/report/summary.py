@@ -16,6 +16,7 @@ from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.experiments.record import read_table
 from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
+from icm_study.report.penalties import FIXED, alike
 from icm_study.report.style import INK, INVARIANT, PAPER, VARIANT, said
 from icm_study.report.verdicts import VERDICTS
 from icm_study.report.words import (
@@ -99,6 +100,8 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
     panels[0, 0].set_xlim(right=right + 0.14 * (right - gains[["value", "low"]].min().min()))
     for place, (_, row) in enumerate(runs.iterrows()):
         reason = f"; re-drawn of the domain: {row.redrawn}" if row.redrawn else ""
+        is_fixed = FIXED in set(gains.loc[gains["run"] == row.run, "penalty"])
+        reason += f"; {FIXED}" if is_fixed else ""
         told = panels[0, 0].text(
             0, place - 0.2, f"{row.run}\n{said(row.condition)} ({row.limits}){reason}",
             transform=panels[0, 0].get_yaxis_transform(), va="bottom", fontsize=8,
@@ -135,11 +138,13 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     predictor = "linear probe" if "linear probe" in set(own["predictor"]) else "zero-shot"
     probe = own[own["predictor"] == predictor]
     chosen, auto = (points(probe[probe["way"] == way].iloc[0]) for way in ways(main.choice))
+    how = probe["penalty"].iloc[0]
     text = (
         f"In the {main.record['testbed']['name'].replace('-', ' ')}, "
         f"{said(probe['condition'].iloc[0])}, CLIP-ICM's {predictor.split()[-1]} gains {auto} "
         f"points with λ = 1 "
-        f"and K from the spectrum, {chosen} with both chosen on source images. "
+        f"and K from the spectrum, {chosen} with both chosen on source images"
+        f"{f' ({how})' if how else ''}. "
         f"{gains_answer(gains)}"
     )
     released = claims[claims["statement"].str.endswith("beats the released order")]
@@ -150,11 +155,15 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     return answer(text)
 
 
-def headline_caption(runs: Sequence[Results]) -> Markdown:
+def headline_caption(runs: Sequence[Results], gains: pd.DataFrame) -> Markdown:
     """Caption :func:`headline_figure`."""
+    penalty = "Both probes of a pair have a penalty that was chosen on the sources"
+    if FIXED in set(gains["penalty"]):
+        penalty += ", or one fixed number where a run has no such probes, as is said there"
     return Markdown(
-        f"*Accuracy of CLIP-ICM less that of the plain predictor, paired. 95 % intervals: over the "
-        f"seeds ({runs[0].n_runs} in the first run) or, of a folder, over the images.*"
+        f"*Accuracy of CLIP-ICM less that of the plain predictor, paired. {penalty}. 95 % "
+        f"intervals: over the seeds ({runs[0].n_runs} in the first run) or, of a folder, over the "
+        "images.*"
     )
 
 
@@ -165,7 +174,8 @@ def headline_words(main: Results, gains: pd.DataFrame) -> Markdown:
     ours, zero = side(f"ICM auto {kind}", "linear probe"), side("plain", "zero-shot")
     if not (last.has(ours) and last.has(zero)):
         return came_out(gains_answer(gains))
-    against = last.gain(ours, zero)
+    pair = alike(last, ours, zero)
+    against = last.gain(pair.ours, pair.theirs)
     return came_out(
         f"{gains_answer(gains)} In the first run the probe behind *ICM auto* differs from plain "
         f"zero-shot, which learns nothing, by {points(against.iloc[0])} points."
@@ -188,16 +198,18 @@ def gains_by_strength(results: Results | None) -> Markdown:
         return Markdown("")
     shift, kind = results.shifts[-1], results.kinds[-1]
     last = results.of(condition=shift)
-    gains = last.gain(side(f"ICM auto {kind}", "linear probe"), side("plain", "linear probe"))
+    probe = "linear probe"
+    pair = alike(last, side(f"ICM auto {kind}", probe), side("plain", probe))
+    gains = last.gain(pair.ours, pair.theirs)
     strength = last.table.drop_duplicates("world").set_index("world")["strength"]
     ordered = gains.assign(strength=gains["world"].map(strength)).sort_values("strength")
     weakest, strongest = (ordered.iloc[i] for i in (0, -1))
     above = ordered.loc[ordered["low"] > 0, "strength"]
     pays = ", ".join(f"{strength:g}" for strength in above) or "none"
     return came_out(
-        f"*ICM auto* over the plain probe, {said(shift)}: {points(weakest)} points at "
-        f"ρ = {weakest['strength']:g}, {points(strongest)} at ρ = {strongest['strength']:g}. The "
-        f"whole interval is above zero at ρ = {pays}."
+        f"*ICM auto* over the plain probe, {pair.penalty}, {said(shift)}: {points(weakest)} "
+        f"points at ρ = {weakest['strength']:g}, {points(strongest)} at "
+        f"ρ = {strongest['strength']:g}. The whole interval is above zero at ρ = {pays}."
     )
 
 

@@ -94,7 +94,9 @@ def test_settings_that_are_given_replace_those_of_their_parameter():
 def test_every_method_can_be_looked_up():
     table = overview()
     assert table["method"].tolist() == list(METHODS)
-    assert table["settings"].tolist() == [len(entry.settings(64)) for entry in METHODS.values()]
+    assert table["settings"].tolist() == [
+        len(entry.settings(64)) + len(entry.then.get("C", ())) for entry in METHODS.values()
+    ]
     assert (table[["family", "what it is", "source"]].map(len) > 2).all(axis=None)
     assert overview(["LDA", "plain"])["method"].tolist() == ["LDA", "plain"]
 

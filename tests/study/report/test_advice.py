@@ -9,6 +9,7 @@ import pytest
 from icm_study.experiments.clusters import pack_groups
 from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import Results
+from icm_study.methods.registry import METHODS
 from icm_study.report.advice import ANSWERS, advise, domain_sizes, gains_over_plain_probe
 from icm_study.report.sections import rivals_came_out
 
@@ -27,13 +28,15 @@ def outcomes(n=400, target="a", plain=0.5, zero_shot=0.1, **better):
     ]
     rows.append({"predictor": "zero-shot", "method": "plain", "share": zero_shot})
     table = pd.DataFrame(rows)
-    chosen = table["method"].isin(["augmentation", "ICM image"])
+    chosen = table["method"].str.contains("augmentation|ICM image|tuned")
+    chosen &= ~table["method"].isin(["ICM auto image"])
     columns = {"world": "w", "condition": "unseen", "target": target, "seed": 0, "n": n, "K": 8}
     return table.assign(
         **columns,
         choice=np.where(chosen, "intervened", "none"),
         consistency_weight=1.0,
         setting=json.dumps({"intervention": "image"}),
+        family=table["method"].map(lambda name: METHODS[name].family),
         value=100 * table["share"],
         correct=[pack(np.arange(n) < round(share * n)) for share in table["share"]],
     )
@@ -106,6 +109,34 @@ def test_one_gain_has_one_interval_that_holds_for_all_at_once():
 )
 def test_the_best_of_all_is_named(better, best):
     assert advise(results(outcomes(**better))).best == best
+
+
+TUNED = "tuned penalty, ICM image", "tuned penalty, chosen ICM image"
+
+
+@pytest.mark.parametrize("gain", [0.2, -0.2])
+def test_advice_is_on_chosen_penalties_where_there_are_such_probes(gain):
+    """With the fixed one the answer would be the other."""
+    better = {"tuned penalty": 0.1, **dict.fromkeys(TUNED, 0.1 + gain), "augmentation": 0.1}
+    better |= {"ICM image": -gain, "ICM auto image": -gain}
+    runs = results(outcomes(n=4000, plain=0.4, **better))
+    gains, advice = gains_over_plain_probe(runs), advise(runs)
+    assert advice.verdict == ("helps" if gain > 0 else "does not pay")
+    assert advice.gain == pytest.approx(100 * gain)
+    assert advice.method in TUNED
+    assert "penalty chosen" in advice.summary(1.0)
+    assert set(gains["name"]) == {
+        *(f"{name}, probe" for name in (*TUNED, "augmentation", "plain")), "plain, zero-shot",
+    }  # fmt: skip
+    assert advice.best in (
+        {f"{name}, probe" for name in TUNED} if gain > 0 else {"tuned penalty, probe"}
+    )
+
+
+def test_a_chosen_penalty_on_one_side_alone_is_no_ground_for_advice():
+    runs = results(outcomes(tuned_penalty=-0.4, ICM_image=-0.1))
+    assert advise(runs).gain == pytest.approx(-10)
+    assert "penalty fixed at C = 0.316" in advise(runs).summary(1.0)
 
 
 def test_a_domain_too_small_to_say_anything():

@@ -11,11 +11,13 @@ from icm_study.experiments.intervals import pack
 from icm_study.experiments.reading import KINDS, Results
 from icm_study.experiments.record import write_table
 from icm_study.experiments.run import Plan, run
+from icm_study.methods.registry import METHODS
 from icm_study.report.claims import (
     comparison_claims,
     differences,
     domain_generalization_claims,
     gains_over_plain,
+    gains_over_rivals,
     learnt_from,
     variant_claims,
     ways,
@@ -77,7 +79,7 @@ def made_up(accuracy, over="seeds"):
                         "method": method, "predictor": predictor, "choice": choice, "seed": seed,
                         "target": target, "condition": "reversed", "world": "coat 0.9",
                         "encoder": "toy", "value": 100 * correct.mean(), "n": 1000,
-                        "correct": pack(correct),
+                        "correct": pack(correct), "family": METHODS[method].family,
                     }
                 )  # fmt: skip
     table = pd.DataFrame(rows)
@@ -95,6 +97,7 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
         ("tuned penalty", PROBE, "intervened"): 85, ("tuned penalty", PROBE, "target"): 70,
         ("tuned penalty, ICM image+text", PROBE, "intervened"): 88,
         ("tuned penalty, ICM image+text", PROBE, "target"): 60,
+        ("augmentation", PROBE, "intervened"): 89, ("augmentation", PROBE, "target"): 99,
         ("SHED", PROBE, "none"): 70, ("SHED", "zero-shot", "none"): 99,
         ("tuned penalty", PROBE, "held-out"): 50, ("CoOp", "zero-shot", "intervened"): 75,
         ("ICM image+text", PROBE, "intervened"): 72, ("ICM image+text", PROBE, "held-out"): 74,
@@ -108,20 +111,28 @@ def test_claims_compare_each_rival_at_the_setting_that_no_one_peeked_for():
         found[tuple(said.split(": "))] = row.measured.split()[0], row.verdict
     auto = "λ fixed at 1, K = positive eigenvalues"
     chosen = "K and λ chosen as the rival's settings are"
+    fixed, tuned = "penalty fixed at C = 0.316", "penalty chosen"
     assert found == {
-        (auto, "beats the plain probe"): ("+20.0", "supported"),
-        (auto, "beats plain zero-shot"): ("+0.0", "not shown"),
-        (auto, "beats the plain probe with a chosen penalty"): ("-5.0", "refuted"),
-        (auto, "beats the probe without the centroids of styles"): ("+10.0", "supported"),
-        (f"{auto}, the penalty chosen for both", "beats the plain probe"): ("+3.0", "supported"),
-        (chosen, "beats the probe without the centroids of styles"): ("+2.0", "supported"),
-        (chosen, "beats the plain probe"): ("+12.0", "supported"),
-        (chosen, "beats plain zero-shot"): ("-8.0", "refuted"),
-        (chosen, "beats the plain probe with a chosen penalty"): ("-13.0", "refuted"),
-    }
+        (f"{auto}, {tuned}", "beats the plain probe"): ("+3.0", "supported"),
+        (f"{auto}, {tuned}", "beats plain zero-shot"): ("+8.0", "supported"),
+        (f"{auto}, {fixed}", "beats the probe without the centroids of styles"): (
+            "+10.0", "supported",
+        ),
+        (f"{auto}, {tuned}", "beats the probe trained on augmented images"): (
+            "-1.0", "refuted",
+        ),
+        (f"{chosen}, {fixed}", "beats the probe without the centroids of styles"): (
+            "+2.0", "supported",
+        ),
+        (f"{chosen}, {fixed}", "beats the plain probe"): ("+12.0", "supported"),
+        (f"{chosen}, {fixed}", "beats plain zero-shot"): ("-8.0", "refuted"),
+        (f"{chosen}, {fixed}", "beats the probe trained on augmented images"): (
+            "-17.0", "refuted",
+        ),
+    }  # fmt: skip
     choosing = verdicts[verdicts["claim"].str.startswith("Choosing")]
     assert [row.measured.split()[0] for row in choosing.itertuples()] == ["-2.0", "+8.0"]
-    begins = f"ICM probe, image and text interventions, {WHERE}"
+    begins = f"ICM probe, image and text interventions, {fixed}, {WHERE}"
     assert choosing["statement"].str.startswith(begins).all()
     chosen_only = results.table[results.table["method"] != "ICM auto image+text"]
     # what CLIP-ICM learnt from is not told
@@ -191,32 +202,70 @@ def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results
     found = domain_generalization_claims(results)
     assert found["claim"].str.contains("tables, stand-in 0").all()
     # for each way: the probe by three kinds, under the other shift, against two other rivals;
-    # zero-shot by the two kinds with texts under both shifts; the probe once more under both
-    # shifts, with its penalty chosen
-    assert len(found) == 2 * (3 + 1 + 2 + 2 * 2) + 2
+    # zero-shot by the two kinds with texts under both shifts
+    assert len(found) == 2 * (3 + 1 + 2 + 2 * 2)
     assert found["statement"].is_unique
     assert set(found["verdict"]) <= {"supported", "refuted", "not shown"}
     last = found[found["statement"].str.contains("beats the plain probe")]
     last = last[last["statement"].str.contains("image and text interventions, K and λ chosen")]
     last = last[last["statement"].str.endswith("with the shortcut reversed")]
     reversed_ = results.of(condition="reversed").table
-    gain = value(reversed_, "linear probe", "ICM image+text", "intervened") - value(
-        reversed_, "linear probe", "plain"
-    )
+    tuned = "tuned penalty, chosen ICM image+text"
+    gain = value(reversed_, "linear probe", tuned, "intervened")
+    gain -= value(reversed_, "linear probe", "tuned penalty", "intervened")
     assert last["measured"].item().startswith(f"{gain:+.1f} (")
 
 
-def test_the_penalty_is_chosen_for_both_sides_or_there_is_no_such_verdict(results):
-    found = domain_generalization_claims(results).set_index("statement")
-    (told,) = [s for s in found.index if "penalty chosen" in s and s.endswith("reversed")]
-    part = results.of(condition="reversed").table
-    gain = value(part, "linear probe", "tuned penalty, ICM image+text", "intervened")
-    gain -= value(part, "linear probe", "tuned penalty", "intervened")
-    assert found.loc[told, "measured"].startswith(f"{gain:+.1f} (")
-    some = results.table[~results.table["method"].str.startswith("tuned penalty")]
-    fewer = domain_generalization_claims(Results(some, results.record))
-    assert len(fewer) == len(found) - 2
-    assert not fewer["statement"].str.contains("penalty chosen").any()
+def test_a_verdict_is_on_chosen_penalties_or_on_fixed_ones_on_both_sides_and_says_so(results):
+    for kept, said, ours, plain, choice in (
+        ("", "penalty chosen", "tuned penalty, ICM image+text", "tuned penalty", "intervened"),
+        ("tuned penalty", "penalty fixed at C = 0.316", "ICM auto image+text", "plain", "none"),
+        ("tuned penalty, ", "penalty fixed at C = 0.316", "ICM auto image+text", "plain", "none"),
+    ):
+        left_out = results.table["method"].str.startswith(kept or "no method")
+        some = Results(results.table[~left_out], results.record)
+        found = domain_generalization_claims(some).set_index("statement")
+        assert found.index.str.contains(said).sum() == found.index.str.contains("ICM probe").sum()
+        (told,) = [
+            s for s in found.index
+            if "image and text" in s and "positive eigenvalues" in s
+            and s.endswith("beats the plain probe on an unseen domain with the shortcut reversed")
+        ]  # fmt: skip
+        part = results.of(condition="reversed").table
+        gain = value(part, PROBE, ours, choice) - value(part, PROBE, plain, choice)
+        assert found.loc[told, "measured"].startswith(f"{gain:+.1f} (")
+
+
+@pytest.mark.parametrize("judged", [comparison_claims, gains_over_plain])
+@pytest.mark.parametrize(("gain", "sign"), [(6, 1), (-6, -1)])
+def test_a_reversed_result_at_the_chosen_penalty_turns_the_verdict(judged, gain, sign):
+    """Whatever the same probes do at the fixed one."""
+    results = made_up(
+        {
+            ("plain", PROBE, "none"): 70, ("ICM auto image+text", PROBE, "none"): 70 - 2 * gain,
+            ("ICM image+text", PROBE, "intervened"): 70 - 2 * gain,
+            ("tuned penalty", PROBE, "intervened"): 60,
+            ("tuned penalty, ICM image+text", PROBE, "intervened"): 60 + gain,
+            ("tuned penalty, chosen ICM image+text", PROBE, "intervened"): 60 + gain,
+        }
+    )  # fmt: skip
+    found = judged(results)
+    over_plain = found[found["statement"].str.contains("the plain probe")] if (
+        "statement" in found
+    ) else found  # fmt: skip
+    assert len(over_plain) == 2
+    assert set(np.sign(over_plain["low"])) == set(np.sign(over_plain["high"])) == {sign}
+    if "verdict" in found:
+        assert set(over_plain["verdict"]) == {"supported" if sign > 0 else "refuted"}
+
+
+def test_the_fixed_penalty_stands_beside_the_chosen_one_and_is_not_judged(results):
+    gains = gains_over_rivals(results)
+    assert set(gains.loc[~gains["judged"], "rival"]) == {"plain"}
+    assert set(gains.loc[~gains["judged"], "predictor"]) == {PROBE}
+    probes = gains[gains["judged"] & (gains["predictor"] == PROBE)]
+    assert probes["method"].str.startswith("tuned penalty").all()
+    assert not probes["rival"].eq("plain").any()
 
 
 def test_verdicts_under_open_classes_are_of_zero_shot(table):
@@ -228,7 +277,8 @@ def test_verdicts_under_open_classes_are_of_zero_shot(table):
 
 
 def test_gains_over_plain_are_paired_under_the_last_shift(results):
-    gains = gains_over_plain(results).set_index(["predictor", "way"])
+    fixed = Results(results.table[~results.table["method"].str.startswith("tuned")], results.record)
+    gains = gains_over_plain(fixed).set_index(["predictor", "way"])
     assert set(gains["condition"]) == {"reversed"}
     part = results.of(condition="reversed")
     for predictor in ("zero-shot", "linear probe"):
@@ -248,11 +298,11 @@ def test_claims_are_about_each_variant_and_both_choices(table):
     names = {"unseen": "R", "reversed": "Sketch"}
     variants = as_results(table.replace({"condition": names}))
     found = variant_claims(variants)
-    # choices, predictors, variants; and the probe with a chosen penalty on each variant
-    assert len(found) == 2 * 2 * 2 + 2
+    assert len(found) == 2 * 2 * 2  # choices, predictors, variants
     assert found["statement"].is_unique
     on_r = variants.of(condition="R").table
-    gain = value(on_r, "linear probe", "ICM auto image+text") - value(on_r, "linear probe", "plain")
+    gain = value(on_r, PROBE, "tuned penalty, ICM image+text", "intervened")
+    gain -= value(on_r, PROBE, "tuned penalty", "intervened")
     row = found[
         found["statement"].str.contains("ICM linear probe, image and text")
         & found["statement"].str.contains("positive eigenvalues")
