@@ -24,9 +24,9 @@ def domain_generalization_answer(results: Results) -> Markdown:
     told = []
     for predictor, part in gains.groupby("predictor", sort=False):
         chosen, auto = (points(row) for _, row in part.iterrows())
-        penalty = part["penalty"].iloc[0]
+        penalty = str(part["penalty"].iloc[0])
         plain = has[TUNED["plain"] if penalty == CHOSEN else "plain", predictor]
-        of = f"{predictor}, {penalty}" if penalty else predictor
+        of = ", ".join(filter(None, [str(predictor), penalty]))
         told.append(f"{of}, at {plain:.1f} % without, by {auto} and {chosen} points")
     text = (
         f"CLIP-ICM changes accuracy, {said(shift)}, with λ = 1 and K from the spectrum, and with "
