@@ -219,7 +219,7 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
     panels = {condition_name[key]: means["condition"] == key for key in results.shifts}
     return sweep_figure(
         means, "strength", panels, xlabel="strength ρ of the shortcut in the sources",
-        title=f"Linear probe, {CHOSEN if is_chosen else FIXED}, shortcut on {of_world}"
+        title=f"Probe, {CHOSEN if is_chosen else FIXED}, shortcut on {of_world}"
         f"{_falls(means, results.shifts[-1])}",
     )  # fmt: skip
 

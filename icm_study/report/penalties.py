@@ -18,6 +18,7 @@ Side = Mapping[str, str]
 
 PROBE = "linear probe"
 CHOSEN, FIXED = "penalty chosen", "penalty fixed at C = 0.316"
+UNLIKE = f"{FIXED}, not so the rival's"
 #: The same method with the penalty of its probe chosen.
 TUNED = {
     "plain": "tuned penalty",
@@ -34,7 +35,8 @@ class Pair(NamedTuple):
     Attributes
     ----------
     ours, theirs : mapping of str to str
-    penalty : {"", "penalty chosen", "penalty fixed at C = 0.316"}
+    penalty : str
+        Empty, :data:`CHOSEN`, :data:`FIXED`, or :data:`UNLIKE` where the rival's alone is chosen.
     """
 
     ours: Side
@@ -66,7 +68,7 @@ def alike(results: Results, ours: Side, theirs: Side) -> Pair:
     one, other = (with_chosen_penalty(results, side) for side in (ours, theirs))
     if one and other:
         return Pair(one, other, CHOSEN)
-    return Pair(ours, theirs, FIXED)
+    return Pair(ours, theirs, UNLIKE if theirs["predictor"] == PROBE and other == theirs else FIXED)
 
 
 def with_chosen_penalty(results: Results, side: Side) -> Side | None:
