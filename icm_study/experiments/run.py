@@ -179,8 +179,9 @@ def run_task(task: Task, plan: Plan, seed: int = 0) -> pd.DataFrame:
     DataFrame
         One row for each method, predictor, choice and condition. Columns method, family,
         predictor, choice (``"none"`` for a method with one setting), judged_by (the probe
-        whose accuracy the choice went by: ``"itself"``, or ``"least squares"`` on sources
-        above :data:`~icm_study.methods.sources.LARGE`), setting (JSON), K and
+        whose accuracy the choice went by: ``"itself"``, or on sources above
+        :data:`~icm_study.methods.sources.LARGE` what stands in for it, ``"least squares"``,
+        or for a penalty of the probe ``"part of the images"``), setting (JSON), K and
         consistency_weight (of a projection), fit_seconds, n_parameters, condition, n, value
         (accuracy in percent) and correct (bits, see
         :func:`~icm_study.experiments.intervals.unpack`); where images come in groups also

@@ -17,8 +17,9 @@ from sklearn.model_selection import train_test_split
 from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE, Choice, Fold, Prospect
 from icm_study.experiments.task import Task
 from icm_study.methods.base import EmbeddingMap, Method
+from icm_study.methods.probes import Augmentation
 from icm_study.methods.registry import Entry, Grid
-from icm_study.methods.sources import Images, Sources
+from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 from icm_study.testbeds.splits import group_folds
 
 Hits = dict[
@@ -91,9 +92,8 @@ class Trial:
             return
         settings = self.entry.settings(judge.task.sources.prompts.shape[1], self.given)
         choices = judge.choices if len(settings) > 1 else []
-        # a penalty of the probe itself is chosen with the probe itself
-        stands_in = bool(choices) and "C" not in settings[0] and self._is_slow(judge.task.sources)
-        fitted = self._each(settings, lambda setting: self._fit(setting, judge, choices, stands_in))
+        stand_in = self._stand_in(settings, judge.task.sources) if choices else ""
+        fitted = self._each(settings, lambda setting: self._fit(setting, judge, choices, stand_in))
         measured: dict[int, tuple[Fitted, dict[str, Hits]]] = {}  # by the place of the setting
         for predictor in fitted[0].method.n_parameters_:
             for choice in [one.name for one in choices] or [NOT_CHOSEN]:
@@ -102,14 +102,14 @@ class Trial:
                     place = int(np.argmax([one.accuracy[choice][predictor] for one in fitted]))
                 if place not in measured:
                     best = fitted[place]
-                    if stands_in:
+                    if stand_in:
                         best = self._fit(best.setting, judge)
                     measured[place] = best, judge.measure(best.method)
                 best, tests = measured[place]
                 judge.best[self._tried(settings), choice, predictor] = best.setting
                 hits = {name: of[predictor] for name, of in tests.items()}
-                by = "least squares" if stands_in and predictor == "linear probe" else "itself"
-                yield self._row(best, predictor, choice, by), hits
+                by = stand_in if predictor == "linear probe" else ""
+                yield self._row(best, predictor, choice, by or "itself"), hits
 
     def _chosen_in_turn(self, judge: Judge) -> Iterator[tuple[dict[str, Any], Hits]]:
         """Choose what `then` names at the setting that is best before, for each choice."""
@@ -169,18 +169,20 @@ class Trial:
                 {task.target: hits[predictor]},
             )
 
-    def _is_slow(self, sources: Sources) -> bool:
-        """Say whether it is a map, and the sources are too large to fit a probe at each setting."""
-        return sources.is_large and isinstance(self._make({}), EmbeddingMap)
+    def _stand_in(self, settings: Sequence[dict[str, Any]], sources: Sources) -> str:
+        """Say what to choose with, where the sources are too large for a probe at each setting."""
+        if not (sources.is_large and isinstance(self._make({}), (EmbeddingMap, Augmentation))):
+            return ""
+        return PART if "C" in settings[0] else LEAST_SQUARES  # which has another penalty
 
     def _fit(
         self,
         setting: dict[str, Any],
         judge: Judge,
         choices: Sequence[Choice] = (),
-        stands_in: bool = False,
+        stand_in: str = "",
     ) -> Fitted:
-        sources = self._asked(judge.task.sources, only_judged=stands_in)
+        sources = self._asked(judge.task.sources, stand_in=stand_in)
         sources.shared.borrowed_seconds()
         start = time.perf_counter()
         method = self._make(setting).fit(sources)
@@ -192,7 +194,7 @@ class Trial:
                 own = fold.sources is judge.task.sources
                 fitted = method
                 if not own:
-                    asked = self._asked(fold.sources, only_judged=stands_in)
+                    asked = self._asked(fold.sources, stand_in=stand_in)
                     fitted = self._make(setting).fit(asked)
                 judged.append(hits_of(fitted, fold.judged))
             accuracy[choice.name] = {
@@ -205,7 +207,7 @@ class Trial:
         takes_seed = "random_state" in method.get_params()
         return method.set_params(random_state=self.seed) if takes_seed else method
 
-    def _asked(self, sources: Sources, *, only_judged: bool = False) -> Sources:
+    def _asked(self, sources: Sources, *, stand_in: str = "") -> Sources:
         """Ask for the predictors that are reported of this method."""
         names = self.entry.predictors or self._make({}).predictors
         asked = tuple(name for name in sources.predictors if name in names)
@@ -214,7 +216,7 @@ class Trial:
                 f"it answers by {' and '.join(names)} only, and the tests have classes that the "
                 "sources have not, which zero-shot alone can tell."
             )
-        return replace(sources, predictors=asked, only_judged=only_judged)
+        return replace(sources, predictors=asked, stand_in=stand_in)
 
     def _each(
         self, settings: Sequence[dict[str, Any]], attempt: Callable[[dict[str, Any]], Any]

@@ -18,7 +18,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_study.encoders.encoder import Encoder
-from icm_study.methods.sources import Images, Sources
+from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 
 
 class Method(BaseEstimator, ABC):
@@ -78,7 +78,7 @@ class EmbeddingMap(Method):
             self.heads_["zero-shot"] = self._zero_shot(sources)
             self.n_parameters_["zero-shot"] = learnt
         if "linear probe" in sources.predictors:
-            probe = self._probe(*self._labelled(sources), sources)
+            probe = fit_probe(*self._labelled(sources), self.probe_C(), sources)
             self.heads_["linear probe"] = probe
             self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
@@ -86,16 +86,6 @@ class EmbeddingMap(Method):
     def probe_C(self) -> float:
         """Inverse penalty of the probe; the default of LinearProbe, which says what it is."""
         return 0.316
-
-    def _probe(
-        self, X: np.ndarray, y: np.ndarray, sources: Sources
-    ) -> LinearProbe | RidgeClassifier:
-        """Fit the probe, or one of least squares with a penalty in the same units."""
-        if not sources.only_judged:
-            precision = np.float32 if sources.is_large else X.dtype
-            return LinearProbe(C=self.probe_C()).fit(X.astype(precision, copy=False), y)
-        penalty = float(np.square(X, dtype=np.float64).mean()) / self.probe_C()
-        return RidgeClassifier(alpha=penalty, solver="cholesky").fit(X, y)
 
     def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
         return ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
@@ -107,6 +97,37 @@ class EmbeddingMap(Method):
         """Cosines with the prompts of each class, and the probe's logits."""
         mapped = self.map_images(images)
         return {name: spread(head, mapped, self.n_classes_) for name, head in self.heads_.items()}
+
+
+def fit_probe(
+    X: np.ndarray, y: np.ndarray, C: float, sources: Sources
+) -> LinearProbe | RidgeClassifier:
+    """Fit the probe, or what stands in for it while settings are chosen on large sources.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, K)
+    y : ndarray of shape (n,)
+    C : float
+        Inverse penalty, as of :class:`~icm_core.prediction.LinearProbe`.
+    sources : Sources
+        Where `X` is from.
+
+    Returns
+    -------
+    LinearProbe or RidgeClassifier
+        That of least squares has a penalty in the same units. That of a part has every s-th
+        image of each class, and the same penalty for each image.
+    """
+    if sources.stand_in == LEAST_SQUARES:
+        penalty = float(np.square(X, dtype=np.float64).mean()) / C
+        return RidgeClassifier(alpha=penalty, solver="cholesky").fit(X, y)
+    if sources.stand_in == PART:
+        part = sources.part(y, X.shape[1])
+        C *= len(y) / len(part)
+        X, y = X[part], y[part]
+    precision = np.float32 if sources.is_large else X.dtype
+    return LinearProbe(C=C).fit(X.astype(precision, copy=False), y)
 
 
 def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from icm_core.prediction import LinearProbe
-from icm_study.methods.base import Method, n_weights, spread
+from icm_study.methods.base import Method, fit_probe, n_weights, spread
 from icm_study.methods.sources import Images, Sources
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Augmentation(_Probe):
         parts = [sources.images, sources.copied(self.intervention)[1]]
         X = np.concatenate([part.embedded for part in parts])
         self.n_classes_ = len(sources.words)
-        self.probe_ = LinearProbe(C=self.C).fit(X, np.concatenate([part.label for part in parts]))
+        label = np.concatenate([part.label for part in parts])
+        self.probe_ = fit_probe(X, label, self.C, sources)
         self.n_parameters_ = {"linear probe": n_weights(self.probe_)}
         return self
 

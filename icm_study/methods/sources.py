@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from icm_study.encoders.encoder import Encoder
 
 PREDICTORS = ("zero-shot", "linear probe")
-#: Images × features × classes of the sources above which a probe takes so long that settings of
-#: a map are chosen with one of least squares in its place, and that it has single precision.
+#: Images × features × classes of the sources above which a probe takes so long that settings are
+#: chosen with another in its place, and that it has single precision.
 LARGE = 2e9
+#: What stands in for a probe: one of least squares, or one that is fitted on so many of the images
+#: that they are not :data:`LARGE`.
+LEAST_SQUARES, PART = "least squares", "part of the images"
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,9 @@ class Sources:
     others : mapping of str to (before, after, groups), optional
         Pairs of other images, by kind of intervention, that the projection is estimated
         from instead.
-    only_judged : bool
-        Whether a fit is only to be judged, so that a map may have a probe of least squares
-        behind it, which takes a hundredth of the time.
+    stand_in : str
+        What a fit that is only to be judged has in the place of its probe: nothing,
+        :data:`LEAST_SQUARES` or :data:`PART`.
     shared : Shared
         What methods have computed once on these sources.
     """
@@ -117,13 +121,25 @@ class Sources:
     encoder: Encoder
     predictors: tuple[str, ...] = PREDICTORS
     others: Mapping[str, Pairs] | None = None
-    only_judged: bool = False
+    stand_in: str = ""
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     @property
     def is_large(self) -> bool:
         """Say whether a logistic probe at each of many settings would take days."""
         return self.images.embedded.size * len(self.words) > LARGE
+
+    def part(self, label: NDArray[np.integer], n_features: int) -> NDArray[np.intp]:
+        """Give places of every s-th image of each class, so few that a probe is quick.
+
+        Parameters
+        ----------
+        label : ndarray of shape (n,)
+        n_features : int
+            What the probe has of each.
+        """
+        step = math.ceil(len(label) * n_features * len(self.words) / LARGE)
+        return np.argsort(label, kind="stable")[::step]
 
     def take(self, index: NDArray) -> Sources:
         """Keep the images at these places, or under this mask, with their pairs."""

@@ -11,6 +11,7 @@ from IPython.display import HTML, Markdown
 
 from icm_study.experiments.reading import Results, quantity
 from icm_study.experiments.settings import KINDS
+from icm_study.methods.sources import LEAST_SQUARES, PART
 from icm_study.report.tables import html
 
 #: What a page says beside a result of an encoder.
@@ -188,8 +189,11 @@ def chosen(results: Results) -> HTML:
         .rename(columns={"consistency_weight": "λ"})
     )
     by = "of the predictor itself"
-    if "least squares" in set(rows["judged_by"]):
+    judged_by = set(rows["judged_by"])
+    if LEAST_SQUARES in judged_by:
         by += "; for the probe, as the data set is large, of one of least squares"
+    if PART in judged_by:
+        by += "; for the penalty, of a probe on a part of the images, with as much penalty for each"
     shown = html(medians.reset_index(), na_rep="")
     return HTML(f"{shown.data}<p>Chosen by the accuracy {by}.</p>")
 

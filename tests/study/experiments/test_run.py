@@ -11,7 +11,7 @@ import pytest
 from linear_world import LinearWorld, numbers_only
 from stand_ins import change
 
-from icm_core.prediction import ZeroShotClassifier
+from icm_core.prediction import LinearProbe, ZeroShotClassifier
 from icm_core.selection import grid_accuracy, least_squares_path
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN, REFERENCE
@@ -495,10 +495,10 @@ def test_open_classes_leave_no_domain_out(embedder):
 
 def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch):
     """By hand with the nested path of the core; what is chosen is then fitted as everywhere."""
-    plan = Plan(["plain", "ICM image", "tuned penalty"], ("held-out", "intervened"), CHOSEN)
+    plan = Plan(["plain", "ICM image"], ("held-out", "intervened"), CHOSEN)
     before = run_task(task, plan)
     assert set(before["judged_by"]) == {"itself"}
-    monkeypatch.setattr("icm_study.methods.sources.LARGE", 0)
+    monkeypatch.setattr("icm_study.methods.sources.LARGE", 1)
     table = run_task(task, plan)
     icm = table[table["method"] == "ICM image"]
     is_probe = icm["predictor"] == "linear probe"
@@ -528,3 +528,44 @@ def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch
         fixed = run_task(task, alone)
         fixed = fixed[fixed["predictor"] == "linear probe"].set_index("condition")
         pd.testing.assert_series_equal(rows["correct"], fixed["correct"])
+
+
+@pytest.mark.parametrize("name", ["tuned penalty", "augmentation", "tuned penalty, ICM image"])
+def test_penalties_of_large_sources_are_chosen_on_a_part_of_the_images(task, monkeypatch, name):
+    """By hand: a third of the images, with thrice the C; what is chosen is then fitted on all."""
+    penalties = [1e-5, 0.001, 0.1, 10.0]
+    plan = Plan([name], ("held-out", "intervened"), {name: {"C": penalties}})
+    before = run_task(task, plan)
+    assert set(before["judged_by"]) == {"itself"}
+
+    method = METHODS[name].make(**METHODS[name].settings(task.sources.prompts.shape[1])[0])
+    fitted = method.fit(task.sources)
+    n_parts = 2 if name == "augmentation" else 1
+    images, copies = task.sources.images, task.sources.copied("image")[1]
+    parts = [images, copies][:n_parts]
+    label = np.concatenate([part.label for part in parts])
+    mapped = np.concatenate([
+        fitted.map_images(part) if hasattr(fitted, "map_images") else part.embedded
+        for part in parts
+    ])  # fmt: skip
+    large = mapped.size * len(task.sources.words) / 3
+    monkeypatch.setattr("icm_study.methods.sources.LARGE", large)
+    table = run_task(task, plan)
+    table = table[table["choice"] != REFERENCE]
+    assert set(table["judged_by"]) == {"part of the images"}
+
+    third = np.argsort(label, kind="stable")[::3]
+    more = len(label) / len(third)
+    for choice, judged in {
+        "held-out": task.held_out.images, "intervened": task.held_out.copies["image"],
+    }.items():  # fmt: skip
+        X = fitted.map_images(judged) if hasattr(fitted, "map_images") else judged.embedded
+        accuracy = [
+            LinearProbe(C=more * C).fit(mapped[third], label[third]).score(X, judged.label)
+            for C in penalties
+        ]
+        C = penalties[int(np.argmax(accuracy))]
+        row = table[table["choice"] == choice].iloc[0]
+        assert json.loads(row["setting"])["C"] == C
+        alone = run_task(task, Plan([name], (choice,), {name: {"C": [C]}}))
+        assert row["correct"] == alone.iloc[0]["correct"]
