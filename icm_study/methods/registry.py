@@ -115,7 +115,7 @@ class Entry:
 
 
 PENALTIES = (0.316, 0.0316, 0.00316)
-TUNED = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.001]}
+TUNED = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.00316, 0.001]}
 KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
