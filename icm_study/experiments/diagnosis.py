@@ -58,7 +58,7 @@ def live_rank(X: NDArray[np.floating], threshold: float = 0.01) -> int:
     return int((variances > threshold * variances.max()).sum())
 
 
-def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
+def redrawn_share(data: EmbeddedData, drawn: NDArray[np.str_] | None = None) -> pd.DataFrame:
     """How much of each factor each kind of intervention re-draws, as read from the embedding.
 
     For each factor a ridge regression reads its values (one-hot) from the embedding, with a
@@ -75,6 +75,9 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
     Parameters
     ----------
     data : EmbeddedData
+    drawn : ndarray of str, optional
+        The image intervention that each source image got; each of them then has rows of its own
+        in the place of those of all image pairs.
 
     Returns
     -------
@@ -99,12 +102,19 @@ def redrawn_share(data: EmbeddedData) -> pd.DataFrame:
                 continue
             X, values = read[before].to_numpy(), read[factor].to_numpy()
             _, r2 = read_factor(X, values, half == 0)
-            share = np.nan
+            weights = []
             if r2 >= READABLE:
                 onehot = _onehot(values)
                 weights = [_reader(X, onehot, thirds == part).coef_.T for part in range(3)]
-                share = _share(pairs, weights, thirds if is_source else None)
-            rows.append({"intervention": intervention, "factor": factor, "share": share, "r2": r2})
+            of = {intervention: np.ones(len(pairs[0]), dtype=bool)}
+            if intervention == "image" and drawn is not None:
+                of = {str(name): drawn == name for name in np.unique(drawn)}
+            for name, kept in of.items():
+                some = pairs[0][kept], pairs[1][kept]
+                share = np.nan
+                if weights:
+                    share = _share(some, weights, thirds[kept] if is_source else None)
+                rows.append({"intervention": name, "factor": factor, "share": share, "r2": r2})
     return pd.DataFrame(rows)
 
 

@@ -85,6 +85,14 @@ class Study:
         """The embedded data of the first seed, which projections to keep are made from."""
         return self.embedded(self.given["seeds"][0])
 
+    @cached_property
+    def drawn(self) -> NDArray[np.str_]:
+        """Which image intervention each image of the pooled data got."""
+        from icm_study.experiments.task import drawn_interventions
+
+        load, _ = self.beds[0].loaders(self.embedder.encoder, self.given["seeds"][0])
+        return drawn_interventions(self.pooled, load, self.embedder)
+
     def results(self) -> Results:
         """Read the tables that are given, or run what the parameters say; write the table.
 

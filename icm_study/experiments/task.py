@@ -105,7 +105,7 @@ def make_task(
         raise ValueError("The oracle's copies of images are known as embeddings only.")
 
     unknown = np.full(data.source.sizes["row"], "unknown")
-    drawn = _drawn(data, load, embedder) if with_draws else unknown
+    drawn = drawn_interventions(data, load, embedder) if with_draws else unknown
     others = None if split.pairs is None else _pairs(split.pairs)
     loads = {"image": intervene, "oracle": load_oracle}
 
@@ -168,10 +168,22 @@ def _drawn_from(data: EmbeddedData) -> Sequence[str]:
     return data.source.attrs.get("interventions", IMAGE_INTERVENTIONS)
 
 
-def _drawn(
+def drawn_interventions(
     data: EmbeddedData, load: Callable[[NDArray[np.intp]], Any], embedder: Embedder
 ) -> NDArray[np.str_]:
-    """Tell which image intervention each source image got."""
+    """Tell which image intervention each source image got, or open what is stored.
+
+    Parameters
+    ----------
+    data : EmbeddedData
+    load : callable
+        From rows of the source table to their pixels, as a test bed's ``loaders`` gives it.
+    embedder : Embedder
+
+    Returns
+    -------
+    ndarray of n str
+    """
 
     def compute() -> xr.Dataset:
         from icm_core.interventions import draw_interventions
