@@ -58,7 +58,10 @@ class ShippedEncoder(Encoder):
     def __getattr__(self, name: str) -> Any:
         if name not in (*LOADED, "device"):
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        loaded = Encoder(self.name, *load_shipped(self.name), "cpu", self._precision)
+        import torch
+
+        with torch.inference_mode(False):  # it can be asked for while texts are embedded
+            loaded = Encoder(self.name, *load_shipped(self.name), "cpu", self._precision)
         vars(self).update(vars(loaded))
         return vars(self)[name]
 

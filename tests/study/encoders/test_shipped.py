@@ -38,6 +38,21 @@ def test_a_late_encoder_has_the_keys_and_embeddings_of_the_same_loaded_at_once(e
     assert repr(copy.copy(late)) == repr(encoder)
 
 
+@pytest.mark.parametrize("what", ["encode_text", "encode_images"])
+def test_a_model_that_is_loaded_to_embed_can_be_tuned_afterwards(what, facts):
+    late = load_encoder(NAME, "cpu", facts=facts)
+    torch = pytest.importorskip("torch")
+    if what == "encode_text":
+        late.encode_text(["a cat"])
+    else:
+        late.encode_images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    image = late.resize(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)).float()
+    late.model.encode_image(image).sum().backward()
+    late.model.encode_text(late.tokenizer(["a dog"])).sum().backward()
+    assert late.model.text_projection.grad.abs().sum() > 0
+    assert late.model.visual.conv1.weight.grad.abs().sum() > 0
+
+
 def test_keys_that_are_known_take_no_torch(facts):
     load_encoder(NAME, "cpu", facts=facts).text_key("a cat")
     code = (
