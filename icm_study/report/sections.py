@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 from IPython.display import Markdown
 
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.reading import Results, quantity
 from icm_study.report.claims import gains_over_rivals, side
-from icm_study.report.penalties import alike
+from icm_study.report.penalties import TUNED, alike
 from icm_study.report.style import said
 from icm_study.report.tables import readable
 from icm_study.report.words import came_out, points
@@ -162,7 +164,15 @@ def chosen_came_out(results: Results) -> Markdown:
     for method, predictor, K, weight in medians.median().reset_index().to_numpy():
         of_method.setdefault(method, []).append(f"{predictor} {K:.0f} and {weight:g}")
     told = "; ".join(f"*{method}*: {', '.join(has)}" for method, has in of_method.items())
-    return came_out(f"$K$ and $\\lambda$, median over the runs, {told}.")
+    text = f"$K$ and $\\lambda$, median over the runs, {told}."
+    tuned = [TUNED[name] for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")]
+    rows = results.of(method=tuned, choice=results.choice, condition=results.shifts[0])
+    if len(rows.table):
+        penalties = rows.table["setting"].map(json.loads).map(lambda setting: setting["C"])
+        medians = penalties.groupby(rows.table["method"], sort=False).median()
+        listed = ", ".join(f"*{method}* {C:g}" for method, C in medians.items())
+        text += f" $C$: {listed}."
+    return came_out(text)
 
 
 def verdicts_came_out(verdicts: pd.DataFrame) -> Markdown:
