@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -32,7 +34,9 @@ from icm_study.experiments.study import Study
 from icm_study.photographs.check import load_folder
 from icm_study.photographs.imagenet import imagenet_classes
 from icm_study.photographs.real_clip import open_real_clip
+from icm_study.report.audit import EXPERIMENTS as AUDITED
 from icm_study.report.identifiability import EXPERIMENTS as IDENTIFIABILITY
+from icm_study.report.open_questions import EXPERIMENTS as QUESTIONS
 from icm_study.report.verdicts import COLUMNS
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -227,6 +231,29 @@ def test_identifiability_runs_small_and_shows_what_it_recorded(tmp_path: Path) -
     verdicts = pd.read_parquet(files["claims"]).set_index("statement")["verdict"]
     assert verdicts["shuffled factors explain nothing"] == "supported"
     execute("09_identifiability", tmp_path / "again.ipynb", {"tables": [files["results"]]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "experiments"), [("10_open_questions", QUESTIONS), ("11_released_code", AUDITED)]
+)
+def test_open_questions_run_small(name: str, experiments: Collection[str], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"seeds": [0], "n_images": 160, "consistency_weights": [1.0, 1000.0]}
+    if name == "10_open_questions":
+        given = {"seeds": [0], "n_images": 320, "n_coloured": 4, "tuned_seeds": [0]}
+        given |= {"tuned_targets": ["photo"], "n_tuned": 24}
+        photographs = write_folder(tmp_path / "photos", load_silhouettes(), per_class=4)
+        for folder in photographs.glob("*/*"):
+            if folder.name not in ("bear", "cat", "dog"):
+                shutil.rmtree(folder)
+        given |= {"photographs": str(photographs)}
+        given |= {"real_clip": str(write_stand_in(tmp_path / "real_clip"))}
+    files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
+    files |= {"cache": str(tmp_path / "cache")}
+    execute(name, tmp_path / "page.ipynb", given | files | {"parts": None})
+    table = pd.read_parquet(files["results"])
+    assert set(experiments_of(table)) == set(experiments)
+    assert tuple(pd.read_parquet(files["claims"])) == COLUMNS
 
 
 @pytest.fixture(scope="module")
