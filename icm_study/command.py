@@ -66,7 +66,8 @@ def number_or_rule(kind: type) -> Callable[[click.Context, click.Parameter, str]
         except ValueError:
             number = 0
         if not 0 < number < float("inf"):
-            raise click.BadParameter(f"{value!r}; expected a positive number, held-out or auto.")
+            what = "a whole number from 1 on" if kind is int else "a positive number"
+            raise click.BadParameter(f"{value!r}; expected {what}, held-out or auto.")
         return number
 
     return read
@@ -228,6 +229,7 @@ def fit(
     if probe:
         open_clip_arguments(given["encoder"])
     study = Study(NOTEBOOK, given)
+    study.check_n_components("-K", settings["n_components"])
     click.echo(f"icm: about {_embedding(study)[1]}.", err=True)
     fitted = study.fit_projection(pairs, **settings)
     fitted.save(output, made_from=study.made_from() | {"intervention": pairs})
@@ -265,6 +267,7 @@ def fold(projection: str, output: str, encoder: str | None) -> None:
     name = encoder or loaded.made_from_.get("encoder")
     if name is None:
         raise ValueError(f"{projection} does not tell its encoder; name it with --encoder.")
+    _check_replaceable(Path(output), name)
     plain = load_encoder(name, "cpu", "float32")
     loaded.check_encoder(plain.fingerprint)
     told, folded = encoder_told(plain), fold_into(plain.model, loaded)
@@ -378,6 +381,23 @@ def _check_writable(**paths: str | None) -> None:
     for name, path in paths.items():
         if path is not None:
             check_writable(name, Path(path))
+
+
+def _check_replaceable(output: Path, encoder: str) -> None:
+    """Refuse to write a folded model over the one that it is made from, or over another."""
+    from icm_core.deploy import CONFIG
+
+    own = Path(encoder).expanduser().resolve()
+    is_own = own.exists() and output.resolve() in (own, own.parent)
+    try:
+        is_folded = "clip_icm" in json.loads((output / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        is_folded = True
+    except ValueError:  # not JSON: somebody's, whatever it is
+        is_folded = False
+    if is_own or not is_folded:
+        whose = "the encoder that is folded" if is_own else "a model that icm fold did not write"
+        raise ValueError(f"{output} holds {whose}, which would be lost; give another folder.")
 
 
 def _embedding(study: Study) -> tuple[float, str]:

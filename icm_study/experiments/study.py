@@ -219,7 +219,24 @@ class Study:
         check_seeds(seeds)
         for bed in self.beds:
             check_splits(bed, seeds[0], self.given.get("targets"), plan)
+        for name, grid in plan.settings.items():
+            self.check_n_components(name, *grid.get("n_components", ()))
         return plan
+
+    def check_n_components(self, what: str, *counts: int | str) -> None:
+        """Refuse a K that the embedding has not the dimensions for.
+
+        Raises
+        ------
+        ValueError
+        """
+        d = self.embedder.encoder.embedding_dim
+        for k in counts:
+            if not isinstance(k, str) and k > d:
+                raise ValueError(
+                    f"{what}: n_components is {k}; expected at most {d}, the dimension of the "
+                    f"embedding by {self.given['encoder']!r}."
+                )
 
     def _run(self) -> pd.DataFrame:
         from icm_study.experiments.run import run

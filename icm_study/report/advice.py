@@ -80,7 +80,7 @@ class Advice:
             f"$K = {self.n_components}$ and $\\lambda = {self.consistency_weight:g}$: it differs "
             f"from the plain probe by {self.gain:+.1f} points ({self.low:+.1f} to "
             f"{self.high:+.1f}; {self.penalty}). On average the best of all that is cheap to run "
-            f"is *{self.best}*. A gain matters from {worth:g} points on."
+            f"is *{self.best}*. A gain matters from {worth:g} point{'s' * (worth != 1)} on."
         )
 
 

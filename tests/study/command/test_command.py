@@ -268,8 +268,8 @@ def test_another_encoder_is_refused(here: Path) -> None:
         ("icm advise photos -e x -y nested", "names no parameters; write"),
         ("icm advise photos -e x -y 'encoder: y'", "says encoder too"),
         ("icm advise photos -e x --html photos/day/cat/0.png/a.html", "cannot be written"),
-        ("icm fit photos -e x -K 0", "'0'; expected a positive number"),
-        ("icm fit photos -e x -K many", "'many'; expected a positive number"),
+        ("icm fit photos -e x -K 0", "'0'; expected a whole number from 1 on"),
+        ("icm fit photos -e x -K many", "'many'; expected a whole number from 1 on"),
         ("icm fit photos -e x --consistency-weight nan", "'nan'; expected a positive number"),
         ("icm fit photos -e x --pairs sound", "'sound' is not one of"),
         ("icm fit photos -e animal-world --probe p", "open_clip cannot build 'animal-world'"),
@@ -292,7 +292,9 @@ def test_a_folder_with_problems_has_exit_status_one(here: Path, tmp_path: Path) 
 
 def test_a_shipped_encoder_has_the_projection_behind_it_and_says_why(here: Path) -> None:
     done("icm fit photos -e animal-world -K 3")
-    write_encoder(here / "folded")  # what was there before does not count
+    write_encoder(here / "folded")  # what was folded before does not count
+    config = here / "folded" / "open_clip_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"clip_icm": {}}))
     said = done("icm fold projection.safetensors folded")
     assert "whose tokenizer is this project's own, so the projection stands behind it" in said
     assert "embed_dim 3, cosine with projecting by hand at least 1.0" in said
@@ -305,6 +307,39 @@ def test_a_shipped_encoder_has_the_projection_behind_it_and_says_why(here: Path)
     told = Path("folded/projected_clip.json")
     told.write_text(told.read_text().replace('"animal-world"', '"animal-world-biased"'))
     assert "a projection for another encoder" in refused("icm embed photos -e folded -o p")
+
+
+def test_a_fold_does_not_write_over_an_encoder(here: Path) -> None:
+    write_encoder(here / "mine")
+    write_encoder(here / "other", seed=1)
+    (here / "text").mkdir()
+    (here / "text" / "open_clip_config.json").write_text("{")
+    done("icm fit photos -e mine -K 3")
+    before = {path: path.read_bytes() for path in here.glob("*/*.*")}
+    (here / "link").symlink_to("mine")
+    for folder in ("mine", "link"):
+        said = refused(f"icm fold projection.safetensors {folder}")
+        assert "holds the encoder that is folded, which would be lost; give another folder" in said
+    for folder in ("other", "text"):
+        said = refused(f"icm fold projection.safetensors {folder}")
+        assert "holds a model that icm fold did not write" in said
+    assert before == {path: path.read_bytes() for path in before}
+    for _ in range(2):
+        done("icm fold projection.safetensors folded")
+    done("icm fit photos -e folded -K 2 -o second.safetensors")
+    assert "the encoder that is folded" in refused("icm fold second.safetensors folded")
+    assert "embed_dim 2," in done("icm fold second.safetensors twice")
+
+
+def test_more_directions_than_the_embedding_has_are_refused_before_it_is_embedded(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EmbeddingStore, "get", lambda *_: 1 / 0)
+    said = refused(f"icm fit photos -e {ENCODER} -K 17")
+    assert "-K: n_components is 17; expected at most 16" in said
+    tried = "{settings: {ICM image: {n_components: [4, 17]}}}"
+    said = refused(f"icm advise photos -e {ENCODER} -y '{tried}'")
+    assert "ICM image: n_components is 17; expected at most 16" in said
 
 
 def test_interrupted_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
