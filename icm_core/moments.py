@@ -19,9 +19,12 @@ all that :class:`icm_core.projection.InvariantProjection` needs to be fitted.
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -81,6 +84,9 @@ class PairMoments:
     n_folds : int
         Number of :meth:`folds` that hold pairs: five, or fewer where there are few
         different originals or groups.
+    columns : list
+        Names of the columns of the first batch that had some: what has them in another order
+        is refused.
     C : ndarray of shape (n_features, n_features)
         ``E[f fᵀ]``, uncentred, over the original embeddings only, as in the paper.
     S : ndarray of shape (n_features, n_features)
@@ -134,6 +140,7 @@ class PairMoments:
         self._sum_between_kinds = np.zeros((d, d))
         self._sum_rounding = np.zeros(())
         self._sum_pairs = np.zeros(_FOLDS)
+        self.columns: list[Any] = []
 
     def __repr__(self) -> str:
         return f"PairMoments(n_features={self.n_features}, n_pairs={self.n_pairs})"
@@ -162,10 +169,13 @@ class PairMoments:
         ValueError
             If an array is not two-dimensional, has no rows, has the wrong number of
             columns or holds NaN or infinity, if the two shapes or the names of their
-            columns differ, rows have labels in another order, or the groups are not one for
-            each pair. The moments are then left as they were.
+            columns differ, columns are in another order than in earlier batches, rows have
+            labels in another order, or the groups are not one for each pair. The moments are
+            then left as they were.
         """
         check_same_columns(X, X_do)
+        if self.n_pairs:
+            check_order(X, self.columns)
         check_same_rows(X, X_do, "X_do")
         check_same_rows(X, groups, "groups")
         original, intervened = self._validated(X, "X"), self._validated(X_do, "X_do")
@@ -194,6 +204,7 @@ class PairMoments:
                 squares = (rows**2).sum() / self.n_features
                 self._sum_rounding += (relative * squares + absolute * len(rows)) / 2
         self.n_pairs += len(original)
+        self.columns = self.columns or column_names(X)
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
@@ -214,7 +225,7 @@ class PairMoments:
         TypeError
             If ``other`` is not a :class:`PairMoments`.
         ValueError
-            If the dimensions differ.
+            If the dimensions differ, or the same columns are in another order.
         """
         _check_same_space([self, other])
         return _weighted_sum([self, other], [1.0, 1.0])
@@ -290,16 +301,24 @@ class PairMoments:
         return folds
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the moments to a ``.npz`` file of plain arrays.
+        """Write the moments to a ``.npz`` file of plain arrays, whole or not at all.
 
         Parameters
         ----------
         path : path-like
             Where to write; the name is used as given.
         """
-        with open(path, "wb") as file:
-            named: dict[str, Any] = dict(self.sums())
-            np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **named)
+        named: dict[str, Any] = dict(self.sums())
+        if all(isinstance(name, (str, int)) for name in self.columns):  # as JSON keeps them
+            named["columns"] = np.array(json.dumps(self.columns))
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(aside, "wb") as file:
+                np.savez(file, format_version=_FORMAT_VERSION, n_pairs=self.n_pairs, **named)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> PairMoments:
@@ -335,7 +354,9 @@ class PairMoments:
             raise ValueError(f"{path} holds no pair moments: {sorted(missing)} missing. {advice}")
         if arrays["format_version"] != _FORMAT_VERSION:
             raise ValueError(f"{path} has format version {arrays['format_version']}. {advice}")
-        return cls.from_sums(int(arrays["n_pairs"]), arrays, source=f"{path}")
+        moments = cls.from_sums(int(arrays["n_pairs"]), arrays, source=f"{path}")
+        moments.columns = json.loads(str(arrays.get("columns", "[]")))
+        return moments
 
     def sums(self) -> dict[str, NDArray[np.float64]]:
         """Give the sums that the moments are the averages of, by name, to be saved."""
@@ -434,9 +455,9 @@ def combine(moments: Sequence[PairMoments], weights: Sequence[float]) -> PairMom
     TypeError
         If an entry is not a :class:`PairMoments`.
     ValueError
-        If there is nothing to combine, the lengths or dimensions differ, a weight is
-        negative or not finite, all weights are zero, or an entry with a positive weight
-        has no pairs.
+        If there is nothing to combine, the lengths or dimensions differ, the same columns
+        are in another order, a weight is negative or not finite, all weights are zero, or an
+        entry with a positive weight has no pairs.
 
     Examples
     --------
@@ -557,7 +578,7 @@ def check_labelled(
     ValueError
         If shapes differ, X holds NaN or infinity, or the labels name no classes.
     """
-    given, labels = as_array(X), as_array(y)
+    given, labels = as_array(X), check_labels(y)
     if (
         _is_plain(given)
         and type(labels) is np.ndarray
@@ -569,6 +590,46 @@ def check_labelled(
     given, labels = validate_data(estimator, given, labels, dtype=[np.float64, np.float32])
     check_classification_targets(labels)
     return given, labels
+
+
+def check_labels(y: ArrayLike) -> Any:
+    """Refuse labels of which some are missing, or that are of kinds that have no order.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    array-like
+        As :func:`as_array` gives it.
+
+    Raises
+    ------
+    ValueError
+    """
+    labels = as_array(y)
+    # of a list numpy would write numbers, and NaN too, as the texts that they stand among
+    values = np.asarray(labels, dtype=object if isinstance(labels, (list, tuple)) else None)
+    if values.dtype.kind != "O" or not values.shape:
+        return labels
+    missing = sum(map(_is_missing, values.flat))
+    if missing:
+        raise ValueError(
+            f"y lacks {missing} of {values.size} labels (None or NaN); expected a class for each "
+            "row. Drop these rows from X and y together."
+        )
+    if len({isinstance(value, str) for value in values.flat}) > 1:
+        raise ValueError(
+            "y has labels that are texts and labels that are not; expected one kind. Write all as "
+            "texts, or count all in numbers."
+        )
+    return labels
+
+
+def _is_missing(value: Any) -> bool:
+    """Tell whether a value is None, NaN, NaT, or pandas' NA, which equals nothing."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
 
 def _is_plain(X: Any) -> bool:
@@ -589,7 +650,7 @@ def _checked_groups(groups: ArrayLike, n: int) -> list[bytes]:
         raise ValueError(
             f"groups has shape {values.shape}; expected {(n,)}, a name or number for each pair."
         )
-    missing = sum(value is None or value != value for value in values)
+    missing = sum(map(_is_missing, values))
     if missing:
         raise ValueError(
             f"groups lacks {missing} of {n} pairs (None or NaN); expected a name or number for "
@@ -751,6 +812,13 @@ def _check_same_space(moments: Sequence[PairMoments]) -> None:
             f"The moments have dimensions {dimensions}; expected one. Only pairs from the same "
             "embedding space can be added."
         )
+    first, *others = [item.columns for item in moments if item.columns] or [[]]
+    for columns in others:
+        if columns != first and set(columns) == set(first):
+            raise ValueError(
+                f"The moments are of the same columns in another order: {_some(first)}, and "
+                f"{_some(columns)}. Put the frames in one order, and compute them again."
+            )
 
 
 def _weighted_sum(moments: Sequence[PairMoments], factors: Sequence[float]) -> PairMoments:
@@ -762,4 +830,5 @@ def _weighted_sum(moments: Sequence[PairMoments], factors: Sequence[float]) -> P
             for item, factor in zip(moments, factors, strict=True)
         )
         setattr(result, f"_{name}", sum(terms))
+    result.columns = next((item.columns for item in moments if item.columns), [])
     return result

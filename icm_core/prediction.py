@@ -26,8 +26,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from icm_core.moments import (
-    as_array,
     check_labelled,
+    check_labels,
     check_new,
     check_order,
     check_same_rows,
@@ -55,7 +55,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             If rows have labels in another order than y has, and as ``predict``.
         """
         check_same_rows(X, y, "y")
-        return float(super().score(X, as_array(y), sample_weight))
+        return float(super().score(X, check_labels(y), sample_weight))
 
 
 class ZeroShotClassifier(_Classifier):

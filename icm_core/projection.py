@@ -347,7 +347,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 "for arrays."
             )
         self.n_features_in_ = moments.n_features
-        self._columns: list[Any] = []
+        self._columns: list[Any] = moments.columns
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         return self._solve(moments)
@@ -560,6 +560,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 if name.startswith("moments.")
             }
             projection.moments_ = PairMoments.from_sums(told["n_pairs"], sums, source=f"{path}")
+            projection.moments_.columns = projection._columns
         if weights is not None:
             projection.check_encoder(weights)
         return projection
@@ -655,6 +656,7 @@ class InvariantProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         # a tensor is handed on as it is, for the moments to see its precision
         before, after = (given if hasattr(given, "detach") else checked for given, checked in pairs)
         moments = PairMoments(originals.shape[1]).update(before, after, groups)
+        moments.columns = self._columns
         return self._solve(moments if earlier is None else earlier.merge(moments))
 
     def _solve(self, moments: PairMoments) -> Self:
@@ -1003,10 +1005,12 @@ def read_arrays(
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist; expected a saved {kind}.") from error
+    except PermissionError as error:
+        raise PermissionError(f"{path} may not be read; expected a saved {kind}.") from error
     except Exception as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); expected a saved {kind}. Copy it "
-            "again, or save it again."
+            f"{path} is {'a folder' if Path(path).is_dir() else 'not a whole safetensors file'} "
+            f"({error}); expected a saved {kind}. Give its file, copy it again, or save it again."
         ) from error
     try:
         checked = json.loads(metadata[_METADATA])

@@ -3,11 +3,13 @@
 import doctest
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from icm_core import InvariantProjection
 from icm_core import moments as moments_module
 from icm_core.moments import PairMoments, combine
 
@@ -140,6 +142,8 @@ def test_pairs_of_one_group_are_in_one_fold_in_any_order_and_batches(name):
         ("ab", r"groups has shape \(\); expected \(2,\)"),
         (["a", None], r"groups lacks 1 of 2 pairs .* a group of its own"),
         ([np.nan, np.nan], r"groups lacks 2 of 2 pairs"),
+        (pd.array(["a", None], dtype="string"), r"groups lacks 1 of 2 pairs"),
+        (pd.to_datetime(["2020-01-01", None]), r"groups lacks 1 of 2 pairs"),
     ],
 )
 def test_groups_are_one_for_each_pair(groups, message):
@@ -163,6 +167,31 @@ def test_folds_of_mixed_kinds_are_mixed():
             for item, part in ((image, of_image), (text, of_text))
         ]
         assert left == pytest.approx(shares[0] / 4 + 3 * shares[1] / 4)
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names")  # of scikit-learn
+def test_columns_in_another_order_are_refused_in_later_batches_and_other_moments(tmp_path):
+    X, X_do = (pd.DataFrame(part, columns=list("abc")) for part in pairs(20))
+    other = X[list("cab")], X_do[list("cab")]
+    moments = PairMoments(D).update(X.to_numpy(), X_do.to_numpy()).update(X, X_do)
+    moments.save(tmp_path / "moments.npz")
+    for kept in (moments, PairMoments.load(tmp_path / "moments.npz"), moments.merge(moments)):
+        assert kept.columns == list("abc")
+        with pytest.raises(ValueError, match="fitted on in another order: c, a, b; expected a, b"):
+            kept.update(*other)
+        assert kept.n_pairs in (40, 80)
+        with pytest.raises(ValueError, match=r"another order: a, b, c, and c, a, b\. Put the"):
+            kept.merge(PairMoments(D).update(*other))
+        with pytest.raises(ValueError, match="same columns in another order"):
+            combine([PairMoments(D).update(*other), kept], [1, 1])
+        projection = InvariantProjection(2, consistency_weight=1.0).fit_moments(kept)
+        with pytest.raises(ValueError, match="another order"):
+            projection.transform(other[0])
+    for unnamed in (X.to_numpy(), X.set_axis(range(D), axis=1)):
+        assert moments.update(unnamed, unnamed).columns == list("abc")
+    numbered = PairMoments(D).update(X.to_numpy(), X_do.to_numpy())
+    with pytest.raises(ValueError, match="another order: 2, 1, 0; expected 0, 1, 2"):
+        numbered.update(*(part.set_axis([2, 1, 0], axis=1) for part in (X, X_do)))
 
 
 def test_merge_leaves_its_operands_unchanged():
@@ -350,10 +379,14 @@ def test_saved_moments_are_loaded_bit_for_bit(tmp_path_factory, both):
     assert loaded.merge(moments).n_pairs == 2 * moments.n_pairs
 
 
-def test_save_writes_the_given_name_and_overwrites(tmp_path):
+def test_save_writes_the_given_name_and_overwrites(tmp_path, monkeypatch):
     path = tmp_path / "moments.bin"
     PairMoments(D).save(path)
     PairMoments(D).update(*pairs(2)).save(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", lambda file, **_: file.write(b"half") / 0)
+        with pytest.raises(ZeroDivisionError):
+            PairMoments(D).save(path)  # stopped half way, it leaves what was there
     assert PairMoments.load(path).n_pairs == 2
     assert [item.name for item in tmp_path.iterdir()] == ["moments.bin"]
 

@@ -286,6 +286,28 @@ def test_bad_prompts(classes, templates, message):
 
 
 @pytest.mark.parametrize("model", [ZeroShotClassifier(), LinearProbe()])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, r"y lacks 1 of \d+ labels \(None or NaN\)"),
+        (np.nan, r"y lacks 1 of \d+ labels"),
+        (pd.NA, r"y lacks 1 of \d+ labels"),
+        (3, "labels that are texts and labels that are not"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(model, wrong, message):
+    X, y, _ = labelled(0)
+    texts = np.array([f"class {label}" for label in y], dtype=object)
+    fitted = clone(model).fit(X, pd.Series(texts, dtype="category"))
+    assert fitted.score(X, pd.Series(texts, dtype="string")) == fitted.score(X, texts)
+    texts[1] = wrong
+    for labels in (texts, pd.Series(texts), texts.tolist()):
+        for method in (clone(model).fit, fitted.score):
+            with pytest.raises(ValueError, match=message):
+                method(X, labels)
+
+
+@pytest.mark.parametrize("model", [ZeroShotClassifier(), LinearProbe()])
 def test_columns_in_another_order_are_refused(model):
     X, y, new = labelled(0)
     model = clone(model).fit(pd.DataFrame(X, columns=list("abcde")), y)
