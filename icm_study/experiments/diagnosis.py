@@ -83,8 +83,10 @@ def redrawn_share(data: EmbeddedData, drawn: NDArray[np.str_] | None = None) -> 
     -------
     DataFrame
         Columns intervention, factor, share, and r2: how well the factor can be read on a
-        half of the images from the other. Where that is below :data:`READABLE`, or the
-        readings of thirds have nothing in common, the share is NaN: it cannot be told.
+        half of the images from the other. Where that is below :data:`READABLE`, the
+        readings of thirds have nothing in common, or the images of the pairs are all of one
+        value (photographs, of one domain), so that nothing says how large a draw is, the share
+        is NaN: it cannot be told.
     """
     plain = data.tested
     if "shortcut" in plain.coords:
@@ -103,7 +105,8 @@ def redrawn_share(data: EmbeddedData, drawn: NDArray[np.str_] | None = None) -> 
             X, values = read[before].to_numpy(), read[factor].to_numpy()
             _, r2 = read_factor(X, values, half == 0)
             weights = []
-            if r2 >= READABLE:
+            varies = factor in data.source.coords and np.ptp(data.source[factor].to_numpy())
+            if r2 >= READABLE and varies:
                 onehot = _onehot(values)
                 weights = [_reader(X, onehot, thirds == part).coef_.T for part in range(3)]
             of = {intervention: np.ones(len(pairs[0]), dtype=bool)}

@@ -34,6 +34,7 @@ def gain_map(cells: pd.DataFrame, baseline: float, title: str) -> Figure:
     baseline : float
         The accuracy that a gain is over.
     title : str
+        What is shown; the largest gain is added to it.
 
     Returns
     -------
@@ -42,7 +43,9 @@ def gain_map(cells: pd.DataFrame, baseline: float, title: str) -> Figure:
     part = cells[cells["condition"] == "reversed"]
     kinds = [kind for kind in INTERVENTIONS if kind in set(part["intervention"])]
     panels = {kind: part["intervention"] == kind for kind in kinds}
-    return grid_figure(part, panels, baseline=dict.fromkeys(kinds, baseline), title=title)
+    most = f"at most {part['value'].max() - baseline:+.0f} points over {baseline:.0f} %"
+    told = f"{title}: {most}"
+    return grid_figure(part, panels, baseline=dict.fromkeys(kinds, baseline), title=told)
 
 
 def best_cells(cells: pd.DataFrame) -> str:
@@ -139,22 +142,31 @@ def pairs_means(by_size: pd.DataFrame) -> pd.DataFrame:
     return means.assign(name="ICM " + means["intervention"])
 
 
-def pairs_figure(means: pd.DataFrame, title: str) -> Figure:
+def pairs_figure(means: pd.DataFrame) -> Figure:
     """Show accuracy against the number of pairs, one panel a shift.
 
     Parameters
     ----------
     means : DataFrame
         Rows of :func:`pairs_means`.
-    title : str
 
     Returns
     -------
     matplotlib.figure.Figure
     """
+    wide = _reversed(means, "n_pairs")
+    fewest, every = wide.columns.min(), wide.columns.max()
+    listed = ", ".join(f"{name} {row[every] - row[fewest]:+.0f}" for name, row in wide.iterrows())
+    title = f"Points from {fewest} to {every} pairs, shortcut reversed: {listed}"
     return sweep_figure(
         means, "n_pairs", _by_shift(means), xlabel="pairs", xscale="log", title=title
     )
+
+
+def _reversed(means: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Give the accuracies with the shortcut reversed, a row for each name."""
+    part = means[means["condition"] == "reversed"]
+    return part.pivot_table("value", "name", by, sort=False)
 
 
 def _by_shift(means: pd.DataFrame) -> dict[str, pd.Series]:
@@ -163,9 +175,7 @@ def _by_shift(means: pd.DataFrame) -> dict[str, pd.Series]:
 
 def pairs_words(means: pd.DataFrame) -> str:
     """Compare the fewest pairs with all, with the shortcut reversed."""
-    wide = means[means["condition"] == "reversed"].pivot_table(
-        "value", "name", "n_pairs", sort=False
-    )
+    wide = _reversed(means, "n_pairs")
     fewest, every = wide.columns.min(), wide.columns.max()
     listed = ", ".join(
         f"{row[fewest]:.1f} and {row[every]:.1f} % (*{name}*)" for name, row in wide.iterrows()
@@ -188,19 +198,24 @@ def penalty_means(by_penalty: pd.DataFrame) -> pd.DataFrame:
     return aggregate(part, ["name", "C", "condition"])
 
 
-def penalty_figure(means: pd.DataFrame, title: str) -> Figure:
+def penalty_figure(means: pd.DataFrame) -> Figure:
     """Show accuracy against the penalty, one panel a shift.
 
     Parameters
     ----------
     means : DataFrame
         Rows of :func:`penalty_means`.
-    title : str
 
     Returns
     -------
     matplotlib.figure.Figure
     """
+    wide = _reversed(means, "C")
+    gains = (wide - wide.loc["plain"]).drop("plain")
+    listed = ", ".join(
+        f"{row.name} {row.min():+.0f} to {row.max():+.0f}" for _, row in gains.iterrows()
+    )
+    title = f"Points over plain, shortcut reversed: {listed}"
     label = "C, inverse penalty of the probe"
     return sweep_figure(means, "C", _by_shift(means), xlabel=label, xscale="log", title=title)
 

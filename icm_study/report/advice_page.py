@@ -89,7 +89,7 @@ def _figures(study: Study, run: Results) -> Iterator[str]:
     set_style()
     examples_figure(study)
     yield from _drawn("Images as they are, and after an image intervention")
-    share_figure(quantity(run.record, "share"), "What each intervention re-draws")
+    share_figure(quantity(run.record, "share"))
     yield from _drawn("The share of each factor that each kind of intervention re-draws")
     accuracy_figures(run)
     yield from _drawn("Accuracy of each method with intervals, under each condition")

@@ -164,4 +164,6 @@ def claims_map(rows: pd.DataFrame) -> Figure:
         for verdict, (color, marker) in LOOKS.items()
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    counts = ", ".join(f"{(rows['verdict'] == verdict).sum()} {verdict}" for verdict in LOOKS)
+    figure.suptitle(f"Of {len(rows)} claims: {counts}", x=0.01, ha="left", fontsize=12)
     return figure

@@ -219,17 +219,18 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
     panels = {condition_name[key]: means["condition"] == key for key in results.shifts}
     return sweep_figure(
         means, "strength", panels, xlabel="strength ρ of the shortcut in the sources",
-        title=f"Probe, {CHOSEN if is_chosen else FIXED}, shortcut on {of_world}"
-        f"{_falls(means, results.shifts[-1])}",
+        title=f"{_falls(means, results.shifts[-1])} ({CHOSEN if is_chosen else FIXED})",
     )  # fmt: skip
 
 
 def _falls(means: pd.DataFrame, shift: str) -> str:
     """Say what the plain probe and that of ICM auto lose from the weakest to the strongest."""
+    weakest, strongest = means["strength"].min(), means["strength"].max()
     part = means[means["condition"] == shift].pivot_table("value", "name", "strength")
     lost = (part.iloc[:, 0] - part.iloc[:, -1]).filter(regex="^plain$|^ICM auto (?!oracle)")
     told = ", ".join(f"{name} {points:.0f}" for name, points in lost[::-1].items())
-    return f": points lost, {said(shift)}: {told}" if told else ""
+    start = f"{said(shift).capitalize()}, the probe loses from ρ = {weakest:g} to {strongest:g}"
+    return f"{start}: {told} points" if told else "Linear probe by the strength of the shortcut"
 
 
 def axis_floor(means: pd.DataFrame) -> float:
@@ -282,7 +283,7 @@ def sweep_figure(
     return figure
 
 
-def variants_figure(means: pd.DataFrame, title: str) -> Figure:
+def variants_figure(means: pd.DataFrame) -> Figure:
     """Accuracy of each method, one panel a variant; a line marks the plain predictor.
 
     Parameters
@@ -290,7 +291,6 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
     means : DataFrame
         Rows of :func:`icm_study.experiments.intervals.aggregate` with columns
         predictor, method, intervention, condition, value, low, high.
-    title : str
 
     Returns
     -------
@@ -320,13 +320,24 @@ def variants_figure(means: pd.DataFrame, title: str) -> Figure:
         axis.set_title(said(condition), fontsize=11)
         axis.grid(axis="x")
     axes[0, 0].invert_yaxis()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(_best_over_plain(means), x=0.01, ha="left", fontsize=12)
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         for name, (color, marker, _) in looks.items() if name in set(means["predictor"])
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+def _best_over_plain(means: pd.DataFrame) -> str:
+    """Say what the best method, oracle aside, has over the plain predictor on each variant."""
+    predictor = means["predictor"].iloc[-1]
+    part = means[(means["predictor"] == predictor) & ~means["method"].str.contains("oracle")]
+    part = part[part["condition"] != "in_distribution"]
+    best = part.groupby("condition", sort=False)["value"].max()
+    plain = part[part["method"] == "plain"].set_index("condition")["value"]
+    told = ", ".join(f"{said(name)} {best[name] - plain[name]:+.1f}" for name in best.index)
+    return f"{predictor.capitalize()}, the best (oracle aside) over plain: {told} points"
 
 
 def heat_map(
@@ -406,7 +417,7 @@ def table_figure(
     return figure
 
 
-def share_figure(shares: pd.DataFrame, title: str) -> Figure:
+def share_figure(shares: pd.DataFrame) -> Figure:
     """Show the share of each factor that each intervention re-draws, as an annotated grid.
 
     A factor that cannot be read from the embedding has a blank cell.
@@ -415,7 +426,6 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     ----------
     shares : DataFrame
         Rows factor, columns intervention, values the share.
-    title : str
 
     Returns
     -------
@@ -426,18 +436,19 @@ def share_figure(shares: pd.DataFrame, title: str) -> Figure:
     write_values(axis, mesh, shares, "{:.2f}", 11)
     figure.colorbar(mesh, ax=axis, label="share re-drawn").outline.set_linewidth(0)
     axis.set(xlabel="intervention", ylabel="")
-    axis.set_title(title)
+    domain = shares.reindex(["domain"]).iloc[0].dropna()
+    told = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in domain.items())
+    axis.set_title(f"Domain re-drawn: {told}" if told else "What each intervention re-draws")
     return figure
 
 
-def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Show the eigenvalues of C − λS, one panel an intervention, one line a λ.
 
     Parameters
     ----------
     spectra : mapping of str to mapping of str to D floats
         Intervention, then λ, then the eigenvalues from the largest.
-    title : str
 
     Returns
     -------
@@ -459,6 +470,12 @@ def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]], title:
     handles = [Line2D([], [], color=color, label=label) for label, (_, _, color) in ends.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(ends))
     axes[0, 0].set_ylabel("eigenvalue of $C-\\lambda S$")
+    at = "1" if all("1" in by_weight for by_weight in spectra.values()) else next(iter(by_weight))
+    counts = {
+        name: sum(value > 0 for value in by_weight[at]) for name, by_weight in spectra.items()
+    }
+    told = ", ".join(f"{name} {n}" for name, n in counts.items())
+    title = f"Eigenvalues above zero at λ = {at}: {told}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 

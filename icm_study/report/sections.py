@@ -101,7 +101,8 @@ def accuracy_came_out(results: Results) -> Markdown:
         usable = ordered[~ordered["method"].str.contains("oracle")]
         plain = part.loc[part["method"] == "plain", "value"].iloc[0]
         best = usable.iloc[0]
-        told.append(f"{predictor}: {best['name']} {best['value']:.1f} % (plain {plain:.1f} %)")
+        beside = "" if best["method"] == "plain" else f" (plain {plain:.1f} %)"
+        told.append(f"{predictor}: {best['name']} {best['value']:.1f} %{beside}")
     return came_out(f"The best under “{said(shift)}”, oracle aside, {'; '.join(told)}.")
 
 

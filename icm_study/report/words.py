@@ -194,8 +194,15 @@ def chosen(results: Results) -> HTML:
         by += "; for the probe, as the data set is large, of one of least squares"
     if PART in judged_by:
         by += "; for the penalty, of a probe on a part of the images, with as much penalty for each"
-    shown = html(medians.reset_index(), na_rep="")
-    return HTML(f"{shown.data}<p>Chosen by the accuracy {by}.</p>")
+    medians = medians.reset_index()
+    # whole, but where runs are even in number
+    medians["K"] = ["" if pd.isna(k) else f"{k:g}" for k in medians["K"]]
+    caption = (
+        f"K, λ and the inverse penalty C of the probe: the median over the runs, chosen by the "
+        f"accuracy {by}. Blank: not chosen, or the method has none. On the grid of C, 1 is the "
+        "weakest penalty and 0.001 the strongest."
+    )
+    return HTML(f"{html(medians, na_rep='').data}<p><em>{caption}</em></p>")
 
 
 def record(results: Results) -> Markdown:

@@ -40,7 +40,7 @@ def synthetic(redraws, n=4000, noise=0.05):
 
     shown = draw()
     source = table(
-        {},
+        shown,
         original=embedding(shown),
         caption=embedding(shown),
         image=intervened(shown, "image"),
@@ -77,6 +77,16 @@ def test_what_the_embedding_does_not_hold_cannot_be_read():
     table = redrawn_share(replace(data, test=blind)).set_index(["intervention", "factor"])
     assert abs(table.loc[("image", "blur"), "r2"]) < 0.05
     assert table.loc[("image", "coat"), "r2"] > 0.85
+
+
+def test_what_does_not_vary_among_the_pairs_has_no_share():
+    data = synthetic(REDRAWS)
+    of_photos = data.source.assign_coords(domain=("row", np.zeros(data.source.sizes["row"], int)))
+    for source in (of_photos, of_photos.drop_vars("domain")):
+        table = redrawn_share(replace(data, source=source)).set_index("factor")
+        assert table.loc["domain", "share"].isna().all()
+        assert table.loc["domain", "r2"].min() > 0.85
+        assert table.drop("domain")["share"].notna().all()
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.5, 1.0])

@@ -54,6 +54,7 @@ def test_best_cells_are_those_of_the_reversed_shortcut():
     assert ablations.best_cells(cells) == "zero-shot 60.0 % (text, K = 16, λ = 1)"
     figure = ablations.gain_map(cells, 40.0, "title")
     assert [axis.get_title() for axis in figure.axes[:-1]] == ["text"]
+    assert figure.get_suptitle() == "title: at most +20 points over 40 %"
     plt.close(figure)
 
 
@@ -91,7 +92,9 @@ def test_pairs_compare_the_fewest_with_all():
     assert ablations.pairs_words(means) == (
         "With 30 pairs and with 300, shortcut reversed: 70.5 and 80.5 % (*ICM image+text*)."
     )
-    figure = ablations.pairs_figure(means, "title")
+    figure = ablations.pairs_figure(means)
+    said = "Points from 30 to 300 pairs, shortcut reversed: ICM image+text +10"
+    assert figure.get_suptitle() == said
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["unseen domain", "shortcut reversed"]
     plt.close(figure)
@@ -123,7 +126,9 @@ def test_the_figure_has_the_plain_probe_once_and_no_chosen_penalty():
     plain = means[(means["name"] == "plain") & (means["condition"] == "unseen")]
     assert plain.set_index("C")["value"].to_dict() == pytest.approx({0.1: 70.5, 10.0: 60.5})
     assert (plain["n_runs"] == 4).all()
-    figure = ablations.penalty_figure(means, "title")
+    figure = ablations.penalty_figure(means)
+    said = "Points over plain, shortcut reversed: ICM image -4 to +2, ICM image+text -4 to +2"
+    assert figure.get_suptitle() == said
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
     plt.close(figure)
 

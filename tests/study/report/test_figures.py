@@ -86,9 +86,11 @@ def test_the_figure_of_variants_has_a_panel_for_each():
     value = 40 + 2.5 * np.arange(len(rows))
     table = pd.DataFrame(rows).assign(value=value, low=value - 3, high=value + 1)
     table = table.replace({"predictor": {"probe": "linear probe"}})
-    figure = variants_figure(table, "title")
+    figure = variants_figure(table)
     titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]
     assert titles == ["in distribution", "V2", "A"]
+    said = "Linear probe, the best (oracle aside) over plain: V2 +5.0, A +5.0 points"
+    assert figure.get_suptitle() == said
     for axis, (_, panel) in zip(figure.axes, table.groupby("condition", sort=False), strict=True):
         drawn = sorted(float(x) for bars in axis.containers for x in bars.lines[0].get_xdata())
         np.testing.assert_allclose(drawn, sorted(panel["value"]))
@@ -145,17 +147,23 @@ def test_a_table_as_a_heat_map_has_its_numbers_and_no_colour_where_an_interval_h
 
 def test_share_figure_annotates_every_cell():
     shares = pd.DataFrame({"image": [0.1, 0.9]}, index=["class", "coat"])
-    assert [text.get_text() for text in share_figure(shares, "t").axes[0].texts] == ["0.10", "0.90"]
+    axis = share_figure(shares).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.10", "0.90"]
+    assert axis.get_title() == "What each intervention re-draws"
+    shares.loc["domain"] = 0.514
+    title = share_figure(shares.assign(text=1.19, oracle=np.nan)).axes[0].get_title()
+    assert title == "Domain re-drawn: image 51 %, text 119 %"
 
 
 def test_share_figure_leaves_blank_what_cannot_be_read():
     shares = pd.DataFrame({"image": [np.nan, 0.9]}, index=["class", "coat"])
-    assert [text.get_text() for text in share_figure(shares, "t").axes[0].texts] == ["0.90"]
+    assert [text.get_text() for text in share_figure(shares).axes[0].texts] == ["0.90"]
 
 
 def test_spectrum_figure_draws_each_weight():
     spectra = {"image": {"1": [2.0, -1.0], "3": [1.0, -4.0]}}
-    figure = spectrum_figure(spectra, "t")
+    figure = spectrum_figure(spectra)
+    assert figure.get_suptitle() == "Eigenvalues above zero at λ = 1: image 1"
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines[:2]]
     assert drawn == [[2.0, -1.0], [1.0, -4.0]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["λ = 1", "λ = 3"]
