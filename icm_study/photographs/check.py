@@ -224,9 +224,13 @@ class FolderReport:
             [f"{suffix}: {n:,} files" for suffix, n in self.not_read.items()],
         )
         if self.left_out:
+            names = {Path(folder).name for folder in self.left_out}
+            splits = ", ".join(sorted(filter(is_split, names)))
+            named = f" Splits ({splits}) are among them." if splits else ""
             lines += _section(
                 f"{sum(self.left_out.values()):,} images are left out, since they lie in no class "
-                "folder, or deeper; `nested` takes those below a class folder. Their folders",
+                f"folder, or deeper; `nested` takes those below a class folder.{named} Their "
+                "folders",
                 [f"{folder}: {n:,}" for folder, n in self.left_out.items()],
             )
         if self.splits:

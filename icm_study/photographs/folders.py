@@ -439,8 +439,10 @@ def _deeper(folder: Path) -> str:
     ]
     if not below:
         return ""
+    splits = sorted({place.name for place in below if is_split(place.name)})
+    named = f" ({', '.join(splits)}: splits, of which `nested` takes all)" if splits else ""
     return (
-        f" The images may lie deeper, in folders such as {str(below[0])!r}: if "
+        f" The images may lie deeper, in folders such as {str(below[0])!r}{named}: if "
         f"{below[0].parts[0]!r} is a class, `nested` takes them as its images; else move the "
         "class folders up."
     )

@@ -32,6 +32,7 @@ from icm_study.experiments.pair_numbers import (
 from icm_study.experiments.questions import Experiment
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED, run_encoders
 from icm_study.report.finding import Finding
+from icm_study.report.tables import percent
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory import crossing as gaussian
 from icm_study.theory.few_pairs import KNOWN, few_pairs
@@ -119,11 +120,11 @@ def leaks(runs: pd.DataFrame) -> Finding:
     )  # fmt: skip
     words = (
         f"With the shortcut reversed ICM gains {_points(clean)} points from clean pairs, "
-        f"{_points(some)} with any other animal in {SHOWN_LEAK:.0%} of them, and "
+        f"{_points(some)} with any other animal in {percent(SHOWN_LEAK)} of them, and "
         f"{_points(same)} where every pair shows another animal of its class."
     )
     claims = [
-        _claim("Leak", f"ICM gains with {SHOWN_LEAK:.0%} of leaking pairs, shortcut reversed",
+        _claim("Leak", f"ICM gains with {percent(SHOWN_LEAK)} of leaking pairs, shortcut reversed",
                some, above=0.0, unit=" points"),
         _claim("Leak", "pairs of two animals of one class do as well as no pairs at all, or better",
                same, above=0.0, unit=" points"),
@@ -283,6 +284,7 @@ def encoders(runs: pd.DataFrame) -> Finding:
         for _, part in usual.groupby("seed")
     ]
     rho = _interval(np.array(drawn))
+    rho[["low", "high"]] = rho[["low", "high"]].clip(-1, 1)  # as correlations are
     narrow = usual[usual["kind"] == NARROWED]
     least = narrow[narrow["width"] == narrow["width"].min()]
     lost = _interval(least.set_index("seed")["oracle_gain"].to_numpy())

@@ -19,6 +19,7 @@ from icm_study.experiments.pair_numbers import HELD_OUT
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED
 from icm_study.report.figures import plot_curves
 from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
+from icm_study.report.tables import percent
 
 GAIN = "Gain over the plain probe, shortcut reversed\n(percentage points)"
 KEPT = {"everything": ("whole embedding", CONTEXT), "oracle": ("ICM, oracle pairs", INVARIANT),
@@ -33,7 +34,7 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
     names = [*FACTORS.values(), ALL, PAIRS, SHUFFLED]
     _bars(axes[0], forward.loc[names], names, CONTEXT, 0)
     main = forward["mean"].to_dict()[ALL]
-    axes[0].set_title(f"Main effects explain\n{main:.0%} of the embedding")
+    axes[0].set_title(f"Main effects explain\n{percent(main)} of the embedding")
     back = summary[summary["way"] == "factor from embedding"]
     factors = list(FACTORS.values())
     whole = back[back["kept"] == "everything"]
@@ -50,7 +51,8 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
     linear = back[back["reading"] == LINEAR].pivot_table("mean", "factor", "kept")
     kept_share = (linear["oracle"] / linear["everything"]).clip(lower=0)
     axes[2].set_title(
-        f"ICM keeps {kept_share['class']:.0%} of the\nclass, {kept_share['scene']:.0%} of the scene"
+        f"ICM keeps {percent(kept_share['class'])} of the\n"
+        f"class, {percent(kept_share['scene'])} of the scene"
     )
     for panel in axes:
         panel.set(xlabel="$R^2$ on new images", xlim=(-0.05, 1.0))
@@ -85,7 +87,7 @@ def leak_figure(summary: pd.DataFrame) -> Figure:
     worst = summary[summary["shown"] == ANY_ANIMAL].sort_values("share")
     above = worst[worst["low"] > 0]["share"]
     panel.set_title(
-        f"The gain bears any other animal in up to {above.max():.0%} of the pairs"
+        f"The gain bears any other animal in up to {percent(above.max())} of the pairs"
         if len(above) else "Any leak takes the gain away"
     )  # fmt: skip
     return figure
@@ -191,7 +193,9 @@ def stability_figure(runs: pd.DataFrame) -> Figure:
         panel.set_ylim(bottom=0)
     most = runs[runs["n_pairs"] == runs["n_pairs"].max()]
     reached = most.groupby("pairs")["overlap"].mean().min()
-    axes[0].set_title(f"With {most['n_pairs'].iloc[0]} pairs two draws overlap by {reached:.0%}")
+    axes[0].set_title(
+        f"With {most['n_pairs'].iloc[0]} pairs two draws overlap by {percent(reached)}"
+    )
     axes[0].legend()
     return figure
 

@@ -10,6 +10,7 @@ from icm_study.experiments.redrawing import CLASS_PAIRS, SEVEN
 from icm_study.report.finding import Finding
 from icm_study.report.gains import by_method, gain_claim, gains_over, method_means
 from icm_study.report.style import said
+from icm_study.report.tables import percent
 from icm_study.report.words import points
 
 
@@ -31,8 +32,9 @@ def photographs(runs: pd.DataFrame) -> Finding:
     )
     return Finding(
         gains,
-        f"The seven interventions re-draw {shares[SEVEN, 'domain']:.0%} of the domain, class pairs "
-        f"{shares[CLASS_PAIRS, 'domain']:.0%} and {shares[CLASS_PAIRS, 'class']:.0%} of the class; "
+        f"The seven interventions re-draw {percent(shares[SEVEN, 'domain'])} of the domain, class "
+        f"pairs {percent(shares[CLASS_PAIRS, 'domain'])} and "
+        f"{percent(shares[CLASS_PAIRS, 'class'])} of the class; "
         f"chosen on the sources, the best way ({best.name}) gains {points(best)} points.",
         [
             gain_claim("Photographs (PACS)", f"{row.name} over the plain probe", row)

@@ -28,7 +28,7 @@ from icm_study.experiments.modality import (
 from icm_study.experiments.modality import SHUFFLED as SHUFFLED_PAIRS
 from icm_study.report.finding import Finding
 from icm_study.report.gains import gain_claim
-from icm_study.report.tables import with_interval
+from icm_study.report.tables import percent, with_interval
 from icm_study.report.verdicts import claim, judge
 from icm_study.report.words import points
 
@@ -200,8 +200,8 @@ def spans(runs: pd.DataFrame) -> Finding:
     return Finding(
         runs,
         f"Texts of the animal world's encoder with {row['dimension']} dimensions span "
-        f"{row['text_rank']}. {row['outside']:.0%} of its images' variance lies outside, where the "
-        f"class is read with R² = {row['class_outside']:.2f} and the scene with "
+        f"{row['text_rank']}. {percent(row['outside'])} of its images' variance lies outside, "
+        f"where the class is read with R² = {row['class_outside']:.2f} and the scene with "
         f"{row['scene_outside']:.2f}: no text intervention can re-draw that.",
     )
 
@@ -337,7 +337,7 @@ def _model(name: str) -> str:
 
 def _percent(row: pd.Series) -> str:
     low, high = np.clip([row["low"], row["high"]], 0, 1)
-    return f"{row['mean']:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+    return f"{100 * row['mean']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _points(row: pd.Series) -> str:

@@ -16,6 +16,11 @@ from icm_study.report.style import condition_name
 UNSHIFTED = (condition_name["in_distribution"], condition_name["seen_classes"])
 
 
+def percent(share: float) -> str:
+    """Write a share in percent."""
+    return f"{100 * share:.0f} %"
+
+
 def with_interval(row: pd.Series) -> str:
     """Write a row of :func:`mean_interval` as text, for example ``0.12 (0.1 to 0.14)``.
 

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from icm_study.experiments.intervals import mean_interval
 from icm_study.report.finding import Finding
-from icm_study.report.tables import with_interval
+from icm_study.report.tables import percent, with_interval
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory.discrete import information_threshold
 from icm_study.theory.propositions import METHODS, N_FACTORS, SOURCE, VOCABULARIES
@@ -64,7 +64,7 @@ def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
         by_quantity.median().reset_index(),
         f"In the shortcut world $P(y \\mid do(z_{{inv}}))$ changes by at most {do_inv:.1g}; with "
         f"both factors set by intervention by {do_both:.1g}, with both *observed* in "
-        f"{changed:.0%} of the models. The proposition's two halves hold together "
+        f"{percent(changed)} of the models. The proposition's two halves hold together "
         f"in {halves} of the {len(kept)} worlds.",
         [
             claim(
@@ -84,7 +84,7 @@ def invariance(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             claim(
                 "P5.1",
                 "P(y | z_inv, z_var), with both observed, changes (shortcut world)",
-                f"changes in {changed:.0%} of models, by up to {see_both:.2f}, {exact}",
+                f"changes in {percent(changed)} of models, by up to {see_both:.2f}, {exact}",
                 "in every model",
                 _if(changed == 1),
             ),
@@ -228,7 +228,7 @@ def random_ood_risk(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     return Finding(
         runs.assign(gain=gain, is_worse=worse),
         f"Among {len(runs)} random worlds, the standard predictor has the lower risk in "
-        f"{worse.mean():.0%}, and in {share:.0%} of the tenth with the highest "
+        f"{percent(worse.mean())}, and in {percent(share)} of the tenth with the highest "
         "$I(Z_{inv}; Z)$.",
         [
             claim(
@@ -338,8 +338,8 @@ def weight(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             "quantity"
         ),
         f"Without a leak the angle falls as $\\lambda$ to the power of {with_interval(slope)}. "
-        f"With one it is below 45 degrees in {before.mean():.0%} of the runs with "
-        f"$\\lambda \\delta^2 < 1/2$, and above in {after.mean():.0%} with "
+        f"With one it is below 45 degrees in {percent(before.mean())} of the runs with "
+        f"$\\lambda \\delta^2 < 1/2$, and above in {percent(after.mean())} with "
         "$\\lambda \\delta^2 > 2$.",
         [
             claim(
@@ -352,8 +352,8 @@ def weight(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
             claim(
                 "λ",
                 "With leak δ it works while λδ² is below one half, and fails above two",
-                f"{before.mean():.0%} of runs with λδ² below 0.5, {after.mean():.0%} with λδ² "
-                "above 2",
+                f"{percent(before.mean())} of runs with λδ² below 0.5, "
+                f"{percent(after.mean())} with λδ² above 2",
                 "95 % of runs each",
                 _if(min(before.mean(), after.mean()) >= 0.95),
             ),
@@ -381,7 +381,8 @@ def size(runs: pd.DataFrame, given: Mapping[str, Any]) -> Finding:
     said, claims = [], []
     for rule, hits in runs.groupby("rule", sort=False)["right"]:
         interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-        measured = f"{hits.sum()} of {len(hits)} ({interval.low:.1%} to {interval.high:.1%})"
+        low, high = 100 * interval.low, 100 * interval.high
+        measured = f"{hits.sum()} of {len(hits)} ({low:.1f} to {high:.1f} %)"
         said.append(f"{measured} by {rule}")
         claims.append(
             claim(

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from icm_study.report.figures import plot_curves
 from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
+from icm_study.report.tables import percent
 from icm_study.theory.propositions import N_FACTORS, TARGETS
 
 WORLDS = {
@@ -113,8 +114,8 @@ def random_ood_risk_figure(worlds: pd.DataFrame) -> Figure:
     for height, name, color in ((0.75, "invariant", INVARIANT), (0.2, "standard", VARIANT)):
         panel.text(1.01, height, f"{name} better", color=color, transform=panel.transAxes)
     panel.set_title(
-        f"The standard predictor is better in {worlds['is_worse'].mean():.0%} of random shortcut "
-        "worlds"
+        f"The standard predictor is better in {percent(worlds['is_worse'].mean())} of random "
+        "shortcut worlds"
     )
     panel.set(xlabel="$I(Z_{inv}; Z)$ (bits)")
     panel.set_ylabel("Risk saved by invariance\n(percentage points)")

@@ -582,6 +582,21 @@ def test_images_below_a_class_folder_are_counted_and_named(bursts):
         load_folder(bursts)
 
 
+def test_splits_below_a_class_folder_are_named(bursts, tmp_path):
+    for class_ in ("dog", "cat"):
+        folder = bursts / "photo" / class_
+        for split in ("Train", "val_set"):
+            save(folder / split / "0.png")
+    report = str(check_folder(bursts))
+    assert "below a class folder. Splits (Train, val_set) are among them. Their folders" in report
+    for domain in ("a", "b"):
+        for split in ("train", "test"):
+            save(tmp_path / "deep" / domain / "dog" / split / "0.png")
+    said = r"such as 'dog/test' \(test, train: splits, of which `nested` takes all\): if 'dog' is"
+    with pytest.raises(ValueError, match=said):
+        check_folder(tmp_path / "deep")
+
+
 def test_images_below_a_class_folder_are_taken_if_one_says_so(bursts):
     images = load_folder(bursts, nested=True)
     assert images.groupby(["domain", "label"]).size().to_dict() == {

@@ -189,7 +189,7 @@ def test_the_part_that_no_text_reaches_is_that_of_the_widest_encoder():
         }
     )  # fmt: skip
     told = claims.spans(runs).words
-    assert all(one in told for one in ("256 dimensions", "96", "40%", "0.33", "0.44"))
+    assert all(one in told for one in ("256 dimensions", "96", "40 %", "0.33", "0.44"))
     assert "fills its embedding" in claims.spans(runs.head(1)).words
 
 

@@ -81,7 +81,7 @@ def test_invariance_counts_what_changes():
     table.loc[(table["model"] == 1) & (table["quantity"] == quantities[3]), "change"] = 0.0
     finding = claims.invariance(table, {"n_models": 2})
     assert verdicts(finding) == ["supported", "refuted", "refuted", "supported"]
-    assert "with both *observed* in 50% of the models" in finding.words
+    assert "with both *observed* in 50 % of the models" in finding.words
     assert "hold together in 0 of the 3 worlds" in finding.words
     medians = finding.summary.set_index(["world", "quantity"])["change"]
     assert medians["shortcut", quantities[3]] == pytest.approx(0.2)
