@@ -156,8 +156,11 @@ def pairs_figure(means: pd.DataFrame) -> Figure:
     """
     wide = _reversed(means, "n_pairs")
     fewest, every = wide.columns.min(), wide.columns.max()
-    listed = ", ".join(f"{name} {row[every] - row[fewest]:+.0f}" for name, row in wide.iterrows())
-    title = f"Points from {fewest} to {every} pairs, shortcut reversed: {listed}"
+    listed = ", ".join(
+        f"{name.removeprefix('ICM ')} {row[every] - row[fewest]:+.0f}"
+        for name, row in wide.iterrows()
+    )
+    title = f"Shortcut reversed, {fewest} to {every} pairs: {listed} points"
     return sweep_figure(
         means, "n_pairs", _by_shift(means), xlabel="pairs", xscale="log", title=title
     )
@@ -211,11 +214,12 @@ def penalty_figure(means: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
     """
     wide = _reversed(means, "C")
-    gains = (wide - wide.loc["plain"]).drop("plain")
+    gains = (wide - wide.loc["plain"]).drop(["plain", "ICM oracle"], errors="ignore")
     listed = ", ".join(
-        f"{row.name} {row.min():+.0f} to {row.max():+.0f}" for _, row in gains.iterrows()
+        f"{name.removeprefix('ICM ')} {row.min():+.0f} to {row.max():+.0f}"
+        for name, row in gains.iterrows()
     )
-    title = f"Points over plain, shortcut reversed: {listed}"
+    title = f"Gain, shortcut reversed: {listed} points"
     label = "C, inverse penalty of the probe"
     return sweep_figure(means, "C", _by_shift(means), xlabel=label, xscale="log", title=title)
 

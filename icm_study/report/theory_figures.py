@@ -62,8 +62,10 @@ def identifiability_figure(explained: pd.DataFrame) -> Figure:
     plot_curves(panel, explained, x="n_texts", by="curve", colors=colors)
     panel.axvline(N_FACTORS + 1, color=INK, linewidth=1, linestyle=":")
     panel.set(xlabel="Number of texts", ylabel="$R^2$ of the factors (share)", ylim=(0, 1.05))
+    reached = explained[explained["n_texts"] == N_FACTORS + 1].set_index("curve")["mean"]
+    told = "".join(f": $R^2$ = {value:.2f}" for value in reached.filter(items=["diverse texts"]))
     panel.set_title(
-        f"Linear recovery of {N_FACTORS} factors; the dotted line is D + 1 = {N_FACTORS + 1} texts"
+        f"{N_FACTORS} factors from D + 1 = {N_FACTORS + 1} diverse texts (dotted){told}"
     )
     return figure
 
@@ -132,7 +134,7 @@ def methods_figure(runs: pd.DataFrame, by_method: pd.DataFrame, title: str) -> F
     )  # fmt: skip
     panel.set(xscale="log", xlabel="Largest angle to the true subspace (degrees)", ylabel="")
     panel.set_ylim(len(by_method) - 0.5, -0.5)
-    panel.set_title(title)
+    panel.set_title(f"{title}: {by_method['mean'].min():.2g}° to {by_method['mean'].max():.2g}°")
     return figure
 
 
@@ -142,7 +144,8 @@ def sample_size_figure(angles: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(leaks), figsize=(11, 3.8), sharey=True, layout="constrained")
     for panel, leak in zip(axes, leaks, strict=True):
         _sweep(panel, angles[angles["leak"] == leak], "n_pairs", "Number of pairs")
-        panel.set_title(f"Leak δ = {leak:g}")
+        of_leak = angles[angles["leak"] == leak]
+        panel.set_title(_apart(of_leak, "n_pairs", f"Leak δ = {leak:g}"), fontsize=9)
     axes[0].set_ylabel(ANGLE)
     axes[1].set_ylabel("")
     return figure
@@ -152,8 +155,15 @@ def sweep_of_angles(angles: pd.DataFrame, x: str, xlabel: str, title: str) -> Fi
     """Show the angle against one parameter, one line a method."""
     figure, panel = plt.subplots(figsize=(7.5, 4), layout="constrained")
     _sweep(panel, angles, x, xlabel)
-    panel.set_title(title)
+    panel.set_title(_apart(angles, x, title), fontsize=10)
     return figure
+
+
+def _apart(angles: pd.DataFrame, x: str, title: str) -> str:
+    """Add to a title which methods end nearest to the truth, and farthest."""
+    last = angles[angles[x] == angles[x].max()].set_index("method")["mean"].sort_values()
+    ends = (f"{last.iloc[place]:.2g}° ({last.index[place]})" for place in (0, -1))
+    return f"{title}: at {angles[x].max():g} from {' to '.join(ends)}"
 
 
 def weight_figure(summary: pd.DataFrame) -> Figure:

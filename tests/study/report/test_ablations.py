@@ -93,7 +93,7 @@ def test_pairs_compare_the_fewest_with_all():
         "With 30 pairs and with 300, shortcut reversed: 70.5 and 80.5 % (*ICM image+text*)."
     )
     figure = ablations.pairs_figure(means)
-    said = "Points from 30 to 300 pairs, shortcut reversed: ICM image+text +10"
+    said = "Shortcut reversed, 30 to 300 pairs: image+text +10 points"
     assert figure.get_suptitle() == said
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["unseen domain", "shortcut reversed"]
@@ -127,7 +127,7 @@ def test_the_figure_has_the_plain_probe_once_and_no_chosen_penalty():
     assert plain.set_index("C")["value"].to_dict() == pytest.approx({0.1: 70.5, 10.0: 60.5})
     assert (plain["n_runs"] == 4).all()
     figure = ablations.penalty_figure(means)
-    said = "Points over plain, shortcut reversed: ICM image -4 to +2, ICM image+text -4 to +2"
+    said = "Gain, shortcut reversed: image -4 to +2, image+text -4 to +2 points"
     assert figure.get_suptitle() == said
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
     plt.close(figure)
