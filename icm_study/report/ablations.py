@@ -157,7 +157,7 @@ def pairs_figure(means: pd.DataFrame) -> Figure:
     wide = _reversed(means, "n_pairs")
     fewest, every = wide.columns.min(), wide.columns.max()
     listed = ", ".join(
-        f"{name.removeprefix('ICM ')} {row[every] - row[fewest]:+.0f}"
+        f"{str(name).removeprefix('ICM ')} {row[every] - row[fewest]:+.0f}"
         for name, row in wide.iterrows()
     )
     title = f"Shortcut reversed, {fewest} to {every} pairs: {listed} points"
@@ -216,7 +216,7 @@ def penalty_figure(means: pd.DataFrame) -> Figure:
     wide = _reversed(means, "C")
     gains = (wide - wide.loc["plain"]).drop(["plain", "ICM oracle"], errors="ignore")
     listed = ", ".join(
-        f"{name.removeprefix('ICM ')} {row.min():+.0f} to {row.max():+.0f}"
+        f"{str(name).removeprefix('ICM ')} {row.min():+.0f} to {row.max():+.0f}"
         for name, row in gains.iterrows()
     )
     title = f"Gain, shortcut reversed: {listed} points"

@@ -156,14 +156,16 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
 
 
 def headline_caption(runs: Sequence[Results], gains: pd.DataFrame) -> Markdown:
-    """Caption :func:`headline_figure`."""
-    penalty = "Both probes of a pair have a penalty that was chosen on the sources"
+    """Caption :func:`headline_figure`; say what names of worlds are, and a share of 100 %."""
+    penalty = "each with its penalty chosen on the sources"
     if FIXED in set(gains["penalty"]):
-        penalty += ", or one fixed number where a run has no such probes, as is said there"
+        penalty += ", but where it is said otherwise"
+    is_animals = bool(runs[0].table["strength"].notna().any())
+    worlds = f" “{runs[0].world}”: the shortcut and its ρ." * is_animals
     return Markdown(
-        f"*Accuracy of CLIP-ICM less that of the plain predictor, paired. {penalty}. 95 % "
-        f"intervals: over the seeds ({runs[0].n_runs} in the first run) or, of a folder, over the "
-        "images.*"
+        f"*Accuracy of CLIP-ICM less that of the plain predictor, {penalty}. 95 % intervals: over "
+        f"the seeds ({runs[0].n_runs} in the first run) or a folder's images.{worlds} 100 % "
+        "re-drawn: as by an independent draw.*"
     )
 
 
