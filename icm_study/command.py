@@ -354,14 +354,10 @@ def download(name: str, destination: str, revision: str | None) -> None:
 
 def _parameters(folder: str, encoder: str, cache: str, said: str) -> dict[str, Any]:
     """Check what was given as the notebook does, and name the data set."""
-    import yaml
-
     from icm_study.experiments.record import checked
+    from icm_study.plain_yaml import read_yaml
 
-    try:
-        more = yaml.safe_load(said) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"--yaml {said!r} is not YAML: {' '.join(str(error).split())}") from error
+    more = read_yaml(said, f"--yaml {said!r} is not plain YAML") or {}
     if not isinstance(more, dict):
         raise ValueError(f"--yaml {said!r} names no parameters; write '{{name: value}}'.")
     if Path(encoder).expanduser().exists():  # what is saved names it for any working folder

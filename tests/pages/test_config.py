@@ -17,7 +17,6 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import Page, fit_menus, pages_of
-from plain_yaml import read_yaml, write_yaml
 
 from icm_study.animals.latents import STYLES
 from icm_study.experiments import settings
@@ -25,6 +24,7 @@ from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.names import check_names, unknown_name
 from icm_study.experiments.settings import NOTEBOOKS, Ablations, Methods, Theory, check_settings
 from icm_study.methods.registry import METHODS
+from icm_study.plain_yaml import read_yaml, write_yaml
 from icm_study.testbeds.base import PROTOCOLS
 
 PLAIN = st.recursive(
@@ -65,6 +65,10 @@ class TestYaml:
             ("a: 1\nb: 2\na: 3\n", "file, line 3, column 1: 'a' is given twice, first in line 1"),
             ("r: {a: 1, a: 2}", "file, line 1, column 11: 'a' is given twice"),
             ("a: !!python/object:os.system x", "file, line 1, column 4: could not determine"),
+            ("n: 010", "file, line 1, column 4: '010' is 8 in YAML 1.1, and something else in"),
+            ("a: [1, -0_7]", "file, line 1, column 8: '-0_7' is -7 in YAML 1.1"),
+            ("t: 10:00", "file, line 1, column 4: '10:00' is 600 in YAML 1.1"),
+            ("t: 1:30.5", "file, line 1, column 4: '1:30.5' is 90.5 in YAML 1.1"),
         ],
     )
     def test_a_fault_is_told_with_its_place(self, text: str, said: str) -> None:

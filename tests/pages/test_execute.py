@@ -9,8 +9,9 @@ import nbformat
 import pytest
 from conftest import ROOT, run
 from execute import add_to_heading, execute
-from plain_yaml import read_parameters, write_yaml
 from test_config import EXTREME
+
+from icm_study.plain_yaml import read_parameters, write_yaml
 
 SCRIPT = "workflow/scripts/execute.py"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -13,8 +13,8 @@ from conftest import ROOT, run
 
 #: Rooms of the study, in the order in which data flow. A room imports only rooms before it.
 ROOMS = (
-    "fingerprint", "facts", "parquet", "cores", "animals", "photographs", "encoders", "text",
-    "embedding", "testbeds", "methods", "experiments", "theory", "report", "command",
+    "fingerprint", "facts", "parquet", "plain_yaml", "cores", "animals", "photographs", "encoders",
+    "text", "embedding", "testbeds", "methods", "experiments", "theory", "report", "command",
 )  # fmt: skip
 WIDTH = 100
 MOST_PARAMETERS = 7

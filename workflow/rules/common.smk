@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "workflow" / "scripts")]
 from cluster import is_on_slurm
 from config import read_config
 from pages import OVERVIEWS, pages_of, recorded_runs, shown_runs
-from plain_yaml import write_yaml
+from icm_study.plain_yaml import write_yaml
 from provenance import digest
 
 try:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Required
 
 from pages import OVERVIEWS
-from plain_yaml import read_yaml
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
@@ -32,6 +31,7 @@ from icm_study.experiments.settings import (
     check_settings,
     each_once,
 )
+from icm_study.plain_yaml import read_yaml
 
 CONFIG = "workflow/config.yaml"
 #: The notebooks that are run once; the others are run by the sections named after what

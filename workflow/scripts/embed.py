@@ -8,12 +8,12 @@ from pathlib import Path
 # open_clip takes these along, for towers that no shipped encoder has; three seconds.
 sys.modules |= {"transformers": None, "timm": None}  # type: ignore[dict-item]
 import torch  # noqa: E402
-from plain_yaml import read_yaml  # noqa: E402
 
 from icm_study.animals.silhouettes import Silhouettes  # noqa: E402
 from icm_study.embedding.store import EmbeddingStore  # noqa: E402
 from icm_study.embedding.tables import Embedder  # noqa: E402
 from icm_study.encoders.loading import load_encoder  # noqa: E402
+from icm_study.plain_yaml import read_yaml  # noqa: E402
 from icm_study.testbeds.animal_world import AnimalWorld  # noqa: E402
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from plain_yaml import read_parameters
 
 from icm_study.embedding.files import Embedding, Shard
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
 from icm_study.parquet import read_parquet
+from icm_study.plain_yaml import read_parameters
 
 
 def read_part(plan: Path, part: int, parts: int) -> pd.DataFrame:

@@ -13,10 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from plain_yaml import read_yaml
-
 from icm_study.experiments.record import checked, default_parameters
 from icm_study.experiments.study import Study
+from icm_study.plain_yaml import read_yaml
 
 
 def main() -> int:

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from plain_yaml import read_parameters
 
 from icm_study.embedding.files import cut
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.experiments.record import checked, default_parameters
 from icm_study.parquet import write_parquet
 from icm_study.photographs.seen import hash_files
+from icm_study.plain_yaml import read_parameters
 from icm_study.testbeds.opening import images_to_embed
 
 #: Rows that are read together: a job reads those of its own shards.

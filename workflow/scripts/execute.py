@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plain_yaml import read_parameters
-
 from icm_study.experiments.names import check_names
+from icm_study.plain_yaml import read_parameters
 
 # nbformat validates with jsonschema, which takes rfc3987_syntax along where it is installed, to
 # check formats that nbformat asks nobody to check; that package compiles grammars for two seconds.

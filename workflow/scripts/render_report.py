@@ -19,7 +19,8 @@ import yaml
 from bibliography import fill
 from config import read_config
 from pages import RECORDED, Page, fit_menus, pages_of
-from plain_yaml import read_yaml
+
+from icm_study.plain_yaml import read_yaml
 
 FIXED = ("index.ipynb",)
 

@@ -13,11 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from plain_yaml import read_parameters
-
 from icm_study.experiments.names import check_names
 from icm_study.experiments.record import default_parameters
 from icm_study.experiments.study import Study
+from icm_study.plain_yaml import read_parameters
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ Plain values are texts, numbers, truth values, None, and lists and mappings of t
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,12 @@ import yaml
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML 1.1, without dates, and refuses a key that is given twice."""
+    """Reads YAML 1.1, without dates; refuses a key that is given twice, and 010 and 1:30.
 
-    yaml_implicit_resolvers: ClassVar = {
+    These are the numbers 8 and 90 here, and other ones, or texts, to readers of YAML 1.2.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
         first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -32,6 +36,21 @@ class _PlainLoader(yaml.SafeLoader):
                 seen[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        is_whole = node.tag.endswith(":int")
+        value = (self.construct_yaml_int if is_whole else self.construct_yaml_float)(node)
+        if ":" in node.value or (is_whole and re.match(r"[-+]?0[0-9_]", node.value)):
+            raise yaml.constructor.ConstructorError(
+                problem=f"{node.value!r} is {value} in YAML 1.1, and something else in YAML 1.2; "
+                f"write {value}, or another number, or quotes if it is a text",
+                problem_mark=node.start_mark,
+            )
+        return value
+
+
+for _tag in ("int", "float"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.construct_number)
+
 
 def read_yaml(text: str, source: str) -> Any:
     """Return the plain values in `text`.
@@ -39,8 +58,8 @@ def read_yaml(text: str, source: str) -> Any:
     Raises
     ------
     ValueError
-        If the text is no YAML, or gives a key twice; names `source`, the line and the
-        column.
+        If the text is no YAML, gives a key twice, or has a number such as 010 or 1:30;
+        names `source`, the line and the column.
     """
     try:
         return yaml.load(text, _PlainLoader)
