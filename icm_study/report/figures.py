@@ -229,8 +229,8 @@ def _falls(means: pd.DataFrame, shift: str) -> str:
     part = means[means["condition"] == shift].pivot_table("value", "name", "strength")
     lost = (part.iloc[:, 0] - part.iloc[:, -1]).filter(regex="^plain$|^ICM auto (?!oracle)")
     told = ", ".join(f"{name} {points:.0f}" for name, points in lost[::-1].items())
-    start = f"{said(shift).capitalize()}, the probe loses from ρ = {weakest:g} to {strongest:g}"
-    return f"{start}: {told} points" if told else "Linear probe by the strength of the shortcut"
+    start = f"Probe, {said(shift)}, points lost from ρ = {weakest:g} to {strongest:g}"
+    return f"{start}: {told}" if told else "Linear probe by the strength of the shortcut"
 
 
 def axis_floor(means: pd.DataFrame) -> float:
