@@ -170,8 +170,8 @@ def chosen_came_out(results: Results) -> Markdown:
     rows = results.of(method=tuned, choice=results.choice, condition=results.shifts[0])
     if len(rows.table):
         penalties = rows.table["setting"].map(json.loads).map(lambda setting: setting["C"])
-        medians = penalties.groupby(rows.table["method"], sort=False).median()
-        listed = ", ".join(f"*{method}* {C:g}" for method, C in medians.items())
+        chosen = penalties.groupby(rows.table["method"], sort=False).median()
+        listed = ", ".join(f"*{method}* {C:g}" for method, C in chosen.items())
         text += f" $C$: {listed}."
     return came_out(text)
 
