@@ -225,11 +225,10 @@ def strength_figure(results: Results, methods: Sequence[str]) -> Figure | None:
 
 def _falls(means: pd.DataFrame, shift: str) -> str:
     """Say what the plain probe and that of ICM auto lose from the weakest to the strongest."""
-    weakest, strongest = means["strength"].min(), means["strength"].max()
     part = means[means["condition"] == shift].pivot_table("value", "name", "strength")
     lost = (part.iloc[:, 0] - part.iloc[:, -1]).filter(regex="^plain$|^ICM auto (?!oracle)")
     told = ", ".join(f"{name} {points:.0f}" for name, points in lost[::-1].items())
-    start = f"Probe, {said(shift)}, points lost from ρ = {weakest:g} to {strongest:g}"
+    start = f"Probe, {said(shift)}, points lost as ρ grows"
     return f"{start}: {told}" if told else "Linear probe by the strength of the shortcut"
 
 
@@ -279,7 +278,7 @@ def sweep_figure(
         axis.minorticks_off()
         axis.set_title(label, fontsize=11)
     axes[0, 0].set_ylabel("accuracy (%)")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 
