@@ -91,6 +91,7 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
             "methods": CONFIG["domain_generalization"]["animal-world-strengths"]["methods"],
             "worlds": [["coat+scene", 0.9], ["coat+scene", 0.0], ["coat+scene", 1.0]],
             **SPLIT,
+            "n_images": 480,
         },
     ),
     "02_domain_generalization_animal-world-biased": (

@@ -102,40 +102,6 @@ def load_encoder(
     return Encoder(name, *_load(name), device, precision)
 
 
-def check_name(name: str) -> str:
-    """Return a name; refuse one that can be no encoder's, without loading anything.
-
-    Whether open_clip has weights of a model by a tag is found out when it is loaded.
-
-    Parameters
-    ----------
-    name : str
-        Of a path it is enough that it is there as seen from here, or from ``notebooks``.
-
-    Raises
-    ------
-    ValueError
-        With the names that are near.
-    """
-    spec = importlib.util.find_spec("open_clip")
-    folders = (spec and spec.submodule_search_locations) or ()
-    models = [file.stem for place in folders for file in Path(place).glob("model_configs/*.json")]
-    model, tagged, _ = name.partition("/")
-    is_there = any(Path(place, name).expanduser().exists() for place in (".", "notebooks"))
-    if name in (*SHIPPED, PHOTO) or name.startswith("hf-hub:") or is_there:
-        return name
-    if tagged and (model in models or not models):
-        return name
-    names = [*SHIPPED, PHOTO] + ([] if tagged else [f"{model}/..." for model in models])
-    close = difflib.get_close_matches(
-        model if tagged else name, models if tagged else names, 3, 0.4
-    )
-    raise ValueError(
-        f"unknown encoder {name!r}: it is not shipped, no file or folder has this path, and "
-        f"open_clip has no such model; near are {', '.join(close) or 'none'}"
-    )
-
-
 def open_clip_arguments(name: str) -> dict[str, Any]:
     """Give what ``open_clip.create_model`` takes to build an encoder.
 

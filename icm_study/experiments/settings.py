@@ -18,7 +18,6 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from icm_study.encoders.loading import check_name
 from icm_study.experiments.names import unknown_name
 
 Value = TypeVar("Value", bound=Sequence[Hashable])
@@ -44,7 +43,6 @@ Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
-EncoderName = Annotated[Text, AfterValidator(check_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as scikit-learn takes it
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(each_once)]
 Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
@@ -115,7 +113,7 @@ class Subject(TypedDict, total=False):
     """Which data, seen by which encoder, drawn or split by which seeds."""
 
     dataset: Location
-    encoder: EncoderName
+    encoder: Text
     seeds: Seeds
 
 
@@ -167,7 +165,7 @@ class AcrossVariants(Images, Captions, Plan, total=False):
 
     variants: dict[str, Location]
     world: World
-    reference: EncoderName
+    reference: Text
     projection_images: Annotated[str, AfterValidator(os.path.expanduser)]
 
 
@@ -185,7 +183,7 @@ class DomainGeneralization(AcrossDomains, Subject, total=False):
 class Ablations(TypedDict, total=False):
     """Settings of 03_ablations."""
 
-    encoder: EncoderName
+    encoder: Text
     precision: Precision | None
     world: World
     seeds: Seeds
@@ -208,7 +206,7 @@ class YourData(Reading, Captions, Plan, total=False):
     """Settings of 05_your_data."""
 
     folder: Location | None
-    encoder: EncoderName | None
+    encoder: Text | None
     precision: Precision | None
     worth: Weight
     accept_problems: bool
@@ -238,7 +236,7 @@ class RealClip(TypedDict, total=False):
 class Identifiability(TypedDict, total=False):
     """Settings of 09_identifiability."""
 
-    encoder: EncoderName
+    encoder: Text
     seeds: Seeds
     n_images: Count | None
     single_seeds: Count
@@ -257,7 +255,7 @@ class Identifiability(TypedDict, total=False):
 class OpenQuestions(TypedDict, total=False):
     """Settings of 10_open_questions."""
 
-    encoder: EncoderName
+    encoder: Text
     seeds: Seeds
     n_images: Count | None
     photographs: Location
@@ -274,7 +272,7 @@ class OpenQuestions(TypedDict, total=False):
 class ReleasedCode(TypedDict, total=False):
     """Settings of 11_released_code."""
 
-    encoder: EncoderName
+    encoder: Text
     seeds: Seeds
     n_images: Count | None
     n_components: Count

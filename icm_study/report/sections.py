@@ -157,7 +157,7 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
 
 
 def chosen_came_out(results: Results) -> Markdown:
-    """Say which K and λ were chosen for the most complete interventions."""
+    """Say which K, λ and penalties were chosen for the most complete interventions."""
     kind = results.kinds[-1]
     rows = results.of(method=[f"ICM {kind}", f"ICM auto {kind}"], condition=results.shifts[0])
     medians = rows.table.groupby(["method", "predictor"], sort=False)[["K", "consistency_weight"]]
@@ -165,12 +165,12 @@ def chosen_came_out(results: Results) -> Markdown:
     for method, predictor, K, weight in medians.median().reset_index().to_numpy():
         of_method.setdefault(method, []).append(f"{predictor} {K:.0f} and {weight:g}")
     told = "; ".join(f"*{method}*: {', '.join(has)}" for method, has in of_method.items())
-    text = f"$K$ and $\\lambda$, median over the runs, {told}."
-    tuned = [TUNED[name] for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")]
-    rows = results.of(method=tuned, choice=results.choice, condition=results.shifts[0])
+    text = f"Medians of $K$ and $\\lambda$: {told}."
+    plain = {TUNED[name]: name for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")}
+    rows = results.of(method=list(plain), choice=results.choice, condition=results.shifts[0])
     if len(rows.table):
         penalties = rows.table["setting"].map(json.loads).map(lambda setting: setting["C"])
-        chosen = penalties.groupby(rows.table["method"], sort=False).median()
+        chosen = penalties.groupby(rows.table["method"].map(plain), sort=False).median()
         listed = ", ".join(f"*{method}* {C:g}" for method, C in chosen.items())
         text += f" $C$: {listed}."
     return came_out(text)

@@ -163,9 +163,9 @@ def headline_caption(runs: Sequence[Results], gains: pd.DataFrame) -> Markdown:
     is_animals = bool(runs[0].table["strength"].notna().any())
     worlds = f" “{runs[0].world}”: the shortcut and its ρ." * is_animals
     return Markdown(
-        f"*Accuracy of CLIP-ICM less that of the plain predictor, {penalty}. 95 % intervals: over "
-        f"the seeds ({runs[0].n_runs} in the first run) or a folder's images.{worlds} 100 % "
-        "re-drawn: as by an independent draw.*"
+        f"*Accuracy of CLIP-ICM less that of plain, {penalty}. 95 % intervals: over the "
+        f"seeds ({runs[0].n_runs} in the first run) or images.{worlds} 100 % re-drawn: as by an "
+        "independent draw.*"
     )
 
 
