@@ -250,7 +250,8 @@ def copy_workflow(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "workflow", folder / "workflow", ignore=ignored)
     shutil.copy(ROOT / "_quarto.yml", folder)
-    for name in ("__init__", "experiments/__init__", "experiments/names", "experiments/settings"):
+    experiments = [f"experiments/{name}" for name in ("__init__", "names", "settings")]
+    for name in ("__init__", "plain_yaml", *experiments):
         (folder / "icm_study" / "experiments").mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "icm_study" / f"{name}.py", folder / "icm_study" / f"{name}.py")
 
