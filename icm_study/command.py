@@ -239,7 +239,9 @@ def fit(
     )
     if probe:
         accuracy = study.save_probe(fitted, probe)
-        click.echo(f"{probe}: {accuracy:.1%} of the images that it was fitted on are right.")
+        click.echo(
+            f"{probe}: {100 * accuracy:.1f} % of the images that it was fitted on are right."
+        )
 
 
 @icm.command(

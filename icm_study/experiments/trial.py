@@ -16,8 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from icm_study.experiments.choosing import NOT_CHOSEN, REFERENCE, Choice, Fold, Prospect
 from icm_study.experiments.task import Task
-from icm_study.methods.base import EmbeddingMap, Method
-from icm_study.methods.probes import Augmentation
+from icm_study.methods.base import Method
 from icm_study.methods.registry import Entry, Grid
 from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 from icm_study.testbeds.splits import group_folds
@@ -171,7 +170,7 @@ class Trial:
 
     def _stand_in(self, settings: Sequence[dict[str, Any]], sources: Sources) -> str:
         """Say what to choose with, where the sources are too large for a probe at each setting."""
-        if not (sources.is_large and isinstance(self._make({}), (EmbeddingMap, Augmentation))):
+        if not (sources.is_large and self._make({}).has_stand_in):
             return ""
         return PART if "C" in settings[0] else LEAST_SQUARES  # which has another penalty
 

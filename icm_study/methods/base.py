@@ -28,11 +28,14 @@ class Method(BaseEstimator, ABC):
     ----------
     predictors : tuple of str
         What it answers for: ``"zero-shot"``, ``"linear probe"`` or both.
+    has_stand_in : bool
+        Whether its probe is one of :func:`fit_probe`, in whose place a quick one can be judged.
     n_parameters_ : dict of str to int
         For each predictor, how many numbers were learnt.
     """
 
     predictors: ClassVar[tuple[str, ...]] = ("zero-shot",)
+    has_stand_in: ClassVar[bool] = False
 
     @property
     def sees_interventions(self) -> frozenset[str]:
@@ -55,6 +58,7 @@ class EmbeddingMap(Method):
     """
 
     predictors: ClassVar[tuple[str, ...]] = ("zero-shot", "linear probe")
+    has_stand_in: ClassVar[bool] = True
 
     @abstractmethod
     def fit_map(self, sources: Sources) -> int:

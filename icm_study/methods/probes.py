@@ -47,6 +47,8 @@ class Augmentation(_Probe):
     intervention : {"image", "oracle"}
     """
 
+    has_stand_in: ClassVar[bool] = True
+
     def __init__(self, C: float = 0.316, intervention: str = "image"):
         self.C = C
         self.intervention = intervention

@@ -115,7 +115,7 @@ class Entry:
 
 
 PENALTIES = (0.316, 0.0316, 0.00316)
-TUNED = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.00316, 0.001]}
+PENALTY_GRID = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.00316, 0.001]}
 KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
@@ -138,7 +138,7 @@ METHODS: dict[str, Entry] = {
         note="here with the first prompt of a class alone",
     ),
     "tuned penalty": Entry(
-        Plain, "CLIP", TUNED, ("linear probe",),
+        Plain, "CLIP", PENALTY_GRID, ("linear probe",),
         on_target=True, note="here with the penalty of the probe chosen",
     ),
     "random projection": Entry(RandomProjection, "map", {"n_components": "K"}, or_all=True),
@@ -160,7 +160,7 @@ METHODS: dict[str, Entry] = {
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
     **{
         f"tuned penalty, ICM {kind}": Entry(
-            ICM, "CLIP-ICM", {"intervention": [kind], **TUNED}, ("linear probe",),
+            ICM, "CLIP-ICM", {"intervention": [kind], **PENALTY_GRID}, ("linear probe",),
             note=f"{pairs}; λ = 1, K = positive eigenvalues, the penalty of the probe chosen",
         )
         for kind, pairs in KINDS.items()
@@ -168,7 +168,7 @@ METHODS: dict[str, Entry] = {
     **{
         f"tuned penalty, chosen ICM {kind}": _chosen(
             kind, ", then the penalty of the probe",
-            after=f"ICM {kind}", then=TUNED, predictors=("linear probe",),
+            after=f"ICM {kind}", then=PENALTY_GRID, predictors=("linear probe",),
         )
         for kind in KINDS
     },
@@ -185,9 +185,9 @@ METHODS: dict[str, Entry] = {
         )
         for kind in KINDS
     },
-    "augmentation": Entry(Augmentation, "probe", TUNED),
+    "augmentation": Entry(Augmentation, "probe", PENALTY_GRID),
     "augmentation oracle": Entry(
-        Augmentation, "probe", {"intervention": ["oracle"], **TUNED},
+        Augmentation, "probe", {"intervention": ["oracle"], **PENALTY_GRID},
         note="here by images that the simulator renders anew",
     ),
     "LDA": Entry(LDA, "probe"),

@@ -21,7 +21,14 @@ from icm_study.experiments.clusters import count_groups
 from icm_study.experiments.intervals import difference_interval
 from icm_study.experiments.reading import Results
 from icm_study.report.claims import ways
-from icm_study.report.penalties import CHOSEN, FIXED, PROBE, TUNED, Side, with_chosen_penalty
+from icm_study.report.penalties import (
+    CHOSEN,
+    FIXED,
+    PENALTY_CHOSEN,
+    PROBE,
+    Side,
+    with_chosen_penalty,
+)
 
 ANSWERS = {
     "helps": "On a new domain, CLIP-ICM helps this probe.",
@@ -111,7 +118,7 @@ def gains_over_plain_probe(results: Results) -> pd.DataFrame:
             "The table has no linear probe of CLIP-ICM on an unseen domain; run "
             "leave-one-domain-out first."
         )
-    rivals = [(method, PROBE) for method in ("plain", TUNED["plain"], "augmentation")]
+    rivals = [(method, PROBE) for method in ("plain", PENALTY_CHOSEN["plain"], "augmentation")]
     cheap = [unseen.side_of(*rival) for rival in (*rivals, ("plain", "zero-shot"))]
     sides = [side for side in (*cheap, *ours) if side and side != plain]
     level = 1 - 0.05 / len(sides)

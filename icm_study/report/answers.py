@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.report.claims import gains_over_plain, learnt_from, side, variant_claims
 from icm_study.report.finding import Finding, verdicts_of
-from icm_study.report.penalties import CHOSEN, TUNED, alike
+from icm_study.report.penalties import CHOSEN, PENALTY_CHOSEN, alike
 from icm_study.report.style import said
 from icm_study.report.words import answer, came_out, points, redrawn
 
@@ -25,7 +25,7 @@ def domain_generalization_answer(results: Results) -> Markdown:
     for predictor, part in gains.groupby("predictor", sort=False):
         chosen, auto = (points(row) for _, row in part.iterrows())
         penalty = str(part["penalty"].iloc[0])
-        plain = has[TUNED["plain"] if penalty == CHOSEN else "plain", predictor]
+        plain = has[PENALTY_CHOSEN["plain"] if penalty == CHOSEN else "plain", predictor]
         of = ", ".join(filter(None, [str(predictor), penalty]))
         told.append(f"{of}, at {plain:.1f} % without, by {auto} and {chosen} points")
     text = (

@@ -14,6 +14,7 @@ from icm_study.experiments.information import invariant_information
 from icm_study.experiments.linearity import LINEAR, NONLINEAR, linearity
 from icm_study.experiments.pair_numbers import by_number_of_pairs
 from icm_study.report.finding import Finding
+from icm_study.report.tables import percent
 
 SAME = 0.9  # overlap from which on two draws of pairs lead to the same subspace
 LEAKY = 0.1  # share of the class that an intervention must re-draw to be worth a word
@@ -54,7 +55,7 @@ def diagnose_pairs(data: EmbeddedData) -> Finding:
         rows.append(row | {str(name): value for name, value in means.items()})
         is_enough = means["overlap"] >= SAME
         told.append(
-            f"**{kind} pairs**: two halves' subspaces overlap by {means['overlap']:.0%}, so "
+            f"**{kind} pairs**: two halves' subspaces overlap by {percent(means['overlap'])}, so "
             f"{len(before):,} are {'enough' if is_enough else 'too few'}; they show "
             f"{bits.bits:.1f} bits of what is invariant ({bits.low:.1f} to {bits.high:.1f})"
         )
@@ -100,11 +101,11 @@ def diagnose_interventions(data: EmbeddedData, drawn: NDArray[np.str_]) -> Findi
         return Finding(summary, words)
     most, least = known.index[0], known.index[-1]
     words = (
-        f"Of the domain, `{most}` re-draws most ({known['coverage'].iloc[0]:.0%}) and "
-        f"`{least}` least ({known['coverage'].iloc[-1]:.0%})"
+        f"Of the domain, `{most}` re-draws most ({percent(known['coverage'].iloc[0])}) and "
+        f"`{least}` least ({percent(known['coverage'].iloc[-1])})"
     )
     leaky = known.index[known["leak"] > known["coverage"].clip(lower=LEAKY)]
-    listed = ", ".join(f"`{name}` ({known.loc[name, 'leak']:.0%})" for name in leaky)
+    listed = ", ".join(f"`{name}` ({percent(known.loc[name, 'leak'])})" for name in leaky)
     verdict = (
         f"these change the class more than the domain, so try `interventions` without: {listed}"
         if listed

@@ -238,9 +238,10 @@ def _thumbnails(answer: Answer, words: tuple[str, ...]) -> Iterator[str]:
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         image.save(png, "png")
         data = base64.b64encode(png.getvalue()).decode()
+        # no img: a page would take each for a figure of its own
         yield (
-            f'<figure style="margin: 0; width: {_THUMBNAIL}px">'
-            f'<img alt="an image of the class {escape(words[own])}" width="{_THUMBNAIL}" '
-            f'src="data:image/png;base64,{data}">'
-            f'<figcaption style="font-size: 0.8em">{"<br>".join(lines)}</figcaption></figure>'
+            f'<div style="width: {_THUMBNAIL}px; font-size: 0.8em">'
+            f'<div role="img" aria-label="an image of the class {escape(words[own])}" '
+            f'style="height: {_THUMBNAIL}px; background: center / contain no-repeat '
+            f'url(data:image/png;base64,{data})"></div>{"<br>".join(lines)}</div>'
         )

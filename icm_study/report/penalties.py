@@ -20,7 +20,7 @@ PROBE = "linear probe"
 CHOSEN, FIXED = "penalty chosen", "penalty fixed at C = 0.316"
 UNLIKE = f"{FIXED}, not so the rival's"
 #: The same method with the penalty of its probe chosen.
-TUNED = {
+PENALTY_CHOSEN = {
     "plain": "tuned penalty",
     **{f"ICM auto {kind}": f"tuned penalty, ICM {kind}" for kind in (*KINDS, "oracle")},
     **{f"ICM {kind}": f"tuned penalty, chosen ICM {kind}" for kind in (*KINDS, "oracle")},
@@ -76,9 +76,9 @@ def with_chosen_penalty(results: Results, side: Side) -> Side | None:
     method, predictor, choice = (side[name] for name in ("method", "predictor", "choice"))
     if predictor != PROBE:
         return side
-    if method in TUNED:
+    if method in PENALTY_CHOSEN:
         choice = results.choice if choice == NOT_CHOSEN else choice
-        tuned = {"method": TUNED[method], "predictor": predictor, "choice": choice}
+        tuned = {"method": PENALTY_CHOSEN[method], "predictor": predictor, "choice": choice}
         return tuned if results.has(tuned) else None
     families = set(results.table.loc[results.table["method"] == method, "family"])
     return side if families & set(OWN_CLASSIFIER) else None

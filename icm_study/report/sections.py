@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.reading import Results, quantity
 from icm_study.report.claims import gains_over_rivals, side
-from icm_study.report.penalties import TUNED, alike
+from icm_study.report.penalties import PENALTY_CHOSEN, alike
 from icm_study.report.style import said
 from icm_study.report.tables import readable
 from icm_study.report.words import came_out, points
@@ -166,7 +166,7 @@ def chosen_came_out(results: Results) -> Markdown:
         of_method.setdefault(method, []).append(f"{predictor} {K:.0f} and {weight:g}")
     told = "; ".join(f"*{method}*: {', '.join(has)}" for method, has in of_method.items())
     text = f"Medians of $K$ and $\\lambda$: {told}."
-    plain = {TUNED[name]: name for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")}
+    plain = {PENALTY_CHOSEN[name]: name for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")}
     rows = results.of(method=list(plain), choice=results.choice, condition=results.shifts[0])
     if len(rows.table):
         penalties = rows.table["setting"].map(json.loads).map(lambda setting: setting["C"])

@@ -16,7 +16,7 @@ from icm_study.experiments.reading import Results, by_worst_case
 from icm_study.experiments.record import read_table
 from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
-from icm_study.report.penalties import FIXED, alike
+from icm_study.report.penalties import FIXED, PROBE, alike
 from icm_study.report.style import INK, INVARIANT, PAPER, VARIANT, said
 from icm_study.report.verdicts import VERDICTS
 from icm_study.report.words import (
@@ -200,8 +200,7 @@ def gains_by_strength(results: Results | None) -> Markdown:
         return Markdown("")
     shift, kind = results.shifts[-1], results.kinds[-1]
     last = results.of(condition=shift)
-    probe = "linear probe"
-    pair = alike(last, side(f"ICM auto {kind}", probe), side("plain", probe))
+    pair = alike(last, side(f"ICM auto {kind}", PROBE), side("plain", PROBE))
     gains = last.gain(pair.ours, pair.theirs)
     strength = last.table.drop_duplicates("world").set_index("world")["strength"]
     ordered = gains.assign(strength=gains["world"].map(strength)).sort_values("strength")
