@@ -8,10 +8,13 @@ whole numbers where a fraction is wanted become fractions, and a path that begin
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import math
 import os
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -39,10 +42,35 @@ def known_methods(names: Collection[str]) -> Any:
     return names
 
 
+def known_encoder(name: str) -> str:
+    """Return the name of an encoder; raise a ValueError if there can be none of that name.
+
+    Whether open_clip has weights of a model by a tag, and what a file holds, is found out when
+    it is loaded. A path is as seen from the working folder, or from ``notebooks``.
+    """
+    spec = importlib.util.find_spec("open_clip")  # it is not imported, which takes seconds
+    folders = (spec and spec.submodule_search_locations) or ()
+    models = [file.stem for place in folders for file in Path(place).glob("model_configs/*.json")]
+    model, is_tagged, tag = name.partition("/")
+    is_there = any(Path(place, name).expanduser().exists() for place in (".", "notebooks"))
+    is_known = name in ENCODERS or name.startswith("hf-hub:") or (is_tagged and model in models)
+    if not (is_known or is_there):
+        pairs = [f"{one}/{tag or 'TAG'}" for one in models]
+        known = [] if name.startswith((".", "~", "/")) or "/" in tag else [*ENCODERS, *pairs]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(
+            f"{name!r} is unknown; {hint}Known: {', '.join(ENCODERS)}, a model of open_clip with a "
+            "tag of its weights, or the path of a checkpoint that is there"
+        )
+    return name
+
+
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
+EncoderName = Annotated[Text, AfterValidator(known_encoder)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as scikit-learn takes it
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(each_once)]
 Targets = Annotated[list[Text], Field(min_length=1), AfterValidator(each_once)]
@@ -113,7 +141,7 @@ class Subject(TypedDict, total=False):
     """Which data, seen by which encoder, drawn or split by which seeds."""
 
     dataset: Location
-    encoder: Text
+    encoder: EncoderName
     seeds: Seeds
 
 
@@ -165,7 +193,7 @@ class AcrossVariants(Images, Captions, Plan, total=False):
 
     variants: dict[str, Location]
     world: World
-    reference: Text
+    reference: EncoderName
     projection_images: Annotated[str, AfterValidator(os.path.expanduser)]
 
 
@@ -183,7 +211,7 @@ class DomainGeneralization(AcrossDomains, Subject, total=False):
 class Ablations(TypedDict, total=False):
     """Settings of 03_ablations."""
 
-    encoder: Text
+    encoder: EncoderName
     precision: Precision | None
     world: World
     seeds: Seeds
@@ -206,7 +234,7 @@ class YourData(Reading, Captions, Plan, total=False):
     """Settings of 05_your_data."""
 
     folder: Location | None
-    encoder: Text | None
+    encoder: EncoderName | None
     precision: Precision | None
     worth: Weight
     accept_problems: bool
@@ -236,7 +264,7 @@ class RealClip(TypedDict, total=False):
 class Identifiability(TypedDict, total=False):
     """Settings of 09_identifiability."""
 
-    encoder: Text
+    encoder: EncoderName
     seeds: Seeds
     n_images: Count | None
     single_seeds: Count
@@ -255,7 +283,7 @@ class Identifiability(TypedDict, total=False):
 class OpenQuestions(TypedDict, total=False):
     """Settings of 10_open_questions."""
 
-    encoder: Text
+    encoder: EncoderName
     seeds: Seeds
     n_images: Count | None
     photographs: Location
@@ -272,7 +300,7 @@ class OpenQuestions(TypedDict, total=False):
 class ReleasedCode(TypedDict, total=False):
     """Settings of 11_released_code."""
 
-    encoder: Text
+    encoder: EncoderName
     seeds: Seeds
     n_images: Count | None
     n_components: Count
@@ -305,6 +333,8 @@ NOTEBOOKS: dict[str, type] = {
 }
 ANIMALS = "animal-world"
 _PAIRS = ("image", "text", "image+text", "oracle")
+#: What :func:`~icm_study.encoders.loading.load_encoder` knows beside open_clip's models and files.
+ENCODERS = ("animal-world", "animal-world-biased", "lite0-minilm")
 #: Keys of :data:`~icm_study.methods.registry.METHODS`, which takes seconds to import.
 METHODS = (
     "plain", "single prompt", "tuned penalty", "random projection", "PCA", "LEACE",

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pages import Page, fit_menus, pages_of
 
 from icm_study.animals.latents import STYLES
+from icm_study.encoders.loading import PHOTO, SHIPPED
 from icm_study.experiments import settings
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.names import check_names, unknown_name
@@ -110,6 +111,7 @@ class TestSettings:
         assert set(get_args(settings.Choice)) == set(CHOICES)
         assert set(get_args(settings.Style)) == set(STYLES)
         assert set(settings.METHODS) == set(METHODS)
+        assert set(settings.ENCODERS) == {*SHIPPED, PHOTO}
 
     def test_only_what_was_given_is_returned_and_typed(self) -> None:
         checked = check_settings(Theory, {"consistency_weight": 3, "n_seeds": 2})
@@ -220,7 +222,8 @@ class TestSettings:
 def test_what_only_animals_can_be_given_is_refused_with_a_folder(
     name: str, value: Any, notebook: str, tmp_path: Path
 ) -> None:
-    run = {"notebook": notebook, "dataset": "PACS", "encoder": "e", "seeds": [0], name: value}
+    run = {"notebook": notebook, "dataset": "PACS", "encoder": "animal-world"}
+    run |= {"seeds": [0], name: value}
     (tmp_path / "workflow").mkdir()
     (tmp_path / CONFIG).write_text(yaml.safe_dump(change({"mine": run}, "recorded")))
     with pytest.raises(ValueError, match=f"recorded.mine: got {name}, which a folder of images"):
@@ -274,6 +277,15 @@ class TestConfig:
                 [],
                 "domain_generalization.animal-world: 'wrlds' is unknown; did you",
             ),
+            (
+                (*RUN, "encoder"),
+                "animal-wrld",
+                "'animal-wrld' is unknown; did you mean 'animal-world'",
+            ),
+            ((*RUN, "encoder"), "ViT-B16/openai", "did you mean 'ViT-B-16/openai'?"),
+            ((*RUN, "encoder"), "ViT-B-16", "did you mean 'ViT-B-16/TAG'?"),
+            ((*RUN, "encoder"), "../models/mine", "'../models/mine' is unknown; Known: "),
+            (("notebooks", "05_your_data"), {"encoder": "lite"}, "did you mean 'lite0-minilm'?"),
             ((*RUN, "worlds"), [], "animal-world: 'worlds': got []"),
             (
                 (*RUN, "worlds"),
@@ -356,7 +368,7 @@ class TestConfig:
             read_config(write(text, tmp_path / "one"))
         study = change({"notebook": "06_methods"}, "recorded", "methods_animal-world")
         study["recorded"]["methods_animal-world"] |= {
-            "dataset": "a", "encoder": "b", "seeds": [0],
+            "dataset": "a", "encoder": "animal-world", "seeds": [0],
         }  # fmt: skip
         (tmp_path / "two").mkdir()
         with pytest.raises(ValueError, match="'methods_animal-world' is given twice"):

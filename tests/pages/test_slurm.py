@@ -87,7 +87,7 @@ def prepare(study: Path) -> None:
     config: dict[str, Any] = {
         "seeds": [0, 1, 2],
         "notebooks": {},
-        "domain_generalization": {"main": {"encoder": "a", "worlds": [["coat", 0.9]]}},
+        "domain_generalization": {"main": {"encoder": "animal-world", "worlds": [["coat", 0.9]]}},
         "data": "data",
         "embedding_jobs": 1,
         "recorded": {},

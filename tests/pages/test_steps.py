@@ -89,7 +89,8 @@ CONFIG: dict[str, Any] = {
     "embedding_jobs": 2,
     "recorded": {
         "photos": {
-            "notebook": "02_domain_generalization", "dataset": "PACS", "encoder": "b", "seeds": [0],
+            "notebook": "02_domain_generalization", "dataset": "PACS",
+            "encoder": "animal-world", "seeds": [0],
         },
         "published": {"notebook": "08_real_clip", "dataset": "clip"},
     },

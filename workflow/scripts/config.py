@@ -18,13 +18,13 @@ from icm_study.experiments.settings import (
     AcrossMethods,
     AcrossVariants,
     Count,
+    EncoderName,
     Location,
     Plan,
     Protocol,
     RealClip,
     Seeds,
     Styles,
-    Text,
     World,
     Worlds,
     check_no_animals,
@@ -67,7 +67,7 @@ class Study(TypedDict):
 class AnimalRun(Plan, total=False):
     """A run of 02_domain_generalization on the animal world; the first world is judged."""
 
-    encoder: Required[Text]
+    encoder: Required[EncoderName]
     worlds: Required[Worlds]
     seeds: Seeds
     protocol: Protocol
@@ -79,7 +79,7 @@ class MethodsRun(Plan, total=False):
     """A comparison of all methods on the animal world, a job for each seed and target."""
 
     dataset: Required[Literal["animal-world"]]
-    encoder: Required[Text]
+    encoder: Required[EncoderName]
     targets: Required[Styles]
     world: World
     n_images: Count | None
@@ -89,7 +89,7 @@ class Photographs(TypedDict):
     """What every recorded run has: a folder of `data`, an encoder, and the seeds of its splits."""
 
     dataset: Location
-    encoder: Text
+    encoder: EncoderName
     seeds: Seeds
 
 
