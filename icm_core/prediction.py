@@ -172,13 +172,16 @@ class LinearProbe(_Classifier):
         self.C = C
         self.max_iter = max_iter
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, axes: NDArray[np.floating] | None = None) -> Self:
         """Fit the probe.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
+        axes : ndarray of shape (n_features, n_features), optional
+            What :func:`principal_axes` gives of `X`. Where several penalties are tried on wide
+            embeddings, most of the time goes into them.
 
         Returns
         -------
@@ -213,7 +216,11 @@ class LinearProbe(_Classifier):
         # two classes share one penalised weight vector, which is the difference of theirs
         C = self.C / 2 if n_classes == 2 else self.C
         weights, intercepts, self.n_iter_ = _logistic_regression(
-            embeddings * self.scale_, label, C, self.max_iter
+            embeddings * self.scale_,
+            label,
+            principal_axes(embeddings) if axes is None else axes,
+            C,
+            self.max_iter,
         )
         if n_classes == 2:
             weights, intercepts = np.diff(weights, axis=0), np.diff(intercepts)
@@ -246,28 +253,39 @@ class LinearProbe(_Classifier):
         return (embeddings * self.scale_) @ self.coef_.T + self.intercept_
 
 
+def principal_axes(X: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Eigenvectors of the covariance of embeddings (n_samples, n_features), each a column."""
+    centred = X - X.mean(axis=0, dtype=float).astype(X.dtype)
+    _, axes = np.linalg.eigh((centred.T @ centred).astype(float))
+    return axes
+
+
 def _logistic_regression(
-    X: NDArray[np.floating], label: NDArray[np.intp], C: float, max_iter: int
+    X: NDArray[np.floating],
+    label: NDArray[np.intp],
+    axes: NDArray[np.floating],
+    C: float,
+    max_iter: int,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
     """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe."""
     mean = X.mean(axis=0, dtype=float)
     centred = X - mean.astype(X.dtype)
-    _, axes = np.linalg.eigh((centred.T @ centred).astype(float))
     # rows in principal axes, and a one for the intercept, which has no penalty
     rows = np.hstack([centred @ axes.astype(X.dtype), np.ones((len(X), 1), X.dtype)])
     squares = rows**2
-    penalty = np.full((rows.shape[1], 1), 1 / C, X.dtype)
+    penalty = np.full(rows.shape[1], 1 / C, X.dtype)
     penalty[-1] = 0
-    W = np.zeros((rows.shape[1], label.max() + 1), X.dtype)
-    logits = np.zeros((len(X), W.shape[1]), X.dtype)
+    # a row for each class: sums over the few classes are then sums of long rows, which are quick
+    W = np.zeros((label.max() + 1, rows.shape[1]), X.dtype)
+    logits = np.zeros((len(W), len(X)), X.dtype)
     loss, probability = _penalised_loss(logits, label, W, penalty)
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
         residual = probability.copy()
-        residual[np.arange(len(X)), label] -= 1
-        gradient = rows.T @ residual + penalty * W
-        curvature = squares.T @ (probability * (1 - probability)) + penalty
+        residual[label, np.arange(len(X))] -= 1
+        gradient = residual @ rows + penalty * W
+        curvature = (probability * (1 - probability)) @ squares + penalty
         curvature = np.maximum(curvature, np.finfo(X.dtype).tiny ** 0.5)
         change, change_in_logits = _newton_step(rows, probability, penalty, gradient, curvature)
         gain = -float(np.vdot(gradient, change))
@@ -288,9 +306,9 @@ def _logistic_regression(
             ConvergenceWarning,
             stacklevel=3,
         )
-    W -= W.mean(axis=1, keepdims=True)  # what all classes share says nothing
-    weights = axes @ W[:-1]
-    return weights.T.astype(X.dtype), (W[-1] - mean @ weights).astype(X.dtype), n_iter
+    W -= W.mean(axis=0)  # what all classes share says nothing
+    weights = W[:, :-1] @ axes.T
+    return weights.astype(X.dtype), (W[:, -1] - weights @ mean).astype(X.dtype), n_iter
 
 
 def _newton_step(
@@ -308,11 +326,14 @@ def _newton_step(
     for _ in range(gradient.size):
         if size <= _CG_DECREASE * first or not size > 0:
             break
-        moved = rows @ direction
+        moved = direction @ rows.T
         weighted = probability * moved
-        weighted -= probability * weighted.sum(axis=1, keepdims=True)
-        curved = rows.T @ weighted + penalty * direction
-        length = size / float(np.vdot(direction, curved))
+        weighted -= probability * weighted.sum(axis=0)
+        curved = weighted @ rows + penalty * direction
+        along = float(np.vdot(direction, curved))
+        if not along > 0:  # so little is left that it is rounded to nothing
+            break
+        length = size / along
         change += length * direction
         change_in_logits += length * moved
         residual -= length * curved
@@ -328,11 +349,11 @@ def _penalised_loss(
     W: NDArray[np.floating],
     penalty: NDArray[np.floating],
 ) -> tuple[float, NDArray[np.floating]]:
-    """Log-loss of all rows with the penalty, and the probabilities."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    own = shifted[np.arange(len(label)), label].sum(dtype=float)
+    """Log-loss of all rows with the penalty, and the probabilities (n_classes, n_samples)."""
+    shifted = logits - logits.max(axis=0)
+    own = shifted[label, np.arange(len(label))].sum(dtype=float)
     np.exp(shifted, out=shifted)
-    total = shifted.sum(axis=1, keepdims=True)
+    total = shifted.sum(axis=0)
     shifted /= total
     loss = np.log(total).sum(dtype=float) - own + (penalty * W**2).sum(dtype=float) / 2
     return float(loss), shifted

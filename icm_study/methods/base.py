@@ -16,8 +16,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import RidgeClassifier
 
-from icm_core.prediction import LinearProbe, ZeroShotClassifier
+from icm_core.prediction import LinearProbe, ZeroShotClassifier, principal_axes
 from icm_study.encoders.encoder import Encoder
+from icm_study.fingerprint import fingerprint
 from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 
 
@@ -108,6 +109,8 @@ def fit_probe(
 ) -> LinearProbe | RidgeClassifier:
     """Fit the probe, or what stands in for it while settings are chosen on large sources.
 
+    It has single precision, as embeddings have that come from an encoder.
+
     Parameters
     ----------
     X : ndarray of shape (n, K)
@@ -120,8 +123,9 @@ def fit_probe(
     Returns
     -------
     LinearProbe or RidgeClassifier
-        That of least squares has a penalty in the same units. That of a part has every s-th
-        image of each class, and the same penalty for each image.
+        The same one for the same rows, labels and penalty, of whichever method. That of least
+        squares has a penalty in the same units. That of a part has every s-th image of each
+        class, and the same penalty for each image.
     """
     if sources.stand_in == LEAST_SQUARES:
         penalty = float(np.square(X, dtype=np.float64).mean()) / C
@@ -130,8 +134,14 @@ def fit_probe(
         part = sources.part(y, X.shape[1])
         C *= len(y) / len(part)
         X, y = X[part], y[part]
-    precision = np.float32 if sources.is_large else X.dtype
-    return LinearProbe(C=C).fit(X.astype(precision, copy=False), y)
+    X = X.astype(np.float32, copy=False)
+    of, shared = fingerprint(X), sources.shared
+
+    def fit() -> LinearProbe:  # penalties are tried one after the other
+        axes = shared.once(("axes", of), lambda: principal_axes(X), latest="axes")
+        return LinearProbe(C=C).fit(X, y, axes)
+
+    return shared.once(("probe", of, fingerprint(y), C), fit)
 
 
 def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:

@@ -19,9 +19,17 @@ class Shared:
     def __init__(self, of_images: Shared | None = None) -> None:
         self._of_images = of_images
         self._known: dict[Hashable, tuple[Any, float]] = {}
+        self._latest: dict[str, Hashable] = {}
         self._borrowed: list[float] = []
 
-    def once(self, key: Hashable, compute: Callable[[], Any], *, of_pairs: bool = True) -> Any:
+    def once(
+        self,
+        key: Hashable,
+        compute: Callable[[], Any],
+        *,
+        of_pairs: bool = True,
+        latest: str | None = None,
+    ) -> Any:
         """Give what is kept under a key, or compute and keep it.
 
         Parameters
@@ -31,12 +39,18 @@ class Shared:
         of_pairs : bool
             Whether the result depends on which intervened copies may be used. If not, it
             serves the same sources without some of the copies too.
+        latest : str, optional
+            A name for results that take much memory: the latest of a name is kept alone.
         """
         keeper = self if of_pairs or self._of_images is None else self._of_images
         if key not in keeper._known:
-            start = time.perf_counter()
+            start, n_borrowed = time.perf_counter(), len(self._borrowed)
             value = compute()
-            keeper._known[key] = value, time.perf_counter() - start
+            seconds = time.perf_counter() - start + sum(self._borrowed[n_borrowed:])
+            if latest is not None:
+                keeper._known.pop(keeper._latest.get(latest), None)
+                keeper._latest[latest] = key
+            keeper._known[key] = value, seconds
         else:
             self._borrowed.append(keeper._known[key][1])
         return keeper._known[key][0]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PREDICTORS = ("zero-shot", "linear probe")
 #: Images × features × classes of the sources above which a probe takes so long that settings are
-#: chosen with another in its place, and that it has single precision.
+#: chosen with another in its place.
 LARGE = 2e9
 #: What stands in for a probe: one of least squares, or one that is fitted on so many of the images
 #: that they are not :data:`LARGE`.

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from icm_core.prediction import LinearProbe, ZeroShotClassifier, class_prompts
+from icm_core.prediction import LinearProbe, ZeroShotClassifier, class_prompts, principal_axes
 from icm_core.projection import InvariantProjection
 
 seeds = st.integers(0, 2**32 - 1)
@@ -219,6 +219,25 @@ def test_the_probe_on_nothing_but_zeros_predicts_the_frequencies():
     y = np.array([0, 0, 0, 1])
     probability = LinearProbe().fit(np.zeros((4, 2)), y).predict_proba(np.zeros((1, 2)))
     np.testing.assert_allclose(probability, [[0.75, 0.25]], atol=1e-3)
+
+
+def test_a_probe_on_a_constant_and_its_rounding_predicts_the_frequencies():
+    """What single precision leaves of rows that are all the same is rounded to nothing."""
+    X = np.full((40, 6), 0.3) + 1e-9 * np.random.default_rng(0).normal(size=(40, 6))
+    probe = LinearProbe().fit(X.astype(np.float32), np.arange(40) % 4 // 3)
+    np.testing.assert_allclose(
+        probe.predict_proba(X[:1].astype(np.float32)), [[0.75, 0.25]], atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("C", [0.01, 10.0])
+def test_axes_that_are_given_change_no_bit(C):
+    X, y, _ = labelled(3)
+    alone, given = LinearProbe(C).fit(X, y), LinearProbe(C).fit(X, y, principal_axes(X))
+    assert np.array_equal(alone.coef_, given.coef_)
+    assert np.array_equal(alone.intercept_, given.intercept_)
+    variances = np.var(X @ principal_axes(X), axis=0)  # the axes are those of the covariance
+    np.testing.assert_allclose(variances, np.linalg.eigvalsh(np.cov(X.T, bias=True)), rtol=1e-9)
 
 
 def test_single_precision_is_enough():

@@ -124,6 +124,21 @@ def test_icm_takes_the_leading_eigenvectors_of_every_kind_of_pairs(intervention)
         assert (one.n_components_, one.consistency_weight_) == (k, 2.0)  # what tables report
 
 
+def test_methods_share_the_probe_of_the_same_rows_labels_and_penalty(monkeypatch):
+    sources, fits = toy_sources(), []
+    own = LinearProbe.fit
+    monkeypatch.setattr(LinearProbe, "fit", lambda *given: (fits.append(given), own(*given))[1])
+    shared = [Plain(C=C).fit(sources).heads_["linear probe"] for C in (0.1, 1.0, 0.1)]
+    assert len(fits) == 2
+    assert shared[0] is shared[2]
+    alone = Plain(C=1.0).fit(toy_sources()).heads_["linear probe"]
+    assert np.array_equal(shared[1].coef_, alone.coef_)
+    other = sources.images.label[::-1]  # the same rows with other labels are another probe
+    relabelled = replace(sources, images=replace(sources.images, label=other))
+    assert Plain(C=1.0).fit(relabelled).heads_["linear probe"] is not shared[1]
+    assert shared[0].coef_.dtype == np.float32
+
+
 def test_the_penalty_reaches_the_probe_behind_the_projection():
     sources, images = toy_sources(), new_images()
     A = ICM("image", 3).fit(sources).components_
