@@ -53,7 +53,9 @@ def animals_figure(pairs: pd.DataFrame) -> Figure:
         )  # fmt: skip
     panel.set(xlabel="Agreement of two encoders ($R^2$ of a linear map)", xlim=(None, 1.02))
     panel.set_ylabel("Factors read from the worse\n(mean $R^2$)")
-    panel.set_title("Does agreement tell identifiability?")
+    trained = pairs.loc[~pairs["untrained"].astype(bool)]
+    rank = trained["agreement"].corr(trained["read"], method="spearman")
+    panel.set_title(f"Agreement and what is read, of trained encoders: rank correlation {rank:.2f}")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -69,7 +71,9 @@ def diversity_figure(summary: pd.DataFrame) -> Figure:
     for panel, (quantity, title) in zip(axes, titles.items(), strict=True):
         rows = summary[summary["quantity"] == quantity]
         plot_curves(panel, rows, x="n_texts", by="tower", xscale="log", yscale="log")
-        panel.set(title=title)
+        last = rows[rows["n_texts"] == rows["n_texts"].max()]
+        ends = ", ".join(f"{row.tower} {row.mean:,.0f}" for row in last.itertuples())
+        panel.set_title(f"{title} at {rows['n_texts'].max():,} texts: {ends}", fontsize=11)
         if quantity == "condition_number":
             continue
         for dimension in sorted(summary["dimension"].unique()):
@@ -96,7 +100,15 @@ def methods_figure(means: pd.DataFrame, conditions: dict[str, str], title: str) 
                 rows["value"], range(len(methods)), xerr=reach, fmt=marker, color=color,
                 capsize=3, label=said,
             )  # fmt: skip
-        panel.set(title=f"From {direction}", xlim=(0, 101), xlabel=title)
+        here = means[
+            (means["target"] == direction) & (means["condition"] == next(iter(conditions)))
+        ]
+        best = here.loc[here["value"].idxmax()]
+        panel.set(xlim=(0, 101), xlabel=title)
+        panel.set_title(
+            f"From {direction}, {conditions[best['condition']]}: most by\n"
+            f"{best['method']}, {best['value']:.0f} %", fontsize=11,
+        )  # fmt: skip
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -121,7 +133,7 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
                     j, i, f"{number:.0f}", ha="center", va="center",
                     color="white" if dark else "black",
                 )  # fmt: skip
-            panel.set_title(f"{direction}: {title}", fontsize=10)
+            panel.set_title(f"{direction}: {title}, at most {cells.max().max():.0f}", fontsize=10)
             panel.set_xticks(range(cells.shape[1]), [f"{one:g}" for one in cells.columns])
             panel.set_yticks(range(cells.shape[0]), cells.index)
             panel.grid(False)

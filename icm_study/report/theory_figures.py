@@ -23,6 +23,7 @@ WORLDS = {
     "concept shift": "Concept shift: e changes y",
 }
 ANGLE = "Largest angle (degrees)"
+_EXACT = 1e-9  # a change below is rounding: the values are enumerated
 #: Curves of the sweeps keep their colours from figure to figure.
 SWEEP_COLORS = dict(
     zip(("λ = 1", "λ = 10", "λ = 100", "generalised", "λ = 1000"), PALETTE, strict=False)
@@ -49,8 +50,12 @@ def invariance_figure(runs: pd.DataFrame, medians: pd.DataFrame) -> Figure:
             markeredgewidth=2,
             zorder=9,
         )
-        panel.set(title=title, ylabel="", xlim=(-0.03, 1))
+        panel.set(ylabel="", xlim=(-0.03, 1))
+        panel.set_title(title, fontsize=11)
         panel.set_xlabel("Change between environments\n(total variation)")
+    changes = medians[medians["change"] > _EXACT].groupby("world")["quantity"].agg(list)
+    told = [f"{len(changes.get(world, []))} of {len(median)} ({world})" for world in WORLDS]
+    _say(figure, f"Distributions that change: {', '.join(told)}")
     return figure
 
 
@@ -79,10 +84,13 @@ def consistency_figure(summary: pd.DataFrame) -> Figure:
             rows["mean"], rows["method"], xerr=_reach(rows), fmt="o", color=color, capsize=3
         )
     axes[0].set(xscale="log", xlabel="Residual (share of the second moment)")
-    axes[0].set_title("What is left of the difference")
+    axes[0].set_title("What is left of the difference", fontsize=11)
     axes[1].set(xlabel="$R^2$ of $z_{inv}$ (share)", xlim=(-0.05, 1.05))
-    axes[1].set_title("What is kept of the invariant factors")
+    axes[1].set_title("What is kept of the invariant factors", fontsize=11)
     axes[0].invert_yaxis()
+    left = summary[summary["quantity"] == "residual"].set_index("method")["mean"]
+    ends = (f"{left[name]:.1g} ({name})" for name in (left.idxmin(), left.idxmax()))
+    _say(figure, f"Left of the difference: {' to '.join(ends)}")
     return figure
 
 
@@ -98,12 +106,19 @@ def ood_risk_figure(risks: pd.DataFrame, thresholds: pd.DataFrame) -> Figure:
             panel.plot(rows["information"], 100 * rows[name], color=color, linewidth=2)
         if np.isfinite(where[target]):
             panel.axvline(where[target], color=INK, linewidth=1, linestyle=":")
-        panel.set(title=f"{title}\nρ = {target}", ylim=(0, 100))
+        panel.set(ylim=(0, 100))
+        panel.set_title(f"{title}\nρ = {target}", fontsize=11)
         panel.set_xlabel("Information kept of $z_{inv}$ (bits)")
     first = risks[risks["target"] == next(iter(TARGETS))]
     for name, color, gap in (("invariant", INVARIANT, 4), ("standard", VARIANT, -9)):
         axes[0].text(1, 100 * first[name].iloc[-15] + gap, name, color=color)
     axes[0].set_ylabel("Risk in the target (% wrong)")
+    ends = where[np.isfinite(where)]
+    told = f"up to {ends.max():.2f} bits (ρ = {ends.idxmax():g})" if len(ends) else "nowhere"
+    _say(
+        figure,
+        f"Invariance pays from a threshold on in {len(ends)} of {len(where)} targets: {told}",
+    )
     return figure
 
 
@@ -177,9 +192,22 @@ def weight_figure(summary: pd.DataFrame) -> Figure:
         for leak, color in zip(rows["leak"].unique(), PALETTE, strict=False):
             if leak:
                 panel.axvline(leak**-2, color=color, linewidth=1, linestyle=":")
-    axes[0].set(title="Angle to the truth", ylabel=ANGLE)
-    axes[1].set(title="Number of positive eigenvalues (truth: 4)", ylabel="Components")
+    axes[0].set(ylabel=ANGLE)
+    axes[0].set_title("Angle to the truth", fontsize=11)
+    axes[1].set(ylabel="Components")
+    axes[1].set_title("Number of positive eigenvalues (truth: 4)", fontsize=11)
+    angles = summary[summary["quantity"] == "angle"]
+    best = angles.loc[angles.groupby("curve", sort=False)["mean"].idxmin()]
+    told = ", ".join(
+        f"{row['curve']}: {row['mean']:.2g}° at λ = {row['consistency_weight']:.2g}"
+        for _, row in best.iterrows()
+    )
+    _say(figure, f"Smallest angle, {told}")
     return figure
+
+
+def _say(figure: Figure, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
 
 
 def _sweep(panel: Axes, angles: pd.DataFrame, x: str, xlabel: str) -> None:
