@@ -36,6 +36,7 @@ from icm_core.moments import (
 
 _GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leaves far less
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
+_BLOCK = 2**22  # numbers of rows times classes that are looked at together, which bounds memory
 
 
 class _Classifier(ClassifierMixin, BaseEstimator):
@@ -210,17 +211,15 @@ class LinearProbe(_Classifier):
                 f"The labels name 1 class, {classes[0]!r}; expected at least two classes, to "
                 "choose between."
             )
-        mean_square = float(np.mean(np.square(embeddings, dtype=np.float64)))
+        mean_square = float(np.einsum("ij,ij->", embeddings, embeddings, dtype=float))
+        mean_square /= embeddings.size
         self.classes_: NDArray = classes
         self.scale_: float = mean_square**-0.5 if mean_square > 0 else 1.0
         # two classes share one penalised weight vector, which is the difference of theirs
         C = self.C / 2 if n_classes == 2 else self.C
+        axes = principal_axes(embeddings) if axes is None else axes
         weights, intercepts, self.n_iter_ = _logistic_regression(
-            embeddings * self.scale_,
-            label,
-            principal_axes(embeddings) if axes is None else axes,
-            C,
-            self.max_iter,
+            embeddings * self.scale_, label, axes, C, self.max_iter
         )
         if n_classes == 2:
             weights, intercepts = np.diff(weights, axis=0), np.diff(intercepts)
@@ -267,36 +266,41 @@ def _logistic_regression(
     C: float,
     max_iter: int,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
-    """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe."""
-    mean = X.mean(axis=0, dtype=float)
-    centred = X - mean.astype(X.dtype)
+    """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe.
+
+    `X` is centred in place. Arrays of all rows are few, and changed in place.
+    """
+    dtype, mean = X.dtype, X.mean(axis=0, dtype=float)
+    X -= mean.astype(dtype)
     # rows in principal axes, and a one for the intercept, which has no penalty
-    rows = np.hstack([centred @ axes.astype(X.dtype), np.ones((len(X), 1), X.dtype)])
-    squares = rows**2
-    penalty = np.full(rows.shape[1], 1 / C, X.dtype)
+    rows = np.ones((len(X), X.shape[1] + 1), dtype)
+    np.matmul(X, axes.astype(dtype), out=rows[:, :-1])
+    del X
+    penalty = np.full(rows.shape[1], 1 / C, dtype)
     penalty[-1] = 0
     # a row for each class: sums over the few classes are then sums of long rows, which are quick
-    W = np.zeros((label.max() + 1, rows.shape[1]), X.dtype)
-    logits = np.zeros((len(W), len(X)), X.dtype)
-    loss, probability = _penalised_loss(logits, label, W, penalty)
+    W = np.zeros((label.max() + 1, rows.shape[1]), dtype)
+    logits = np.zeros((len(W), len(rows)), dtype)
+    probability = np.empty_like(logits)
+    loss = _penalised_loss(logits, label, W, penalty, probability)
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
-        residual = probability.copy()
-        residual[label, np.arange(len(X))] -= 1
-        gradient = residual @ rows + penalty * W
-        curvature = (probability * (1 - probability)) @ squares + penalty
-        curvature = np.maximum(curvature, np.finfo(X.dtype).tiny ** 0.5)
+        gradient, curvature = _derivatives(rows, label, probability, W, penalty)
         change, change_in_logits = _newton_step(rows, probability, penalty, gradient, curvature)
         gain = -float(np.vdot(gradient, change))
-        size = 1.0
+        size, before = 1.0, loss
+        W += change
+        logits += change_in_logits
         while True:
-            tried = W + size * change, logits + size * change_in_logits
-            new, new_probability = _penalised_loss(tried[1], label, tried[0], penalty)
-            if new <= loss - 1e-4 * size * gain or size < 1e-6:
+            loss = _penalised_loss(logits, label, W, penalty, probability)
+            if loss <= before - 1e-4 * size * gain or size < 1e-6:
                 break
-            size /= 2
-        (W, logits), loss, probability = tried, new, new_probability
+            size /= 2  # half of the step is taken back
+            change /= 2
+            change_in_logits /= 2
+            W -= change
+            logits -= change_in_logits
         if gain / 2 <= _GAP * loss:
             break
     else:
@@ -308,7 +312,32 @@ def _logistic_regression(
         )
     W -= W.mean(axis=0)  # what all classes share says nothing
     weights = W[:, :-1] @ axes.T
-    return weights.astype(X.dtype), (W[:, -1] - weights @ mean).astype(X.dtype), n_iter
+    return weights.astype(dtype), (W[:, -1] - weights @ mean).astype(dtype), n_iter
+
+
+def _blocks(probability: NDArray[np.floating]) -> list[slice]:
+    """Cut the rows of embeddings, which are columns here, into blocks."""
+    n_classes, n_rows = probability.shape
+    size = max(1, _BLOCK // n_classes)
+    return [slice(start, start + size) for start in range(0, n_rows, size)]
+
+
+def _derivatives(
+    rows: NDArray[np.floating],
+    label: NDArray[np.intp],
+    probability: NDArray[np.floating],
+    W: NDArray[np.floating],
+    penalty: NDArray[np.floating],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Gradient of the penalised loss, and the diagonal of its Hessian, each shaped as `W`."""
+    gradient, curvature = penalty * W, np.broadcast_to(penalty, W.shape).copy()
+    for block in _blocks(probability):
+        residual = probability[:, block].copy()
+        residual[label[block], np.arange(residual.shape[1])] -= 1
+        gradient += residual @ rows[block]
+        spread = probability[:, block]
+        curvature += (spread * (1 - spread)) @ rows[block] ** 2
+    return gradient, np.maximum(curvature, np.finfo(rows.dtype).tiny ** 0.5)
 
 
 def _newton_step(
@@ -320,22 +349,26 @@ def _newton_step(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Solve for the change of the weights by conjugate gradients; also that of the logits."""
     change, change_in_logits = np.zeros_like(gradient), np.zeros_like(probability)
+    moved = np.empty_like(probability)
     residual = -gradient
     direction = residual / curvature
     size = first = float(np.vdot(residual, direction))
     for _ in range(gradient.size):
         if size <= _CG_DECREASE * first or not size > 0:
             break
-        moved = direction @ rows.T
-        weighted = probability * moved
-        weighted -= probability * weighted.sum(axis=0)
-        curved = weighted @ rows + penalty * direction
+        curved = penalty * direction
+        for block in _blocks(probability):
+            moved[:, block] = direction @ rows[block].T
+            weighted = probability[:, block] * moved[:, block]
+            weighted -= probability[:, block] * weighted.sum(axis=0)
+            curved += weighted @ rows[block]
         along = float(np.vdot(direction, curved))
         if not along > 0:  # so little is left that it is rounded to nothing
             break
         length = size / along
         change += length * direction
-        change_in_logits += length * moved
+        moved *= length
+        change_in_logits += moved
         residual -= length * curved
         preconditioned = residual / curvature
         last, size = size, float(np.vdot(residual, preconditioned))
@@ -348,15 +381,15 @@ def _penalised_loss(
     label: NDArray[np.intp],
     W: NDArray[np.floating],
     penalty: NDArray[np.floating],
-) -> tuple[float, NDArray[np.floating]]:
-    """Log-loss of all rows with the penalty, and the probabilities (n_classes, n_samples)."""
-    shifted = logits - logits.max(axis=0)
-    own = shifted[label, np.arange(len(label))].sum(dtype=float)
-    np.exp(shifted, out=shifted)
-    total = shifted.sum(axis=0)
-    shifted /= total
-    loss = np.log(total).sum(dtype=float) - own + (penalty * W**2).sum(dtype=float) / 2
-    return float(loss), shifted
+    probability: NDArray[np.floating],
+) -> float:
+    """Log-loss of all rows with the penalty; writes the probabilities (n_classes, n_samples)."""
+    np.subtract(logits, logits.max(axis=0), out=probability)
+    own = probability[label, np.arange(len(label))].sum(dtype=float)
+    np.exp(probability, out=probability)
+    total = probability.sum(axis=0)
+    probability /= total
+    return float(np.log(total).sum(dtype=float) - own + (penalty * W**2).sum(dtype=float) / 2)
 
 
 def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[list[str], list[str]]:
