@@ -42,7 +42,7 @@ document.querySelectorAll(".explorer").forEach((root) => {
     const here = cells.filter((cell) => cell.K === K && cell["λ"] === weight);  // none: not run
     const limit = Math.max(10, ...cells.map((cell) => cell.gain));
     const said = (cell) => `K = ${cell.K}, λ = ${cell["λ"]}: ${cell.value.toFixed(1)} % `
-      + `(${cell.gain < 0 ? "−" : "+"}${Math.abs(cell.gain).toFixed(1)} points)`;
+      + `(${cell.gain <= -0.05 ? "−" : "+"}${Math.abs(cell.gain).toFixed(1)} points)`;
     map.replaceChildren(Plot.plot({
       width: Math.min(root.clientWidth, 760), height: 60 + 22 * Ks.length, marginLeft: 44,
       ariaLabel: "Gain at every K and λ",

@@ -43,7 +43,7 @@ def gain_map(cells: pd.DataFrame, baseline: float, title: str) -> Figure:
     part = cells[cells["condition"] == "reversed"]
     kinds = [kind for kind in INTERVENTIONS if kind in set(part["intervention"])]
     panels = {kind: part["intervention"] == kind for kind in kinds}
-    most = f"at most {part['value'].max() - baseline:+.0f} points over {baseline:.0f} %"
+    most = f"at most {part['value'].max() - baseline:+z.0f} points over {baseline:.0f} %"
     told = f"{title}: {most}"
     return grid_figure(part, panels, baseline=dict.fromkeys(kinds, baseline), title=told)
 
@@ -157,7 +157,7 @@ def pairs_figure(means: pd.DataFrame) -> Figure:
     wide = _reversed(means, "n_pairs")
     fewest, every = wide.columns.min(), wide.columns.max()
     listed = ", ".join(
-        f"{str(name).removeprefix('ICM ')} {row[every] - row[fewest]:+.0f}"
+        f"{str(name).removeprefix('ICM ')} {row[every] - row[fewest]:+z.0f}"
         for name, row in wide.iterrows()
     )
     title = f"Shortcut reversed, {fewest} to {every} pairs: {listed} points"
@@ -216,7 +216,7 @@ def penalty_figure(means: pd.DataFrame) -> Figure:
     wide = _reversed(means, "C")
     gains = (wide - wide.loc["plain"]).drop(["plain", "ICM oracle"], errors="ignore")
     listed = ", ".join(
-        f"{str(name).removeprefix('ICM ')} {row.min():+.0f} to {row.max():+.0f}"
+        f"{str(name).removeprefix('ICM ')} {row.min():+z.0f} to {row.max():+z.0f}"
         for name, row in gains.iterrows()
     )
     title = f"Gain, shortcut reversed: {listed} points"
@@ -254,6 +254,6 @@ def penalty_words(gains: pd.DataFrame) -> str:
     at = part[part["penalty"] != "chosen"].groupby("intervention", sort=False)["value"]
     chosen = part[part["penalty"] == "chosen"].set_index("intervention")["value"]
     return "; ".join(
-        f"*ICM {kind}* {low:+.1f} to {high:+.1f}, chosen {chosen[kind]:+.1f}"
+        f"*ICM {kind}* {low:+z.1f} to {high:+z.1f}, chosen {chosen[kind]:+z.1f}"
         for kind, low, high in zip(at.min().index, at.min(), at.max(), strict=True)
     )

@@ -33,7 +33,7 @@ from icm_study.report.penalties import (
 ANSWERS = {
     "helps": "On a new domain, CLIP-ICM helps this probe.",
     "does not pay": (
-        "On a new domain, CLIP-ICM does not pay: the gain of this probe is at most {most:+.1f} "
+        "On a new domain, CLIP-ICM does not pay: the gain of this probe is at most {most:+z.1f} "
         "points."
     ),
     "cannot be told": (
@@ -85,8 +85,8 @@ class Advice:
         return (
             f"**{self.answer}** The best way to run it is *{self.method}*, mostly with "
             f"$K = {self.n_components}$ and $\\lambda = {self.consistency_weight:g}$: it differs "
-            f"from the plain probe by {self.gain:+.1f} points ({self.low:+.1f} to "
-            f"{self.high:+.1f}; {self.penalty}). On average the best of all that is cheap to run "
+            f"from the plain probe by {self.gain:+z.1f} points ({self.low:+z.1f} to "
+            f"{self.high:+z.1f}; {self.penalty}). On average the best of all that is cheap to run "
             f"is *{self.best}*. A gain matters from {worth:g} point{'s' * (worth != 1)} on."
         )
 

@@ -45,7 +45,7 @@ def variants_answer(results: Results) -> Markdown:
         pair = alike(shifted, side(f"ICM auto {kind}", predictor), side("plain", predictor))
         gains = shifted.gain(pair.ours, pair.theirs)
         listed = ", ".join(
-            f"{row.value:+.1f} ({said(row.condition)})" for row in gains.itertuples()
+            f"{row.value:+z.1f} ({said(row.condition)})" for row in gains.itertuples()
         )
         told.append(f"{predictor}{pair.said}: {listed}")
     return answer(

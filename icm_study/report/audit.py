@@ -331,7 +331,7 @@ def on_the_rest(runs: pd.DataFrame) -> Finding:
     probe = {name: rows[name, "linear probe"] for name in (PEEKED, "a fifth of the target")}
     summary.attrs["title"] = (
         "The probe's number on the fifth that chose its setting is "
-        f"{probe[PEEKED]['value']:+.1f} points off the rest"
+        f"{probe[PEEKED]['value']:+z.1f} points off the rest"
     )
     return Finding(
         summary,

@@ -22,8 +22,8 @@ def sharing(runs: pd.DataFrame) -> Finding:
     )
     plain = gains[shared_subspace.PLAIN]
     summary.attrs["title"] = (
-        f"Separate subspaces differ from a shared one by {separate['value']:+.1f} points, "
-        f"centring by {centred['value']:+.1f}"
+        f"Separate subspaces differ from a shared one by {separate['value']:+z.1f} points, "
+        f"centring by {centred['value']:+z.1f}"
     )
     return Finding(
         summary,
@@ -163,8 +163,8 @@ def retrieval(runs: pd.DataFrame) -> Finding:
         told[task] for task in (across_styles.ANIMAL, across_styles.CLASS, across_styles.OWN)
     )
     summary.attrs["title"] = (
-        f"Across styles ICM text changes recall@1 by {of_class['value']:+.0f} points for the class "
-        f"and {own['value']:+.0f} for a caption's own image"
+        f"Across styles ICM text changes recall@1 by {of_class['value']:+z.0f} points for the class "
+        f"and {own['value']:+z.0f} for a caption's own image"
     )
     return Finding(
         summary,

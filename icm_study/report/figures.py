@@ -335,7 +335,7 @@ def _best_over_plain(means: pd.DataFrame) -> str:
     part = part[part["condition"] != "in_distribution"]
     best = part.groupby("condition", sort=False)["value"].max()
     plain = part[part["method"] == "plain"].set_index("condition")["value"]
-    told = ", ".join(f"{said(name)} {best[name] - plain[name]:+.1f}" for name in best.index)
+    told = ", ".join(f"{said(name)} {best[name] - plain[name]:+z.1f}" for name in best.index)
     return f"{predictor.capitalize()}, the best (oracle aside) over plain: {told} points"
 
 
@@ -408,7 +408,7 @@ def table_figure(
         shown = table if clear is None else table.where(clear[label] == 1)
         look = "cividis" if clear is None else "PuOr"
         mesh = heat_map(axis, shown, (low, high), cmap=look)
-        write_values(axis, mesh, table, "{:.1f}" if clear is None else "{:+.1f}", 8)
+        write_values(axis, mesh, table, "{:.1f}" if clear is None else "{:+z.1f}", 8)
         axis.tick_params(axis="x", rotation=90, labelsize=9, labeltop=True, labelbottom=False)
         axis.tick_params(axis="y", labelsize=9)
         axis.set_xlabel(label, fontsize=11)
@@ -527,7 +527,7 @@ def grid_figure(
         gain.columns = [f"{weight:g}" for weight in gain.columns]
         mesh = heat_map(axis, gain.round() + 0.0, (-limit, limit), cmap="PuOr")
         if not fine:
-            write_values(axis, mesh, gain.round() + 0.0, "{:+.0f}", 9)
+            write_values(axis, mesh, gain.round() + 0.0, "{:+z.0f}", 9)
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
         axis.tick_params(axis="x", rotation=90 * fine)
         axis.set_title(label, fontsize=11)

@@ -43,7 +43,7 @@ def linearity_figure(summary: pd.DataFrame) -> Figure:
         _bars(axes[1], part, factors, color, 0.3 * row, reading)
     mean = whole.groupby("reading")["mean"].mean()
     axes[1].set_title(
-        f"A nonlinear reading\nchanges $R^2$ by {mean[NONLINEAR] - mean[LINEAR]:+.2f}"
+        f"A nonlinear reading\nchanges $R^2$ by {mean[NONLINEAR] - mean[LINEAR]:+z.2f}"
     )
     for row, (kept, (said, color)) in enumerate(KEPT.items()):
         part = back[(back["kept"] == kept) & (back["reading"] == LINEAR)].set_index("factor")
@@ -272,8 +272,8 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
     best, narrowest = (usual.sort_values(by)[["gained", "width"]].to_numpy()[place]
                        for by, place in (("r2_class", -1), ("width", 0)))  # fmt: skip
     figure.suptitle(
-        f"From the oracle's pairs ICM gains {best[0]:+.0f} points at width {best[1]:.0f}, "
-        f"{narrowest[0]:+.0f} at width {narrowest[1]:.0f}", x=0.01, ha="left",
+        f"From the oracle's pairs ICM gains {best[0]:+z.0f} points at width {best[1]:.0f}, "
+        f"{narrowest[0]:+z.0f} at width {narrowest[1]:.0f}", x=0.01, ha="left",
     )  # fmt: skip
     return figure
 

@@ -135,7 +135,7 @@ def tell(answer: Answer, setting: Setting) -> str:
     share = f"{removed.mean():.2f}" if len(removed) else "nothing"
     return (
         f"{said(answer.condition).capitalize()}: the {setting.predictor} goes from {plain:.1f} to "
-        f"{projected:.1f} % ({projected - plain:+.1f} points, one run, no interval). Of what is "
+        f"{projected:.1f} % ({projected - plain:+z.1f} points, one run, no interval). Of what is "
         f"kept the interventions re-draw {answer.shares[: setting.n_components].mean():.2f}, of "
         f"what is removed {share}."
     )

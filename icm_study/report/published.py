@@ -72,7 +72,7 @@ def _said(table: pd.DataFrame) -> str:
     if apart.empty:
         return "Every published value lies within the 95 % interval of this run."
     told = "; ".join(
-        f"{row['data set']}: {row['here'] - row['published']:+.1f} points from {row['source']}"
+        f"{row['data set']}: {row['here'] - row['published']:+z.1f} points from {row['source']}"
         for row in apart.to_dict("records")
     )
     return (

@@ -255,7 +255,7 @@ def keywords(runs: pd.DataFrame) -> Finding:
         gains,
         f"Over {ours['classes'].nunique()} ways to make classes, {ours['penalty'].nunique()} "
         f"penalties and both directions, ICM's gain over the plain probe goes from "
-        f"{ours['value'].min():+.1f} to {ours['value'].max():+.1f} points; of {len(ours)} it is "
+        f"{ours['value'].min():+z.1f} to {ours['value'].max():+z.1f} points; of {len(ours)} it is "
         f"above zero in {above} and below in {below}.",
     )
 

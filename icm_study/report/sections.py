@@ -121,8 +121,8 @@ def targets_came_out(results: Results) -> Markdown:
         }
         low, high = min(each, key=each.__getitem__), max(each, key=each.__getitem__)
         told.append(
-            f"{predictor}{f' ({penalty})' if penalty else ''}: from {each[low]:+.1f} ({low}) to "
-            f"{each[high]:+.1f} ({high}) points"
+            f"{predictor}{f' ({penalty})' if penalty else ''}: from {each[low]:+z.1f} ({low}) to "
+            f"{each[high]:+z.1f} ({high}) points"
         )
     return came_out(
         f"Gain of *ICM auto {kind}* over the plain predictor by target, {'; '.join(told)}."

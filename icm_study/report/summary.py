@@ -87,7 +87,7 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
             axes.plot(rows["value"], y, marker, color=color, markersize=6, label=way)
             for place, value, end in zip(y, rows["value"], ends["high"], strict=True):
                 axes.text(
-                    end + 0.8, place, f"{value:+.1f}", color=color, va="center", fontsize=9,
+                    end + 0.8, place, f"{value:+z.1f}", color=color, va="center", fontsize=9,
                     bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
                 )  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)

@@ -58,7 +58,7 @@ def interval_table(
     DataFrame of str
         For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
     """
-    number = "{:+.1f}" if signed else "{:.1f}"
+    number = "{:+z.1f}" if signed else "{:.1f}"
     if not signed:
         means = means.assign(low=means["low"].clip(lower=0), high=means["high"].clip(upper=100))
     text = [

@@ -125,8 +125,8 @@ def came_out(words: str) -> Markdown:
 def points(row: pd.Series) -> str:
     """Write a gain with its interval, if it has one."""
     if pd.isna(row["low"]):
-        return f"{row['value']:+.1f}"
-    return f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
+        return f"{row['value']:+z.1f}"
+    return f"{row['value']:+z.1f} ({row['low']:+z.1f} to {row['high']:+z.1f})"
 
 
 def redrawn(results: Results) -> str:
