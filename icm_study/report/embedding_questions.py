@@ -163,8 +163,8 @@ def retrieval(runs: pd.DataFrame) -> Finding:
         told[task] for task in (across_styles.ANIMAL, across_styles.CLASS, across_styles.OWN)
     )
     summary.attrs["title"] = (
-        f"Across styles ICM text changes recall@1 by {of_class['value']:+z.0f} points for the class "
-        f"and {own['value']:+z.0f} for a caption's own image"
+        f"Across styles ICM text changes recall@1 by {of_class['value']:+z.0f} points for the "
+        f"class and {own['value']:+z.0f} for a caption's own image"
     )
     return Finding(
         summary,
