@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -286,6 +287,7 @@ def overview(methods: Iterable[str] = METHODS) -> pd.DataFrame:
     for name in methods:
         entry = METHODS[name]
         said = " ".join((inspect.getdoc(entry.make) or "").replace("*", "").split())
+        said = re.sub(r":\w+:`~?([\w.]+)`", r"\1", said)  # a reference, on a page a name
         what = [said.split(". ")[0].rstrip("."), entry.note]
         rows.append(
             {

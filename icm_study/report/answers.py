@@ -49,9 +49,10 @@ def variants_answer(results: Results) -> Markdown:
         )
         told.append(f"{predictor}{pair.said}: {listed}")
     return answer(
-        f"Points that *ICM auto {kind}* gains over the plain predictor: {'; '.join(told)}. By "
-        f"their intervals, {verdicts.get('supported', 0)} of {verdicts.sum()} comparisons are wins "
-        f"and {verdicts.get('refuted', 0)} losses."
+        f"Points that *ICM auto {kind}* gains over the plain predictor: {'; '.join(told)}. With "
+        f"*ICM {kind}*, whose K and λ are chosen, {verdicts.get('supported', 0)} of "
+        f"{verdicts.sum()} comparisons are wins by their intervals, "
+        f"{verdicts.get('refuted', 0)} losses."
     )
 
 
@@ -79,7 +80,8 @@ def comparison_answer(results: Results) -> Markdown:
             last = honest.of(condition=honest.shifts[-1])
             pair = alike(last, ours, theirs)
             gain = last.gain(pair.ours, pair.theirs)
-            told.append(f"{points(gain.iloc[0])} points over {name} ({pair.penalty})")
+            how = f" ({pair.penalty})" if predictor == "linear probe" else ""
+            told.append(f"{points(gain.iloc[0])} points over {name}{how}")
     return answer(
         f"{text} The probe behind *ICM auto {kind}*, {said(honest.shifts[-1])}, has "
         f"{', '.join(told)}."
@@ -107,8 +109,8 @@ def choosing_answer(results: Results, gained: pd.DataFrame) -> Markdown:
     )
     return came_out(
         f"Of {len(honest)} comparisons with the other honest ways, “{results.choice}” chooses "
-        f"better settings in {helped} and worse in {hurt}, by {points(best)} points at most "
-        f"({best['predictor']}, {said(best['condition'])}). {use}"
+        f"better settings in {helped} and worse in {hurt}. The largest difference is "
+        f"{points(best)} points ({best['predictor']}, {said(best['condition'])}). {use}"
     )
 
 

@@ -163,7 +163,9 @@ def claims_map(rows: pd.DataFrame) -> Figure:
         Line2D([], [], color=color, marker=marker, linestyle="", label=verdict)
         for verdict, (color, marker) in LOOKS.items()
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
     counts = ", ".join(f"{(rows['verdict'] == verdict).sum()} {verdict}" for verdict in LOOKS)
-    figure.suptitle(f"Of {len(rows)} claims: {counts}", x=0.01, ha="left", fontsize=12)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=3, alignment="left", title_fontsize=12,
+        title=f"Of {len(rows)} claims: {counts}",
+    )  # fmt: skip
     return figure

@@ -81,8 +81,8 @@ def sharing_real(runs: pd.DataFrame) -> Finding:
     summary.attrs["title"] = "ViT-B/16 on COCO: what is found by each way to project"
     return Finding(
         summary,
-        "Against one shared subspace, separate ones and a centred one differ in recall@1 by "
-        f"{'; '.join(told)} points.",
+        "Points of recall@1 over one shared subspace, with separate ones and with a centred one: "
+        f"{'; '.join(told)}.",
         claims,
     )
 

@@ -182,8 +182,8 @@ def accuracy_figures(results: Results) -> None:
         own = part[(part["world"] == results.world) & (part["choice"] != "target")]
         worst = by_worst_case(own[~own["method"].str.contains("oracle")]).set_index("method")
         percent = worst["value"].map("{:.0f} %".format)
-        title = f"{str(predictor).capitalize()}, where it does worst: best by {worst.index[0]}, "
-        title += str(percent.iloc[0])
+        title = f"{str(predictor).capitalize()}, where it does worst, oracle aside: best by "
+        title += f"{worst.index[0]}, {percent.iloc[0]}"
         if "plain" in worst.index[1:]:
             title += f" (plain {percent['plain']})"
         accuracy_figure(part, panels, title)
@@ -474,7 +474,7 @@ def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
         name: sum(value > 0 for value in by_weight[at]) for name, by_weight in spectra.items()
     }
     told = ", ".join(f"{name} {n}" for name, n in counts.items())
-    title = f"Eigenvalues above zero at λ = {at}: {told}"
+    title = f"Eigenvalues above zero at λ = {at}, first seed: {told}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 

@@ -48,6 +48,13 @@ def gain_claim(name: str, statement: str, gain: pd.Series, **threshold: float) -
     ((side, limit),) = threshold.items()
     verdict = judge(gain["low"], gain["high"], **threshold)
     row = claim(name, statement, f"{points(gain)} points", f"{side} {limit:g}", verdict)
-    if side == "below" or limit:  # a map of claims shows gains
-        return dict(row)
-    return {**row, **{key: float(gain[key]) for key in ("value", "low", "high")}}
+    return {**row, **beyond(*gain[["value", "low", "high"]], **threshold)}
+
+
+def beyond(value: float, low: float, high: float, **threshold: float) -> dict[str, float]:
+    """Say how far points are beyond a threshold, above it or below, as a map of claims shows."""
+    ((side, limit),) = threshold.items()
+    found = [value - limit, low - limit, high - limit]
+    if side == "below":
+        found = [-found[0], -found[2], -found[1]]
+    return dict(zip(("value", "low", "high"), map(float, found), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,14 @@ from icm_study.experiments.pair_numbers import (
 from icm_study.experiments.questions import Experiment
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED, run_encoders
 from icm_study.report.finding import Finding
+from icm_study.report.gains import beyond
 from icm_study.report.tables import percent
 from icm_study.report.verdicts import claim, judge
 from icm_study.theory import crossing as gaussian
 from icm_study.theory.few_pairs import KNOWN, few_pairs
 from icm_study.theory.gaussian import GaussianShortcut
+
+POINTS = " points"
 
 #: The experiments of the notebook, by name; each takes its parameters.
 EXPERIMENTS: dict[str, Experiment] = {
@@ -125,11 +129,11 @@ def leaks(runs: pd.DataFrame) -> Finding:
     )
     claims = [
         _claim("Leak", f"ICM gains with {percent(SHOWN_LEAK)} of leaking pairs, shortcut reversed",
-               some, above=0.0, unit=" points"),
+               some, above=0.0, unit=POINTS),
         _claim("Leak", "pairs of two animals of one class do as well as no pairs at all, or better",
-               same, above=0.0, unit=" points"),
+               same, above=0.0, unit=POINTS),
         _claim("Control", "pairs of any two animals gain nothing", all_of_it, below=1.0,
-               unit=" points"),
+               unit=POINTS),
     ]  # fmt: skip
     return Finding(summary, words, claims)
 
@@ -161,8 +165,8 @@ def coverage(runs: pd.DataFrame) -> Finding:
     )
     more = _interval((both - seven_gain).to_numpy())
     claims = [
-        _claim("Coverage", "a background swap before the seven gains, shortcut reversed",
-               more, above=0.0, unit=" points"),
+        _claim("Coverage", "a background swap before the seven gains over the seven alone, "
+               "shortcut reversed", more, above=0.0, unit=POINTS),
         _claim("Coverage", "the seven re-draw the scene by half or more", mixed, above=0.5),
     ]  # fmt: skip
     return Finding(summary, words, claims)
@@ -192,11 +196,11 @@ def linear_pairs(runs: pd.DataFrame) -> Finding:
     few = own[own["n_pairs"] == own["n_pairs"].min()]
     claims = [
         _claim("K and λ", "with the most pairs λ by the gap loses at most one point", by_gap,
-               below=1.0, unit=" points", where=LINEAR_MODELS),
+               below=1.0, unit=POINTS, where=LINEAR_MODELS),
         _claim("K and λ", "with the most pairs the held-out rule loses at most one point", held,
-               below=1.0, unit=" points", where=LINEAR_MODELS),
+               below=1.0, unit=POINTS, where=LINEAR_MODELS),
         _claim("Control", "with the fewest pairs every rule loses more than one point",
-               _over_seeds(few, "lost"), above=1.0, unit=" points", where=LINEAR_MODELS),
+               _over_seeds(few, "lost"), above=1.0, unit=POINTS, where=LINEAR_MODELS),
     ]  # fmt: skip
     return Finding(summary, words, claims)
 
@@ -220,7 +224,7 @@ def animal_pairs(runs: pd.DataFrame) -> Finding:
     return Finding(
         summary, words,
         [_claim("K and λ", "the held-out rule gains from 100 image pairs, shortcut reversed", few,
-                above=0.0, unit=" points")],
+                above=0.0, unit=POINTS)],
     )  # fmt: skip
 
 
@@ -293,17 +297,17 @@ def encoders(runs: pd.DataFrame) -> Finding:
     brief = own[own["kind"] == TRAINED]
     words = (
         f"The oracle's gain is {_points(gained)} points at full width and "
-        f"{_points(lost)} at width {narrow['width'].min()}; gain and class R² have a rank "
-        f"correlation of {_said(rho)}. Briefly trained encoders read the class "
-        f"with R² = {brief['r2_class'].max():.2f} at most."
+        f"{_points(lost)} at width {narrow['width'].min()}; over the shipped encoders and their "
+        f"widths, gain and class R² have a rank correlation of {_said(rho)}. Briefly trained "
+        f"encoders read the class with R² = {brief['r2_class'].max():.2f} at most."
     )
     return Finding(
         means.reset_index(), words,
         [
             _claim("Small encoders", "ICM gains more where the class is identified better (rank "
-                   "correlation, oracle)", rho, above=0.0),
+                   "correlation over widths, oracle)", rho, above=0.0),
             _claim("Small encoders", f"ICM from the oracle gains at width {narrow['width'].min()}",
-                   lost, above=0.0, unit=" points"),
+                   lost, above=0.0, unit=POINTS),
         ],
     )  # fmt: skip
 
@@ -326,13 +330,13 @@ def _first(numbers: pd.Series, reached: pd.Series) -> str:
 
 def _said(row: pd.Series, digits: int = 2) -> str:
     if np.isnan(row["low"]):
-        return f"{row['mean']:.{digits}f}"
-    return f"{row['mean']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+        return f"{row['mean']:z.{digits}f}"
+    return f"{row['mean']:z.{digits}f} ({row['low']:z.{digits}f} to {row['high']:z.{digits}f})"
 
 
 def _points(row: pd.Series, *, signed: bool = True) -> str:
     sign = "+" if signed else ""
-    return f"{row['mean']:{sign}.1f} ({row['low']:{sign}.1f} to {row['high']:{sign}.1f})"
+    return f"{row['mean']:{sign}z.1f} ({row['low']:{sign}z.1f} to {row['high']:{sign}z.1f})"
 
 
 def _name(intervention: str) -> str:
@@ -342,7 +346,12 @@ def _name(intervention: str) -> str:
 def _claim(
     name: str, statement: str, row: pd.Series, *, above: float | None = None,
     below: float | None = None, unit: str = "", where: str = "animal world",
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     verdict = judge(row["low"], row["high"], above=above, below=below)
-    threshold = f"above {above:g}{unit}" if above is not None else f"below {below:g}{unit}"
-    return claim(f"{name} ({where})", statement, _said(row) + unit, threshold, verdict)
+    threshold = {"above": above} if above is not None else {"below": below}
+    ((side, limit),) = threshold.items()
+    said = claim(f"{name} ({where})", statement, _said(row) + unit, f"{side} {limit:g}{unit}",
+                 verdict)  # fmt: skip
+    if unit != POINTS:
+        return dict(said)
+    return {**said, **beyond(*row[["mean", "low", "high"]], **threshold)}

@@ -28,7 +28,8 @@ def photographs(runs: pd.DataFrame) -> Finding:
     best = rivals.sort_values("value").iloc[-1]
     n = int((rivals["low"] > 0).sum())
     gains.attrs["title"] = (
-        f"Settings chosen on the sources: {n} of {len(rivals)} ways gain on the unseen domain"
+        f"Chosen on the sources, the control aside: {n} of {len(rivals)} ways gain on the unseen "
+        "domain"
     )
     return Finding(
         gains,
@@ -66,14 +67,19 @@ def tuning(runs: pd.DataFrame) -> Finding:
     told = [f"{points(gains[name])} {at}" for at, name in when.items()]
     n = sum(gains[name]["low"] > 0 for name in when.values())
     alone = gains[tuned_towers.ALONE]
-    summary.attrs["title"] = f"Before, after or during LoRA: {n} of 3 are shown to help the probe"
+    shuffled = gains[tuned_towers.CONTROL]
+    summary.attrs["title"] = (
+        f"Before, after or during LoRA: {n} of 3 are shown to help the probe; the control during "
+        f"it {'too' if shuffled['low'] > 0 else 'is not'}"
+    )
     zero_shot = runs[runs["predictor"] == "zero-shot"]
     during = by_method(zero_shot, tuned_towers.CONTROL, "unseen")
     strongest = tuned_towers.DURING.format(tuned_towers.PENALTIES[-1])
     return Finding(
         summary,
-        f"On unseen styles the probe has {', '.join(told)} LoRA more points than with LoRA alone; "
-        f"with ICM and no tuning, {points(alone)}.",
+        "On unseen styles the probe gains over LoRA alone, in points, "
+        f"{', '.join(told)} LoRA (penalty {tuned_towers.PENALTIES[0]:g}), "
+        f"{points(shuffled)} during it with shuffled pairs, {points(alone)} without LoRA.",
         [
             gain_claim(
                 "Fine-tuning (animal world)",

@@ -103,7 +103,7 @@ def methods_figure(means: pd.DataFrame, conditions: dict[str, str], title: str) 
         here = means[
             (means["target"] == direction) & (means["condition"] == next(iter(conditions)))
         ]
-        best = here.loc[here["value"].idxmax()]
+        best = here.iloc[int(here["value"].argmax())]
         panel.set(xlim=(0, 101), xlabel=title)
         panel.set_title(
             f"From {direction}, {conditions[best['condition']]}: most by\n"

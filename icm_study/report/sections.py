@@ -146,12 +146,15 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
         return came_out("CLIP-ICM or its rivals were not run, so none of them is compared here.")
     own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna() & gains["judged"]]
     won, lost = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
-    text = f"Oracle aside, CLIP-ICM wins {won} of {len(own)} comparisons and loses {lost}."
+    text = (
+        f"Oracle aside, and where the penalties of both are chosen alike, CLIP-ICM wins {won} of "
+        f"{len(own)} comparisons and loses {lost}."
+    )
     if len(own):
         best = own.iloc[int(own["value"].argmax())]
         text += (
-            f" The largest gain is {points(best)} points ({best['predictor']}, *{best['method']}* "
-            f"over *{best['rival']}*, {said(best['condition'])})."
+            f" The largest of these gains is {points(best)} points ({best['predictor']}, "
+            f"*{best['method']}* over *{best['rival']}*, {said(best['condition'])})."
         )
     return came_out(text + (f" Re-drawn of the domain: {redrawn}." if redrawn else ""))
 
@@ -163,7 +166,7 @@ def chosen_came_out(results: Results) -> Markdown:
     medians = rows.table.groupby(["method", "predictor"], sort=False)[["K", "consistency_weight"]]
     of_method: dict[str, list[str]] = {}
     for method, predictor, K, weight in medians.median().reset_index().to_numpy():
-        of_method.setdefault(method, []).append(f"{predictor} {K:.0f} and {weight:g}")
+        of_method.setdefault(method, []).append(f"{predictor} {K:g} and {weight:g}")
     told = "; ".join(f"*{method}*: {', '.join(has)}" for method, has in of_method.items())
     text = f"Medians of $K$ and $\\lambda$: {told}."
     plain = {PENALTY_CHOSEN[name]: name for name in ("plain", f"ICM auto {kind}", f"ICM {kind}")}

@@ -149,7 +149,7 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     )
     released = claims[claims["statement"].str.endswith("beats the released order")]
     if len(released):
-        text += f" Lead over the released code's order: {points(released.iloc[0])}."
+        text += f" Lead over the released code's order: {points(released.iloc[0])} points."
     if not any(PAPER_ENCODER in run for run in gains["run"]):
         text += " Not run: the paper's benchmarks with ViT-B/16."
     return answer(text)
@@ -160,12 +160,14 @@ def headline_caption(runs: Sequence[Results], gains: pd.DataFrame) -> Markdown:
     penalty = "each with its penalty chosen on the sources"
     if FIXED in set(gains["penalty"]):
         penalty += ", but where it is said otherwise"
+    probed = gains.loc[gains["predictor"] == "linear probe", "run"]
+    absent = " New classes have no probe." * (not set(gains["run"]) <= set(probed))
     is_animals = bool(runs[0].table["strength"].notna().any())
     worlds = f" “{runs[0].world}”: the shortcut and its ρ." * is_animals
     return Markdown(
         f"*Accuracy of CLIP-ICM less that of plain, {penalty}. 95 % intervals: over the "
-        f"seeds ({runs[0].n_runs} in the first run) or images.{worlds} 100 % re-drawn: as by an "
-        "independent draw.*"
+        f"seeds ({runs[0].n_runs} in the first run) or images.{worlds}{absent} 100 % re-drawn: "
+        "as by an independent draw.*"
     )
 
 

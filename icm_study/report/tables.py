@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,12 @@ UNSHIFTED = (condition_name["in_distribution"], condition_name["seen_classes"])
 def percent(share: float) -> str:
     """Write a share in percent."""
     return f"{100 * share:.0f} %"
+
+
+def signed_points(value: float) -> str:
+    """Write a gain to one decimal; to two, if its sign would be lost."""
+    text = f"{value:+.1f}"
+    return text if float(text) else f"{value:+z.2f}"
 
 
 def with_interval(row: pd.Series) -> str:
@@ -58,13 +64,11 @@ def interval_table(
     DataFrame of str
         For example ``91.2 (90.1 to 92.3)``, to one decimal; the mean alone if there is no interval.
     """
-    number = "{:+z.1f}" if signed else "{:.1f}"
+    number: Callable[[float], str] = signed_points if signed else "{:.1f}".format
     if not signed:
         means = means.assign(low=means["low"].clip(lower=0), high=means["high"].clip(upper=100))
     text = [
-        number.format(mean)
-        if np.isnan(low)
-        else f"{number} ({number} to {number})".format(mean, low, high)
+        number(mean) if np.isnan(low) else f"{number(mean)} ({number(low)} to {number(high)})"
         for mean, low, high in means[["value", "low", "high"]].to_numpy()
     ]
     wide = means.assign(text=text)

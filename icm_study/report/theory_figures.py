@@ -88,8 +88,8 @@ def consistency_figure(summary: pd.DataFrame) -> Figure:
     axes[1].set(xlabel="$R^2$ of $z_{inv}$ (share)", xlim=(-0.05, 1.05))
     axes[1].set_title("What is kept of the invariant factors", fontsize=11)
     axes[0].invert_yaxis()
-    left = summary[summary["quantity"] == "residual"].set_index("method")["mean"]
-    ends = (f"{left[name]:.1g} ({name})" for name in (left.idxmin(), left.idxmax()))
+    left = summary[summary["quantity"] == "residual"].sort_values("mean").iloc[[0, -1]]
+    ends = (f"{row['mean']:.1g} ({row['method']})" for _, row in left.iterrows())
     _say(figure, f"Left of the difference: {' to '.join(ends)}")
     return figure
 

@@ -12,7 +12,7 @@ from IPython.display import HTML, Markdown
 from icm_study.experiments.reading import Results, quantity
 from icm_study.experiments.settings import KINDS
 from icm_study.methods.sources import LEAST_SQUARES, PART
-from icm_study.report.tables import html
+from icm_study.report.tables import html, signed_points
 
 #: What a page says beside a result of an encoder.
 NOTES = {
@@ -125,8 +125,9 @@ def came_out(words: str) -> Markdown:
 def points(row: pd.Series) -> str:
     """Write a gain with its interval, if it has one."""
     if pd.isna(row["low"]):
-        return f"{row['value']:+z.1f}"
-    return f"{row['value']:+z.1f} ({row['low']:+z.1f} to {row['high']:+z.1f})"
+        return signed_points(row["value"])
+    value, low, high = map(signed_points, row[["value", "low", "high"]])
+    return f"{value} ({low} to {high})"
 
 
 def redrawn(results: Results) -> str:

@@ -95,7 +95,7 @@ class ImageFolder(TestBed):
                 "one image."
             )
         return (
-            "The data are photographs and pictures as they were collected. No caption comes with "
+            "The data are a folder of images as they are. No caption comes with "
             f"them: {self.texts.note} Which shortcuts the domains have is not known, and nothing "
             f"can be rendered again.{grouped}"
         )

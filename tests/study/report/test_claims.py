@@ -360,3 +360,12 @@ def test_the_page_says_what_each_claim_was_measured_on_and_what_repeats_it(tmp_p
     shown = verdict_table(rows).data
     assert all(f"<td><code>{one[3]}</code></td>" in shown for one in made.values())
     assert "measured on" not in verdict_table(rows[rows.columns.drop("page")]).data
+
+
+def test_a_map_shows_how_far_points_are_beyond_their_threshold():
+    gain = pd.Series({"value": -21.8, "low": -25.0, "high": -18.0})
+    far = gain_claim("Control", "own bases are far below", gain, below=-20.0)
+    assert [far[key] for key in ("value", "low", "high")] == pytest.approx([1.8, -2.0, 5.0])
+    assert far["verdict"] == "not shown"
+    above = gain_claim("Gain", "at least a point", gain + 25, above=1.0)
+    assert [above[key] for key in ("value", "low", "high")] == pytest.approx([2.2, -1.0, 6.0])

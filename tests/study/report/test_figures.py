@@ -163,7 +163,7 @@ def test_share_figure_leaves_blank_what_cannot_be_read():
 def test_spectrum_figure_draws_each_weight():
     spectra = {"image": {"1": [2.0, -1.0], "3": [1.0, -4.0]}}
     figure = spectrum_figure(spectra)
-    assert figure.get_suptitle() == "Eigenvalues above zero at λ = 1: image 1"
+    assert figure.get_suptitle() == "Eigenvalues above zero at λ = 1, first seed: image 1"
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines[:2]]
     assert drawn == [[2.0, -1.0], [1.0, -4.0]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["λ = 1", "λ = 3"]

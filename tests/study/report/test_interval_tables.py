@@ -29,12 +29,12 @@ def test_interval_table_lays_out_means_and_intervals():
     assert signed.loc["b"].tolist() == ["-3.0 (-4.0 to -2.0)", "+4.0 (+3.0 to +5.0)"]
 
 
-def test_a_loss_that_is_rounded_to_nothing_has_no_minus():
-    rows = pd.DataFrame({"name": ["a"], "where": ["x"], "value": -0.04, "low": -0.049, "high": 1})
-    assert points(rows.loc[0]) == "+0.0 (+0.0 to +1.0)"
-    assert points(pd.Series({"value": -0.0, "low": np.nan, "high": np.nan})) == "+0.0"
+def test_no_sign_is_lost_by_rounding():
+    rows = pd.DataFrame({"name": ["a"], "where": ["x"], "value": -0.04, "low": -1.25, "high": 1e-3})
+    assert points(rows.loc[0]) == "-0.04 (-1.2 to +0.00)"
+    assert points(pd.Series({"value": -0.0, "low": np.nan, "high": np.nan})) == "+0.00"
     signed = interval_table(rows, ["name"], ["where"], signed=True)
-    assert signed.loc["a", "x"] == "+0.0 (+0.0 to +1.0)"
+    assert signed.loc["a", "x"] == "-0.04 (-1.2 to +0.00)"
 
 
 def test_the_shifts_come_first():
