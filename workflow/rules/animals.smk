@@ -15,6 +15,12 @@ def worlds_to_embed(seed):
     return worlds
 
 
+def tries_singles(seed):
+    """Say whether the ablations try each image intervention on its own with this seed."""
+    settings = settings_of("03_ablations", seeds=SEEDS)
+    return seed in settings["seeds"][: settings.get("single_seeds", 0)]
+
+
 localrules: world  # of seconds; a job of a cluster waits longer in its queue
 
 
@@ -39,9 +45,10 @@ rule embeddings:
     params:
         code=digest(f"{SCRIPTS}/embed.py", data=WEIGHTS),
         worlds=lambda wildcards: write_yaml(worlds_to_embed(int(wildcards.seed))),
+        singles=lambda wildcards: "--singles" if tries_singles(int(wildcards.seed)) else "",
     shell:
         "{JOB} {SCRIPTS}/embed.py --silhouettes {input} --seed {wildcards.seed}"
-        " --worlds {params.worlds:q} --record {output} > {log} 2>&1"
+        " --worlds {params.worlds:q} {params.singles} --record {output} > {log} 2>&1"
 
 
 rule theory:

@@ -21,6 +21,9 @@ if __name__ == "__main__":
     parser.add_argument("--silhouettes", type=Path, required=True)
     parser.add_argument("--worlds", required=True, help="YAML: encoder -> [[shortcut, strength]]")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument(
+        "--singles", action="store_true", help="each image intervention too, in the first world"
+    )
     parser.add_argument("--record", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -37,7 +40,10 @@ if __name__ == "__main__":
                 other for key, other in embedders.items() if [shortcut, strength] in wanted[key]
             ]
             world = AnimalWorld(shortcut=shortcut, strength=strength, silhouettes=silhouettes)
-            record.append(world.embed(embedder.with_others(others), arguments.seed).provenance)
+            data = world.embed(embedder.with_others(others), arguments.seed)
+            if arguments.singles and not record:
+                world.with_single_interventions(embedder, data)
+            record.append(data.provenance)
     first = next(iter(wanted.values()))[0]
     shown = AnimalWorld(shortcut=first[0], strength=first[1], silhouettes=silhouettes)
     shown.stored_examples(store)  # pages show them
