@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,32 @@ def test_where_slurm_does_not_say_whether_jobs_are_left_nothing_starts(
     with pytest.raises(SystemExit, match="may have left jobs on Slurm"):
         jobs.wait_for_former()
     assert jobs.note.exists()
+
+
+@pytest.mark.parametrize(
+    ("later", "is_lost"),
+    [
+        ("", True),
+        ("7|launch failed requeued held|{name}-x", True),
+        ("7|JobHeldUser|{name}-x", False),
+        ("7|None|{name}-x", False),
+        ("7|None|another", True),
+    ],
+)
+def test_jobs_that_slurm_has_forgotten_or_holds_are_noticed(
+    later: str, is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is empty, then has jobs, then what a controller knows that was killed."""
+    jobs, queue, lost = SlurmJobs(tmp_path), tmp_path / "queue", threading.Event()
+    queue.write_text("")
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    jobs.watch(lost.set, after=0.6, poll=0.02)
+    assert not lost.wait(1)  # nothing was submitted yet
+    queue.write_text(f"6|Priority|{jobs.name}-x\n")
+    assert not lost.wait(1)
+    queue.write_text(later.format(name=jobs.name))
+    assert lost.wait(2 if is_lost else 1.5) == is_lost
+    queue.write_text("")
+    assert lost.wait(10)

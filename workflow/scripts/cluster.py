@@ -13,13 +13,18 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 NOTE = Path(".snakemake", "slurm_run")
 RUN = "STUDY_SLURM_RUN"  # the environment variable by which jobs know their run
 POLL_SECONDS = 2.0
+LOST_SECONDS = 600.0
+#: Why Slurm holds a job that its controller, started again, found running and did not know.
+LAUNCH_FAILED = "launch failed requeued held"
 
 
 class SlurmJobs:
@@ -43,15 +48,56 @@ class SlurmJobs:
         OSError
             If Slurm does not say.
         """
-        command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i %j"]
+        return [number for number, _ in self._queued()]
+
+    def _queued(self) -> list[tuple[str, str]]:
+        """List the ids of the jobs that wait or run, and what each waits for."""
+        command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%r|%j"]
         try:
             said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         except subprocess.CalledProcessError as error:
             raise OSError(f"squeue: {error.stderr.strip()}") from None
         except subprocess.TimeoutExpired:
             raise OSError("squeue does not answer") from None
-        jobs = [line.split(maxsplit=1) for line in said.stdout.splitlines() if line.strip()]
-        return [number for number, name in jobs if name.startswith(self.name)]
+        jobs = [line.split("|", 2) for line in said.stdout.splitlines() if line.strip()]
+        return [(number, reason) for number, reason, name in jobs if name.startswith(self.name)]
+
+    def watch(
+        self,
+        when_lost: Callable[[], None],
+        after: float = LOST_SECONDS,
+        poll: float = 10 * POLL_SECONDS,
+    ) -> None:
+        """Call `when_lost` when Slurm has lost this run's jobs; return at once.
+
+        A controller that was killed has forgotten what was submitted in its last seconds, or
+        holds it. Snakemake waits for such jobs for ever.
+
+        Parameters
+        ----------
+        when_lost : callable
+        after : float
+            Seconds in which no job of the run was known that waits or runs, though there had
+            been some.
+        poll : float
+            Seconds between two looks.
+        """
+
+        def look() -> None:
+            been, since = False, time.monotonic()
+            while time.monotonic() - since <= after:
+                time.sleep(poll)
+                try:
+                    queued = self._queued()
+                except OSError:  # it may be started again
+                    since = time.monotonic()
+                    continue
+                been = been or bool(queued)
+                if not been or any(reason != LAUNCH_FAILED for _, reason in queued):
+                    since = time.monotonic()
+            when_lost()
+
+        threading.Thread(target=look, daemon=True).start()
 
     def wait_for_former(self) -> None:
         """Wait until no job of a former run is left; end the program if Slurm does not say."""

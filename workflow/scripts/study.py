@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from cluster import SlurmJobs
+from cluster import LOST_SECONDS, SlurmJobs
 from damage import damaged_files
 from job import POLL_SECONDS, watch_parent
 
@@ -135,6 +135,17 @@ def end_on_signals() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_as_lost() -> None:
+    """End the run whose jobs Slurm has lost, and say so."""
+    print(
+        f"study: for {LOST_SECONDS / 60:.0f} minutes Slurm has known no job of this run that can "
+        "run, while steps are waited for: it has lost them, as a controller does that is killed. "
+        "What is done is kept; start the study again.",
+        file=sys.stderr,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def end_with_parent(how: signal.Signals) -> None:
     """Signal this process when its parent ends; not under nohup, which is to outlive it."""
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -173,6 +184,8 @@ def main(arguments: list[str]) -> None:
         settings += ["--slurm-jobname-prefix", jobs.name]
         jobs.begin()
     end_on_signals()
+    if on_slurm:
+        jobs.watch(end_as_lost)
     try:
         snakemake([*settings, *arguments])
     finally:
