@@ -263,7 +263,7 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
                     name = row["encoder"].split(", ")[-1].replace("animal-world", "shipped")
                     panel.annotate(
                         name, (row["r2_class"], row[gain] - row["plain_reversed"]),
-                        (5, 7) if kind == AS_SHIPPED else (-5, -12),  # neighbours of two kinds
+                        (5 if kind == AS_SHIPPED else -5, 6),  # neighbours of two kinds
                         textcoords="offset points", color=color, fontsize=8,
                         ha="left" if kind == AS_SHIPPED else "right",
                     )  # fmt: skip
