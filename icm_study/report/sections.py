@@ -147,13 +147,13 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
     own = gains[~gains["method"].str.contains("oracle") & gains["low"].notna() & gains["judged"]]
     won, lost = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
     text = (
-        f"Oracle aside, and where the penalties of both are chosen alike, CLIP-ICM wins {won} of "
-        f"{len(own)} comparisons and loses {lost}."
+        f"Oracle aside, penalties alike, CLIP-ICM wins {won} of {len(own)} comparisons and loses "
+        f"{lost}."
     )
     if len(own):
         best = own.iloc[int(own["value"].argmax())]
         text += (
-            f" The largest of these gains is {points(best)} points ({best['predictor']}, "
+            f" Largest gain: {points(best)} points ({best['predictor']}, "
             f"*{best['method']}* over *{best['rival']}*, {said(best['condition'])})."
         )
     return came_out(text + (f" Re-drawn of the domain: {redrawn}." if redrawn else ""))
