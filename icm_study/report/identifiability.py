@@ -297,9 +297,9 @@ def encoders(runs: pd.DataFrame) -> Finding:
     brief = own[own["kind"] == TRAINED]
     words = (
         f"The oracle's gain is {_points(gained)} points at full width and "
-        f"{_points(lost)} at width {narrow['width'].min()}; over the shipped encoders and their "
-        f"widths, gain and class R² have a rank correlation of {_said(rho)}. Briefly trained "
-        f"encoders read the class with R² = {brief['r2_class'].max():.2f} at most."
+        f"{_points(lost)} at width {narrow['width'].min()}; over widths "
+        f"gain and class R² have a rank correlation of {_said(rho)}. Briefly trained encoders "
+        f"read the class with R² = {brief['r2_class'].max():.2f} at most."
     )
     return Finding(
         means.reset_index(), words,
