@@ -188,16 +188,17 @@ class TestPages:
         publish.publish(project / "_site", project)
         assert (project / "_site" / "index.html").read_text() == text
 
-    def test_numbers_have_a_true_minus_and_names_a_hyphen(self, project: Path) -> None:
-        words = "by -2.6 (-3.7 to -1.6), ViT-B-16, 2e-16, 2024-01-02, 3-4, lite0-minilm"
+    def test_numbers_have_a_true_minus_and_stay_with_their_percent(self, project: Path) -> None:
+        words = "by -2.6 (-3.7 to -1.6), ViT-B-16, 2e-16, 2024-01-02, 3-4, lite0-minilm, 95 % of"
         page = project / "_site" / "index.html"
         drawn = SVG.replace("</svg>", "<text>-5 of a-1</text></svg>")
-        text = page.read_text().replace(SVG, f"<p>{words}</p><pre>f(-1)</pre>{drawn}")
+        text = page.read_text().replace(SVG, f"<p>{words}</p><pre>f(-1) # 5 %</pre>{drawn}")
         page.write_text(text)
         publish.publish(project / "_site", project)
         main = BeautifulSoup(page.read_text(), "html.parser").main
-        assert words.replace(" -", " −").replace("(-", "(−") in [p.get_text() for p in main("p")]
-        assert main.pre.get_text() == "f(-1)"
+        said = words.replace(" -", " −").replace("(-", "(−").replace(" %", "\N{NO-BREAK SPACE}%")
+        assert said in [p.get_text() for p in main("p")]
+        assert main.pre.get_text() == "f(-1) # 5 %"
         assert main.select_one("svg text").get_text() == "−5 of a-1"
 
     def test_the_names_of_methods_lead_to_the_glossary(self, project: Path) -> None:

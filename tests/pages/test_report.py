@@ -376,7 +376,7 @@ class TestPages:
     def test_what_came_out_is_said_shortly(self, visits: dict) -> None:
         for (name, width), visit in visits.items():
             for text in visit["said"] if width == WIDTHS[0] else ():
-                words = re.sub(r" \(\S+(?: %)? to \S+(?: %)?\)", "", text).split()  # its interval
+                words = re.sub(r" \(\S+(?:\s%)? to \S+(?:\s%)?\)", "", text).split()  # its interval
                 most = SHORT if text.startswith("Came out") else ANSWER
                 assert len(words) <= most, (name, len(words), text)
         assert len(visits["index.html", WIDTHS[0]]["said"]) > 3

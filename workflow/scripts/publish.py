@@ -22,6 +22,7 @@ from captions import bind
 from table_files import publish_tables
 
 MINUS = re.compile(r"(?<![\w.,)\]−-])-(?=\d)")  # before a number; not within a name or a date
+PERCENT = re.compile(r"(?<=\d) (?=%)")  # a number and its sign stay on one line
 SVG = re.compile(r"<svg\b(?=[^>]*\bviewBox=)(?![^>]*\bdata-kept).*?</svg>", re.DOTALL)
 STYLES, GLOSSARY = "reports/styles.css", "reports/glossary.qmd"
 VARIANT = re.compile(r"( image\+text| image| text| oracle|, last block)?(, by .*)?$")
@@ -116,7 +117,7 @@ def finish(text: str, path: Path, site: Path, settings: dict, glossary: dict[str
             kept.append(svg)
             attributes = {"data-kept": str(len(kept) - 1), "alt": image.get("alt", "")}
             image.replace_with(page.new_tag("svg", attrs=attributes))
-    write_minus(main)
+    write_numbers(main)
     bind(page, main)
     publish_tables(page, main, path)
     up = "../" * (len(path.relative_to(site).parts) - 1)
@@ -152,13 +153,16 @@ def link_methods(page: BeautifulSoup, main: Tag, glossary: dict[str, str], up: s
             cell.append(link)
 
 
-def write_minus(main: Tag) -> None:
-    """Give numbers in sentences and tables a true minus sign; code stays as it is typed."""
-    for text in main.find_all(string=MINUS):
+def write_numbers(main: Tag) -> None:
+    """Give numbers in sentences and tables a true minus sign, and keep them beside their percent.
+
+    Code stays as it is typed.
+    """
+    for text in main.find_all(string=re.compile(f"{MINUS.pattern}|{PERCENT.pattern}")):
         if type(text) is NavigableString and not text.find_parent(
             ["pre", "code", "script", "style"]
         ):
-            text.replace_with(MINUS.sub("−", text))
+            text.replace_with(PERCENT.sub("\N{NO-BREAK SPACE}", MINUS.sub("−", text)))
 
 
 def add_tools(page: BeautifulSoup, main: Tag, path: Path) -> None:
