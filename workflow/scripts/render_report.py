@@ -8,6 +8,8 @@ site takes the place of the one before.
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pages import RECORDED, Page, fit_menus, pages_of
 from icm_study.plain_yaml import read_yaml
 
 FIXED = ("index.ipynb",)
+LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s#]+\.ipynb)(?:#[^()\s]*)?\)")
 
 
 def read_site(root: Path, pages: Sequence[Page]) -> dict[str, Any]:
@@ -55,6 +58,8 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
     for name in (*FIXED, *(page.path for page in pages)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, copy / name)
+    for name in (*FIXED, *(page.path for page in pages)):
+        unlink_missing(copy / name, copy / "results")
     for page in pages:
         table = (copy / page.path).with_suffix(".parquet")
         for kept in (root / "results" / table.name, root / RECORDED / table.name):
@@ -62,6 +67,33 @@ def copy_project(root: Path, pages: Sequence[Page], copy: Path) -> None:
                 shutil.copy2(kept, table)
     site = yaml.safe_dump(read_site(root, pages), sort_keys=False, allow_unicode=True)
     (copy / "_quarto.yml").write_text(site, encoding="utf-8")
+
+
+def unlink_missing(page: Path, results: Path) -> None:
+    """Leave the words of links to runs that the settings do not make, in place.
+
+    Parameters
+    ----------
+    page : Path
+        An executed notebook.
+    results : Path
+        The folder of all pages that are made but the first.
+    """
+
+    def keep(link: re.Match[str]) -> str:
+        target = (page.parent / link[2]).resolve()
+        is_missing = target.parent == results.resolve() and not target.is_file()
+        return link[1] if is_missing else link[0]
+
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        said = [output.get("data", {}) for output in cell.get("outputs", [])]
+        texts = [(cell, "source")] if cell["cell_type"] == "markdown" else []
+        for place, key in [*texts, *((data, "text/markdown") for data in said)]:
+            text = "".join(place.get(key, ""))
+            if (kept := LINK.sub(keep, text)) != text:
+                place[key] = kept
+    page.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def render(project: Path, engine: str | None = None) -> int:
