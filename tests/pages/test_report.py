@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
+import posixpath
 import re
 import shutil
 import threading
@@ -19,8 +21,9 @@ import offline
 import pytest
 import render_report
 import yaml
+from config import read_config
 from conftest import FRONT, PAGES, ROOT, copy_workflow
-from pages import Page
+from pages import Page, pages_of
 
 from icm_study.report.method_figure import method_figure
 
@@ -147,12 +150,48 @@ class TestRendering:
             "reports/glossary.qmd",
         ):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text((ROOT / "_quarto.yml").read_text())
+            text = (
+                '{"cells": []}' if name.endswith(".ipynb") else (ROOT / "_quarto.yml").read_text()
+            )
+            (tmp_path / name).write_text(text)
         for name in ("references.qmd", "references.bib"):
             shutil.copy(ROOT / "reports" / name, tmp_path / "reports")
         assert render_report.main(tmp_path, []) == 7
         project = tmp_path / "cache" / "site"
         assert (project / "called").read_text().split() == ["render", str(project)]
+
+    def test_links_to_runs_that_are_not_made_are_words(self, tmp_path: Path) -> None:
+        said = (
+            "[one\nrun](results/gone.ipynb), [a section](results/gone.ipynb#what), "
+            "[another](results/made.ipynb), [data](reports/data.qmd), [site](https://a.b/c.ipynb)"
+        )
+        kept = said.replace("[one\nrun](results/gone.ipynb)", "one\nrun")
+        kept = kept.replace("[a section](results/gone.ipynb#what)", "a section")
+        cells = [
+            nbformat.v4.new_markdown_cell(said),
+            nbformat.v4.new_code_cell(
+                said, outputs=[nbformat.v4.new_output("display_data", {"text/markdown": said})]
+            ),
+        ]
+        page, results = tmp_path / "index.ipynb", tmp_path / "results"
+        results.mkdir()
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), page)
+        nbformat.write(nbformat.v4.new_notebook(), results / "made.ipynb")
+        render_report.unlink_missing(page, results)
+        words, code = nbformat.read(page, as_version=4).cells
+        assert words.source == code.outputs[0].data["text/markdown"] == kept
+        assert code.source == said
+
+    def test_links_of_pages_lead_to_runs_of_the_settings(self) -> None:
+        """Else the words would stay, and nobody would notice."""
+        made = {"index.ipynb", *(page.path for page in pages_of(read_config(ROOT), ROOT))}
+        links = set()
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+            folder = "" if path.stem == "00_summary" else "results/"
+            for link in render_report.LINK.finditer(json.dumps(nbformat.read(path, as_version=4))):
+                links.add(posixpath.normpath(folder + link[2]))
+        assert len(links) > 10
+        assert links <= made
 
     def test_every_page_in_the_navigation_is_rendered(self) -> None:
         config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
