@@ -152,9 +152,10 @@ def rivals_came_out(results: Results, redrawn: str = "") -> Markdown:
     )
     if len(own):
         best = own.iloc[int(own["value"].argmax())]
+        what = "Largest gain" if best["value"] > 0 else "Smallest loss"
         text += (
-            f" Largest gain: {points(best)} points ({best['predictor']}, "
-            f"*{best['method']}* over *{best['rival']}*, {said(best['condition'])})."
+            f" {what}: {points(best)} points ({best['predictor']}, *{best['method']}* over "
+            f"*{best['rival']}*, {said(best['condition'])})."
         )
     return came_out(text + (f" Re-drawn of the domain: {redrawn}." if redrawn else ""))
 

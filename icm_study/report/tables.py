@@ -73,6 +73,7 @@ def interval_table(
     ]
     wide = means.assign(text=text)
     laid = wide.pivot_table("text", list(index), list(columns), aggfunc="first", sort=False)
+    laid = laid.fillna("")  # not measured
     # the shifts come first: on a narrow screen the last columns are out of sight
     return laid[sorted(laid.columns, key=lambda name: name in UNSHIFTED)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from icm_study.experiments.choosing import REFERENCE
 from icm_study.experiments.reading import Results, quantity
 from icm_study.experiments.settings import KINDS
 from icm_study.methods.sources import LEAST_SQUARES, PART
@@ -160,6 +161,8 @@ def accuracy_caption(results: Results) -> Markdown:
             "of “chosen ICM” after K and λ; “augmentation” chose it too. Other probes have C = "
             "0.316, the number of the paper, which belongs to embeddings that are not normalised."
         )
+    if REFERENCE in set(results.table["choice"]):
+        text += f" “By {REFERENCE}” is no method but a reference: trained on its labels."
     if "target" in set(results.table["choice"]):
         text += (
             " “By target” chose K and λ by the target's own labels: what the grid could reach at "
