@@ -195,9 +195,10 @@ def stability_figure(runs: pd.DataFrame) -> Figure:
         panel.set(xscale="log", xlabel="Pairs", ylabel=label)
         panel.set_ylim(bottom=0)
     most = runs[runs["n_pairs"] == runs["n_pairs"].max()]
-    reached = most.groupby("pairs")["overlap"].mean().min()
+    reached = most.groupby("pairs")["overlap"].mean()
     axes[0].set_title(
-        f"With {most['n_pairs'].iloc[0]} pairs two draws\noverlap by {percent(reached)} or more"
+        f"With {most['n_pairs'].iloc[0]} pairs two draws overlap\n"
+        f"by {percent(reached.min())} ({reached.idxmin()} pairs, mean)"
     )
     axes[0].legend()
     return figure

@@ -53,9 +53,8 @@ def animals_figure(pairs: pd.DataFrame) -> Figure:
         )  # fmt: skip
     panel.set(xlabel="Agreement of two encoders ($R^2$ of a linear map)", xlim=(None, 1.02))
     panel.set_ylabel("Factors read from the worse\n(mean $R^2$)")
-    trained = pairs.loc[~pairs["untrained"].astype(bool)]
-    rank = trained["agreement"].corr(trained["read"], method="spearman")
-    panel.set_title(f"Agreement and what is read, of trained encoders: rank correlation {rank:.2f}")
+    rank = pairs["agreement"].corr(pairs["read"], method="spearman")
+    panel.set_title(f"Agreement and what is read, {len(pairs)} pairs: rank correlation {rank:z.2f}")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

@@ -149,7 +149,8 @@ def answer_box(main: Results, gains: pd.DataFrame, claims: pd.DataFrame) -> Mark
     )
     released = claims[claims["statement"].str.endswith("beats the released order")]
     if len(released):
-        text += f" Lead over the released code's order: {points(released.iloc[0])} points."
+        lead = points(released.iloc[0])
+        text += f" Lead over the released code's order (ablations): {lead} points."
     if not any(PAPER_ENCODER in run for run in gains["run"]):
         text += " Not run: the paper's benchmarks with ViT-B/16."
     return answer(text)
