@@ -192,7 +192,8 @@ class LinearProbe(_Classifier):
         ------
         ValueError
             If shapes differ, rows have labels in another order than y has, an embedding is
-            not finite, there is one class only, or C is not positive.
+            not finite, there is one class only, C is not positive, or the axes are not
+            orthonormal.
 
         Warns
         -----
@@ -217,7 +218,7 @@ class LinearProbe(_Classifier):
         self.scale_: float = mean_square**-0.5 if mean_square > 0 else 1.0
         # two classes share one penalised weight vector, which is the difference of theirs
         C = self.C / 2 if n_classes == 2 else self.C
-        axes = principal_axes(embeddings) if axes is None else axes
+        axes = principal_axes(embeddings) if axes is None else _orthonormal(axes, embeddings)
         weights, intercepts, self.n_iter_ = _logistic_regression(
             embeddings * self.scale_, label, axes, C, self.max_iter
         )
@@ -256,6 +257,17 @@ def principal_axes(X: NDArray[np.floating]) -> NDArray[np.floating]:
     """Eigenvectors of the covariance of embeddings (n_samples, n_features), each a column."""
     centred = X - X.mean(axis=0, dtype=float).astype(X.dtype)
     _, axes = np.linalg.eigh((centred.T @ centred).astype(float))
+    return axes
+
+
+def _orthonormal(axes: NDArray[np.floating], X: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return axes of the features of `X`; raise a ValueError if they are not orthonormal."""
+    d = X.shape[1]
+    if np.shape(axes) != (d, d) or not np.allclose(axes.T @ axes, np.eye(d), atol=1e-6):
+        raise ValueError(
+            f"axes has shape {np.shape(axes)}; expected orthonormal columns of shape {(d, d)}, as "
+            "principal_axes gives them of the same embeddings. Leave them out to have them found."
+        )
     return axes
 
 
@@ -332,11 +344,11 @@ def _derivatives(
     """Gradient of the penalised loss, and the diagonal of its Hessian, each shaped as `W`."""
     gradient, curvature = penalty * W, np.broadcast_to(penalty, W.shape).copy()
     for block in _blocks(probability):
-        residual = probability[:, block].copy()
-        residual[label[block], np.arange(residual.shape[1])] -= 1
+        own = probability[:, block]
+        residual = own.copy()
+        residual[label[block], np.arange(own.shape[1])] -= 1
         gradient += residual @ rows[block]
-        spread = probability[:, block]
-        curvature += (spread * (1 - spread)) @ rows[block] ** 2
+        curvature += (own * (1 - own)) @ rows[block] ** 2
     return gradient, np.maximum(curvature, np.finfo(rows.dtype).tiny ** 0.5)
 
 

@@ -132,20 +132,21 @@ def theory_answer(findings: Mapping[str, Finding]) -> Markdown:
 def real_clip_answer(findings: Mapping[str, Finding]) -> Markdown:
     """Say what came out of the questions to real CLIPs, without the controls."""
     rows = pd.concat([pd.DataFrame(finding.claims) for finding in findings.values()])
-    measured = rows.set_index("statement")["measured"].str.replace(r" \(.*", "", regex=True)
+    measured = rows.set_index("statement")["measured"].str.replace(
+        r"( \(|, exact).*", "", regex=True
+    )
 
     def listed(words: str) -> str:
         return " and ".join(measured[measured.index.str.contains(words, regex=True)])
 
-    spanned = listed("span all directions").replace(", exact", "")
     over = "ICM over plain, images to captions"
     gain, lost = (rows.loc[rows["statement"] == one, "measured"].iloc[0]
                   for one in (over, f"{over}, recall@1"))  # fmt: skip
     return answer(
         f"A linear map between two text towers explains R² = {listed('explains new names')} of new "
-        f"names and finds {listed('finds a new name')} of them. Their texts span {spanned} "
-        f"directions. From images to captions ICM changes the probe by {gain}, and retrieval by "
-        f"{lost}."
+        f"names and finds {listed('finds a new name')} of them. Their texts span "
+        f"{listed('span all directions')} directions. From images to captions ICM changes the "
+        f"probe by {gain}, and retrieval by {lost}."
     )
 
 

@@ -31,7 +31,7 @@ from icm_study.methods.sources import PREDICTORS
 from icm_study.report.figures import plot_curves
 from icm_study.report.finding import Finding
 from icm_study.report.gains import by_method, gain_claim, gains_over, method_means
-from icm_study.report.style import CONTEXT, INVARIANT, PALETTE, VARIANT, said
+from icm_study.report.style import CONTEXT, INVARIANT, PALETTE, VARIANT, headline, said
 from icm_study.report.words import came_out, points
 
 #: The experiments of the notebook, by name; each takes its parameters.
@@ -315,7 +315,7 @@ def orders_figure(summary: pd.DataFrame) -> Figure:
         panel.set(xlabel="λ")
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_title(title, fontsize=10.5)
-    figure.suptitle(summary.attrs["title"], x=0.01, ha="left", fontsize=12)
+    headline(figure, summary.attrs["title"])
     return figure
 
 

@@ -27,6 +27,7 @@ from icm_study.report.style import (
     INVARIANT,
     PALETTE,
     condition_name,
+    headline,
     said,
 )
 from icm_study.report.tables import named
@@ -157,7 +158,7 @@ def accuracy_figure(means: pd.DataFrame, panels: Mapping[str, pd.Series], title:
         axis.tick_params(axis="x", labeltop=len(names) > 20)  # the other end is out of sight
         axis.set_title(label, fontsize=11)
         axis.grid(axis="x")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    headline(figure, title)
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         for name, color, marker in styles.values()
@@ -278,7 +279,7 @@ def sweep_figure(
         axis.minorticks_off()
         axis.set_title(label, fontsize=11)
     axes[0, 0].set_ylabel("accuracy (%)")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    headline(figure, title)
     return figure
 
 
@@ -319,7 +320,7 @@ def variants_figure(means: pd.DataFrame) -> Figure:
         axis.set_title(said(condition), fontsize=11)
         axis.grid(axis="x")
     axes[0, 0].invert_yaxis()
-    figure.suptitle(_best_over_plain(means), x=0.01, ha="left", fontsize=12)
+    headline(figure, _best_over_plain(means))
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         for name, (color, marker, _) in looks.items() if name in set(means["predictor"])
@@ -412,7 +413,7 @@ def table_figure(
         axis.tick_params(axis="x", rotation=90, labelsize=9, labeltop=True, labelbottom=False)
         axis.tick_params(axis="y", labelsize=9)
         axis.set_xlabel(label, fontsize=11)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    headline(figure, title)
     return figure
 
 
@@ -475,7 +476,7 @@ def spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
     }
     told = ", ".join(f"{name} {n}" for name, n in counts.items())
     title = f"Eigenvalues above zero at λ = {at}, first seed: {told}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    headline(figure, title)
     return figure
 
 
@@ -525,13 +526,13 @@ def grid_figure(
     limit = max(10.0, max(float(gain.to_numpy().max()) for gain in gains.values()))
     for axis, (label, gain) in zip(axes[0], gains.items(), strict=True):
         gain.columns = [f"{weight:g}" for weight in gain.columns]
-        mesh = heat_map(axis, gain.round() + 0.0, (-limit, limit), cmap="PuOr")
+        mesh = heat_map(axis, gain.round(), (-limit, limit), cmap="PuOr")
         if not fine:
-            write_values(axis, mesh, gain.round() + 0.0, "{:+z.0f}", 9)
+            write_values(axis, mesh, gain, "{:+z.0f}", 9)
         axis.set(xlabel="λ", ylabel="K" if axis is axes[0, 0] else "")
         axis.tick_params(axis="x", rotation=90 * fine)
         axis.set_title(label, fontsize=11)
     bar = figure.colorbar(mesh, ax=axes[0, -1], label="points gained", extend="min")
     bar.outline.set_linewidth(0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    headline(figure, title)
     return figure

@@ -18,7 +18,7 @@ from icm_study.experiments.linearity import ALL, FACTORS, LINEAR, NONLINEAR, PAI
 from icm_study.experiments.pair_numbers import HELD_OUT
 from icm_study.experiments.small_encoders import AS_SHIPPED, NARROWED, TRAINED
 from icm_study.report.figures import plot_curves
-from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT, headline
 from icm_study.report.tables import percent
 
 GAIN = "Gain over the plain probe, shortcut reversed\n(percentage points)"
@@ -162,7 +162,7 @@ def pairs_figure(summary: pd.DataFrame) -> Figure:
             f"Over all D, the held-out rule loses least at {lost.idxmin():,} pairs "
             f"({lost.min():.0f} points), {lost.iloc[-1]:.0f} at {lost.index[-1]:,}"
         )
-    figure.suptitle(said, x=0.01, ha="left")
+    headline(figure, said)
     return figure
 
 
@@ -177,8 +177,7 @@ def animal_pairs_figure(summary: pd.DataFrame) -> Figure:
     axes[0].set_ylabel(GAIN)
     most = summary[summary["n_pairs"] == summary["n_pairs"].max()]
     best = most.loc[most["mean"].idxmax()]
-    figure.suptitle(f"The most is gained from {best['pairs']} pairs, by {best['rule']}", x=0.01,
-                    ha="left")  # fmt: skip
+    headline(figure, f"The most is gained from {best['pairs']} pairs, by {best['rule']}")
     return figure
 
 
@@ -276,10 +275,11 @@ def encoders_figure(means: pd.DataFrame) -> Figure:
     usual = usual.assign(gained=usual["oracle_reversed"] - usual["plain_reversed"])
     best, narrowest = (usual.sort_values(by)[["gained", "width"]].to_numpy()[place]
                        for by, place in (("r2_class", -1), ("width", 0)))  # fmt: skip
-    figure.suptitle(
+    headline(
+        figure,
         f"From the oracle's pairs ICM gains {best[0]:+z.0f} points at width {best[1]:.0f}, "
-        f"{narrowest[0]:+z.0f} at width {narrowest[1]:.0f}", x=0.01, ha="left",
-    )  # fmt: skip
+        f"{narrowest[0]:+z.0f} at width {narrowest[1]:.0f}",
+    )
     return figure
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT, headline
 
 COLORS = (INVARIANT, VARIANT, CONTEXT, PALETTE[4])
 MARKS = ("s", "D", "o", "^")
@@ -42,7 +42,7 @@ def dots_figure(summary: pd.DataFrame, xlabel: str, *, from_zero: bool = False) 
         panel.grid(axis="x")
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].invert_yaxis()
-    figure.suptitle(summary.attrs["title"], x=0.01, ha="left", fontsize=12)
+    headline(figure, summary.attrs["title"])
     if summary["series"].nunique() > 1:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -29,6 +29,11 @@ PAPER = "#FEFEFE"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 
 
+def headline(figure: Figure, title: str) -> None:
+    """Say over a figure of several panels what came out."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+
+
 def set_style() -> None:
     """Set the defaults for every figure and table of the report; in a notebook, show SVG."""
     pd.set_option("display.max_colwidth", None)  # texts in tables are never cut, nor are rows

@@ -17,7 +17,7 @@ from icm_study.experiments.record import read_table
 from icm_study.report.answers import gains_answer
 from icm_study.report.claims import gains_over_plain, side, ways
 from icm_study.report.penalties import FIXED, PROBE, alike
-from icm_study.report.style import INK, INVARIANT, PAPER, VARIANT, said
+from icm_study.report.style import INK, INVARIANT, PAPER, VARIANT, headline, said
 from icm_study.report.verdicts import VERDICTS
 from icm_study.report.words import (
     NOTES,
@@ -110,10 +110,10 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
         told.set_in_layout(False)  # it may reach over the other panel
     known = gains[gains["low"].notna()]
     won, lost = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
-    figure.suptitle(
+    headline(
+        figure,
         f"Gain over the plain predictor: above zero in {won} of {len(known)}, below in {lost}",
-        x=0.01, ha="left", fontsize=12,
-    )  # fmt: skip
+    )
     handles, ways_said = panels[0, 0].get_legend_handles_labels()
     figure.legend(
         handles[::-1], ways_said[::-1], loc="outside lower left", ncols=2, fontsize=9,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icm_study.report.figures import plot_curves
-from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PALETTE, VARIANT, headline
 from icm_study.report.tables import percent
 from icm_study.theory.propositions import N_FACTORS, TARGETS
 
@@ -55,7 +55,7 @@ def invariance_figure(runs: pd.DataFrame, medians: pd.DataFrame) -> Figure:
         panel.set_xlabel("Change between environments\n(total variation)")
     changes = medians[medians["change"] > _EXACT].groupby("world")["quantity"].agg(list)
     told = [f"{len(changes.get(world, []))} of {len(median)} ({world})" for world in WORLDS]
-    _say(figure, f"Distributions that change: {', '.join(told)}")
+    headline(figure, f"Distributions that change: {', '.join(told)}")
     return figure
 
 
@@ -90,7 +90,7 @@ def consistency_figure(summary: pd.DataFrame) -> Figure:
     axes[0].invert_yaxis()
     left = summary[summary["quantity"] == "residual"].sort_values("mean").iloc[[0, -1]]
     ends = (f"{row['mean']:.1g} ({row['method']})" for _, row in left.iterrows())
-    _say(figure, f"Left of the difference: {' to '.join(ends)}")
+    headline(figure, f"Left of the difference: {' to '.join(ends)}")
     return figure
 
 
@@ -115,7 +115,7 @@ def ood_risk_figure(risks: pd.DataFrame, thresholds: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("Risk in the target (% wrong)")
     ends = where[np.isfinite(where)]
     told = f"up to {ends.max():.2f} bits (ρ = {ends.idxmax():g})" if len(ends) else "nowhere"
-    _say(
+    headline(
         figure,
         f"Invariance pays from a threshold on in {len(ends)} of {len(where)} targets: {told}",
     )
@@ -202,12 +202,8 @@ def weight_figure(summary: pd.DataFrame) -> Figure:
         f"{row['curve']}: {row['mean']:.2g}° at λ = {row['consistency_weight']:.2g}"
         for _, row in best.iterrows()
     )
-    _say(figure, f"Smallest angle, {told}")
+    headline(figure, f"Smallest angle, {told}")
     return figure
-
-
-def _say(figure: Figure, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
 
 
 def _sweep(panel: Axes, angles: pd.DataFrame, x: str, xlabel: str) -> None:

@@ -240,6 +240,13 @@ def test_axes_that_are_given_change_no_bit(C):
     np.testing.assert_allclose(variances, np.linalg.eigvalsh(np.cov(X.T, bias=True)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("change", [lambda A: A[:-1], lambda A: 2 * A, lambda A: A + 1e-3])
+def test_axes_that_are_not_those_of_the_features_are_refused(change):
+    X, y, _ = labelled(3)
+    with pytest.raises(ValueError, match="expected orthonormal columns of shape"):
+        LinearProbe().fit(X, y, change(principal_axes(X)))
+
+
 def test_single_precision_is_enough():
     for model, X, y, images in models(2):
         double = model.fit(X, y).predict_proba(images)
