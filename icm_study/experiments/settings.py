@@ -339,6 +339,7 @@ ENCODERS = ("animal-world", "animal-world-biased", "lite0-minilm")
 METHODS = (
     "plain", "single prompt", "tuned penalty", "random projection", "PCA", "LEACE",
     "biased prompts", "Fukunaga-Koontz", "centring", "SPD", "SHED", "TIE",
+    *(f"tuned penalty, {rival}" for rival in ("SPD", "SHED", "TIE")),
     *(
         f"{way} {pairs}"
         for way in (

@@ -60,6 +60,8 @@ class EmbeddingMap(Method):
 
     predictors: ClassVar[tuple[str, ...]] = ("zero-shot", "linear probe")
     has_stand_in: ClassVar[bool] = True
+    #: Inverse penalty of the probe: LinearProbe's default, which says what it is, unless given.
+    C: float = 0.316
 
     @abstractmethod
     def fit_map(self, sources: Sources) -> int:
@@ -83,14 +85,10 @@ class EmbeddingMap(Method):
             self.heads_["zero-shot"] = self._zero_shot(sources)
             self.n_parameters_["zero-shot"] = learnt
         if "linear probe" in sources.predictors:
-            probe = fit_probe(*self._labelled(sources), self.probe_C(), sources)
+            probe = fit_probe(*self._labelled(sources), self.C, sources)
             self.heads_["linear probe"] = probe
             self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
-
-    def probe_C(self) -> float:
-        """Inverse penalty of the probe; the default of LinearProbe, which says what it is."""
-        return 0.316
 
     def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
         return ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)

@@ -58,10 +58,13 @@ class SPD(EmbeddingMap):
     ----------
     n_rounds : int
         How many probes are removed, one after the other; 0 changes nothing.
+    C : float
+        Inverse penalty of the probe for the classes.
     """
 
-    def __init__(self, n_rounds: int = 4):
+    def __init__(self, n_rounds: int = 4, C: float = 0.316):
         self.n_rounds = n_rounds
+        self.C = C
 
     def fit_map(self, sources: Sources) -> int:
         """Find the directions, and both means within them."""
@@ -115,7 +118,15 @@ class SHED(EmbeddingMap):
     generalization*, arXiv 2605.16973, as far as its abstract says: how centroids are
     projected and weighted is ours, the weights mix centroids and not predictions (the same
     for a linear classifier), and no encoder is tuned.
+
+    Parameters
+    ----------
+    C : float
+        Inverse penalty of the probe.
     """
+
+    def __init__(self, C: float = 0.316):
+        self.C = C
 
     def fit_map(self, sources: Sources) -> int:
         """Take the centroids of domains, classes and prompts."""
@@ -158,10 +169,13 @@ class TIE(EmbeddingMap):
     ----------
     strength : float
         s; at 1 the source images do not lean towards their values any more, on average.
+    C : float
+        Inverse penalty of the probe.
     """
 
-    def __init__(self, strength: float = 1.0):
+    def __init__(self, strength: float = 1.0, C: float = 0.316):
         self.strength = strength
+        self.C = C
 
     def fit_map(self, sources: Sources) -> int:
         """Find the directions of the values, and how far the source images lean to theirs."""

@@ -77,10 +77,6 @@ class Plain(EmbeddingMap):
         labels, first = np.unique(sources.prompt_label, return_index=True)
         return ZeroShotClassifier().fit(sources.prompts[first], labels)
 
-    def probe_C(self) -> float:
-        """Inverse penalty of the probe."""
-        return self.C
-
 
 class PCA(_LinearMap):
     """Uncentred principal components of the source images: CLIP-ICM without interventions (λ = 0).
@@ -157,10 +153,6 @@ class ICM(_LinearMap):
         self.n_components = n_components
         self.consistency_weight = consistency_weight
         self.C = C
-
-    def probe_C(self) -> float:
-        """Inverse penalty of the probe."""
-        return self.C
 
     @property
     def sees_interventions(self) -> frozenset[str]:

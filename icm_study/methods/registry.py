@@ -117,6 +117,7 @@ class Entry:
 
 PENALTIES = (0.316, 0.0316, 0.00316)
 PENALTY_GRID = {"C": [0.316, 1.0, 0.1, 0.0316, 0.01, 0.00316, 0.001]}
+ROUNDS, STRENGTHS = {"n_rounds": [0, 1, 2, 4, 8]}, {"strength": [0.0, 0.5, 1.0]}
 KINDS = {"image": "image pairs", "text": "text pairs", "image+text": "both kinds of pairs"}
 KINDS |= {"oracle": "pairs that the simulator renders"}
 
@@ -154,9 +155,20 @@ METHODS: dict[str, Entry] = {
         ("linear probe",),
     ),
     "centring": Entry(Centring, "map"),
-    "SPD": Entry(SPD, "map", {"n_rounds": [0, 1, 2, 4, 8]}),
+    "SPD": Entry(SPD, "map", ROUNDS),
     "SHED": Entry(SHED, "map"),
-    "TIE": Entry(TIE, "map", {"strength": [0.0, 0.5, 1.0]}),
+    "TIE": Entry(TIE, "map", STRENGTHS),
+    "tuned penalty, SPD": Entry(
+        SPD, "map", ROUNDS, ("linear probe",), after="SPD", then=PENALTY_GRID,
+        note="n_rounds chosen, then the penalty of the probe",
+    ),
+    "tuned penalty, SHED": Entry(
+        SHED, "map", PENALTY_GRID, ("linear probe",), note="the penalty of the probe chosen",
+    ),
+    "tuned penalty, TIE": Entry(
+        TIE, "map", STRENGTHS, ("linear probe",), after="TIE", then=PENALTY_GRID,
+        note="strength chosen, then the penalty of the probe",
+    ),
     **{f"ICM {kind}": _chosen(kind, "") for kind in KINDS},
     **{f"ICM auto {kind}": _ruled(kind, "λ = 1, K = positive eigenvalues") for kind in KINDS},
     **{

@@ -24,6 +24,7 @@ PENALTY_CHOSEN = {
     "plain": "tuned penalty",
     **{f"ICM auto {kind}": f"tuned penalty, ICM {kind}" for kind in (*KINDS, "oracle")},
     **{f"ICM {kind}": f"tuned penalty, chosen ICM {kind}" for kind in (*KINDS, "oracle")},
+    **{name: f"tuned penalty, {name}" for name in ("SPD", "SHED", "TIE")},
 }
 #: Families of methods that bring a classifier of their own, whose settings hold its penalty.
 OWN_CLASSIFIER = ("probe", "adapter", "prompts")

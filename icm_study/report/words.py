@@ -157,9 +157,10 @@ def accuracy_caption(results: Results) -> Markdown:
         text += " For “ICM auto” λ is fixed at 1 and K is the number of positive eigenvalues."
     if "tuned penalty" in methods:
         text += (
-            " “Tuned penalty” chose the penalty of its probe on the sources, of “ICM” at λ = 1 and "
-            "of “chosen ICM” after K and λ; “augmentation” chose it too. Other probes have C = "
-            "0.316, the number of the paper, which belongs to embeddings that are not normalised."
+            " “Tuned penalty” chose the penalty of its probe on the sources, of “ICM” at λ = 1, "
+            "of the others after their own settings; “augmentation” chose it too. Other probes "
+            "have C = 0.316, the number of the paper, which belongs to embeddings that are not "
+            "normalised."
         )
     if REFERENCE in set(results.table["choice"]):
         text += f" “By {REFERENCE}” is no method but a reference: trained on its labels."

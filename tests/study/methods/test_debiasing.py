@@ -192,6 +192,28 @@ def test_tie_without_strength_is_plain():
         np.testing.assert_allclose(scores, plain[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("method", [SPD, SHED, TIE])
+def test_its_penalty_is_that_of_the_probe_and_leaves_the_map_alone(method):
+    sources, images = toy_sources(), new_images(1)
+    y = sources.images.label
+    zero_shot = []
+    for fitted, C in ((method(C=1e-3).fit(sources), 1e-3), (method().fit(sources), 0.316)):
+        X = sources.images.embedded
+        if method is SHED:  # whose probe is trained on what is left beside the domains' centroids
+            domain = sources.images.domain
+            X = X - np.stack([X[domain == one].mean(axis=0) for one in domain])
+        else:
+            X = fitted.map_images(sources.images)
+        scale = 1 / np.sqrt(np.mean(X**2))
+        by_hand = LogisticRegression(C=C, tol=1e-8).fit(scale * X, y)
+        expected = by_hand.predict_proba(scale * fitted.map_images(images))
+        scores = fitted.scores(images)
+        found = softmax(scores["linear probe"], axis=1)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+        zero_shot.append(scores["zero-shot"])
+    np.testing.assert_array_equal(*zero_shot)
+
+
 @pytest.mark.parametrize("method", [TIE(), SHED(), BiasedPrompts()])
 def test_data_without_prompts_for_variant_values_are_refused(method):
     with pytest.raises(ValueError, match=r"no prompts that name a variant value.*Leave it out"):

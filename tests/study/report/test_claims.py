@@ -259,6 +259,27 @@ def test_a_reversed_result_at_the_chosen_penalty_turns_the_verdict(judged, gain,
         assert set(over_plain["verdict"]) == {"supported" if sign > 0 else "refuted"}
 
 
+@pytest.mark.parametrize("rival", ["SPD", "SHED", "TIE"])
+@pytest.mark.parametrize(("gain", "verdict"), [(6, "supported"), (-6, "refuted")])
+def test_a_rival_is_judged_at_its_own_chosen_penalty(rival, gain, verdict):
+    """Whatever it does at the fixed one."""
+    own = "none" if rival == "SHED" else "intervened"
+    accuracy = {
+        ("ICM auto image+text", PROBE, "none"): 70, (rival, PROBE, own): 70 + gain,
+        ("tuned penalty, ICM image+text", PROBE, "intervened"): 60,
+        (f"tuned penalty, {rival}", PROBE, "intervened"): 60 - gain,
+    }  # fmt: skip
+    for left_out, said, expected in (
+        ("no method", "penalty chosen", verdict),
+        (f"tuned penalty, {rival}", "penalty fixed at C = 0.316",
+         "refuted" if gain > 0 else "supported"),
+    ):  # fmt: skip
+        results = made_up({side: v for side, v in accuracy.items() if side[0] != left_out})
+        (found,) = comparison_claims(results).to_dict("records")
+        assert said in found["statement"]
+        assert found["verdict"] == expected
+
+
 def test_the_fixed_penalty_stands_beside_the_chosen_one_and_is_not_judged(results):
     gains = gains_over_rivals(results)
     assert set(gains.loc[~gains["judged"], "rival"]) == {"plain"}
