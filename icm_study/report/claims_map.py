@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from icm_study.experiments.record import read_table
-from icm_study.report.style import CONTEXT, INK, INVARIANT, VARIANT
+from icm_study.report.style import CONTEXT, INK, INVARIANT, PAPER, VARIANT
 from icm_study.report.verdicts import VERDICTS, anchor, claim_id
 
 #: What makes a recorded page again, by its notebook; other recorded pages are of photographs.
@@ -139,11 +139,15 @@ def claims_map(rows: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
     """
     groups = list(rows.groupby(["page", "topic"], sort=False))
-    height = 0.17 * len(rows) + 0.1 * len(groups) + 1
-    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
-    y, ticks = 0.0, []
+    height = 0.125 * (len(rows) + 1.6 * len(groups)) + 1
+    figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
+    y = 0.0
     for (page, topic), part in groups:
-        ticks.append((y + (len(part) - 1) / 2, f"{page_name(str(page))}: {topic}"))
+        axes.text(
+            0, y, f"{page_name(str(page))}: {topic}", transform=axes.get_yaxis_transform(),
+            fontsize=8, va="center", bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+        y += 1
         for verdict, (value, low, high) in zip(
             part["verdict"], part[["value", "low", "high"]].to_numpy(float), strict=True
         ):
@@ -154,11 +158,10 @@ def claims_map(rows: pd.DataFrame) -> Figure:
             y += 1
         y += 0.6
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(*zip(*ticks, strict=True), fontsize=8)
-    axes.set(ylim=(y, -1), xlabel="percentage points beyond the threshold")
+    axes.set(ylim=(y, -1), yticks=[], xlabel="percentage points beyond the threshold")
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="x", labeltop=True)
     axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=verdict)
         for verdict, (color, marker) in LOOKS.items()

@@ -215,6 +215,7 @@ def confusion_table(answer: Answer, words: tuple[str, ...]) -> str:
         cells.style.format("{:.0f}")
         .background_gradient("Blues", vmin=0, vmax=100)
         .set_uuid("confusion")
+        .set_table_attributes('data-quarto-disable-processing="true"')
         .to_html()
     )
 

@@ -77,7 +77,10 @@ def diversity_figure(summary: pd.DataFrame) -> Figure:
             continue
         for dimension in sorted(summary["dimension"].unique()):
             panel.axhline(dimension, color="black", linewidth=1, linestyle=":")
-            panel.text(panel.get_xlim()[0], dimension * 1.05, f" D = {dimension}", color=INK)
+            panel.annotate(
+                f"D = {dimension}", (panel.get_xlim()[0], dimension), (4, 3), color=INK, fontsize=9,
+                textcoords="offset points",
+            )  # fmt: skip
         panel.set_ylabel("Directions")
     axes[2].set_xlabel("Texts")
     return figure

@@ -63,7 +63,11 @@ def examples_caption(results: Results, is_shown: bool) -> Markdown:
     """Caption the example images, if there are any."""
     if not is_shown:
         return Markdown("The images are not at hand where earlier tables are shown.")
-    tests = "; test animals without the shortcut and with it reversed" * has_oracle(results)
+    tested = {
+        "leave-one-domain-out": "; test animals without the shortcut and with it reversed",
+        "domain shift with open classes": "; test animals without the shortcut",
+    }
+    tests = tested.get(results.table["protocol"].iloc[0], "") * has_oracle(results)
     return Markdown(
         "*Examples. First row: the sources as they are. Below: the same images after an "
         f"intervention{tests}.*"

@@ -85,9 +85,11 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
             ends = rows[["low", "high"]].fillna({"low": rows["value"], "high": rows["value"]})
             axes.hlines(y, ends["low"], ends["high"], color=color, linewidth=1.8)
             axes.plot(rows["value"], y, marker, color=color, markersize=6, label=way)
-            for place, value, end in zip(y, rows["value"], ends["high"], strict=True):
+            for place, value, (low, high) in zip(y, rows["value"], ends.to_numpy(), strict=True):
+                is_below = high < 0  # its number stands to the left, clear of the zero line
                 axes.text(
-                    end + 0.8, place, f"{value:+z.1f}", color=color, va="center", fontsize=9,
+                    low - 0.8 if is_below else high + 0.8, place, f"{value:+z.1f}", color=color,
+                    ha="right" if is_below else "left", va="center", fontsize=9,
                     bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
                 )  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)
@@ -96,8 +98,9 @@ def headline_figure(gains: pd.DataFrame) -> Figure:
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
     panels[0, 0].set_zorder(1)  # what is said of a run goes over both panels, above its values
-    right = gains[["value", "high"]].max().max()
-    panels[0, 0].set_xlim(right=right + 0.14 * (right - gains[["value", "low"]].min().min()))
+    left, right = gains[["value", "low"]].min().min(), gains[["value", "high"]].max().max()
+    room = 0.14 * (right - left)
+    panels[0, 0].set_xlim(left - room, right + room)
     for place, (_, row) in enumerate(runs.iterrows()):
         reason = f"; re-drawn of the domain: {row.redrawn}" if row.redrawn else ""
         is_fixed = FIXED in set(gains.loc[gains["run"] == row.run, "penalty"])

@@ -89,7 +89,10 @@ def named(means: pd.DataFrame) -> pd.DataFrame:
     name = means["method"]
     chosen = means["choice"] != NOT_CHOSEN if "choice" in means else pd.Series(False, means.index)
     if chosen.any() and means.loc[chosen, "choice"].nunique() > 1:
-        name = name.where(~chosen, name + ", by " + means["choice"])
+        by = means["choice"].replace(
+            {"held-out": "held-out images", "intervened": "intervened images"}
+        )
+        name = name.where(~chosen, name + ", by " + by)
     return means.assign(name=name)
 
 

@@ -13,6 +13,7 @@ from icm_study.experiments.choosing import REFERENCE
 from icm_study.experiments.reading import Results, quantity
 from icm_study.experiments.settings import KINDS
 from icm_study.methods.sources import LEAST_SQUARES, PART
+from icm_study.report.penalties import FIXED
 from icm_study.report.tables import html, signed_points
 
 #: What a page says beside a result of an encoder.
@@ -180,6 +181,25 @@ def difference_caption(results: Results) -> Markdown:
     )
 
 
+def penalties(verdicts: pd.DataFrame) -> Markdown:
+    """Say which penalties verdicts on probes compare; nothing where none is on probes."""
+    said = verdicts["statement"].str.contains
+    if not said("penalty").any():
+        return Markdown("")
+    text = (
+        "**Done.** How strong the penalty of a probe is changes what a projection gains, and even "
+        "its sign. So each side has the penalty that does best where $K$ and $\\lambda$ are "
+        "chosen, of the same seven. "
+    )
+    if said(FIXED, regex=False).any():
+        text += (
+            "A row that says “penalty fixed” is of a run without such probes: $C = 0.316$ is the "
+            "number of the paper, of embeddings that are not normalised; here they are scaled to "
+            "unit mean square, and it is another penalty. "
+        )
+    return Markdown(text + "[Ablations](03_ablations.ipynb) shows the whole sweep.")
+
+
 def chosen(results: Results) -> HTML:
     """Tabulate K, λ and C, the median over the runs; say which accuracy chose them."""
     table = results.table
@@ -202,11 +222,14 @@ def chosen(results: Results) -> HTML:
     medians = medians.reset_index()
     # whole, but where runs are even in number
     medians["K"] = ["" if pd.isna(k) else f"{k:g}" for k in medians["K"]]
+    has_probes = medians["C"].notna().any()
+    medians = medians if has_probes else medians.drop(columns="C")
     caption = (
-        f"K, λ and the inverse penalty C of the probe: the median over the runs, chosen by the "
-        f"accuracy {by}. Blank: not chosen, or the method has none. On the grid of C, 1 is the "
-        "weakest penalty and 0.001 the strongest."
+        f"K{', λ and the inverse penalty C of the probe' if has_probes else ' and λ'}: the median "
+        f"over the runs, chosen by the accuracy {by}. Blank: not chosen, or the method has none."
     )
+    if has_probes:
+        caption += " On the grid of C, 1 is the weakest penalty and 0.001 the strongest."
     return HTML(f"{html(medians, na_rep='').data}<p><em>{caption}</em></p>")
 
 

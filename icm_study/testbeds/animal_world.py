@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from icm_study.testbeds.animal_variants import AnimalVariants
 
 NAME = "animal-world"
+NO_SHORTCUT, REVERSED = "test, no shortcut", "test, reversed"  # rows of examples
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
 #: Prompts that name a value of a variant factor and no class, for each factor.
 SPURIOUS = {
@@ -286,8 +287,11 @@ class AnimalWorld(TestBed):
         return loader(self.latents("source", "aligned", seed)), loader(tests)
 
     def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
-        """Show the examples, or open those that are stored."""
-        return stored_examples(self, store, n)
+        """Show the examples, or open those that are stored; of tests, those of the protocol."""
+        shown = stored_examples(self, store, n)
+        tested = (NO_SHORTCUT, REVERSED), (), (NO_SHORTCUT,)
+        left_out = {NO_SHORTCUT, REVERSED} - set(tested[PROTOCOLS.index(self.protocol)])
+        return {name: images for name, images in shown.items() if name not in left_out}
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show source animals, the same after interventions, and test animals."""
@@ -300,10 +304,10 @@ class AnimalWorld(TestBed):
             "source": original,
             "image intervention": intervene_images(original),
             "oracle": render(redraw_variant(source), self.silhouettes),
-            "test, no shortcut": render(
+            NO_SHORTCUT: render(
                 sample_latents(self.silhouettes, "test", n=n, seed=2), self.silhouettes
             ),
-            "test, reversed": render(strong("test", shortcut="reversed"), self.silhouettes),
+            REVERSED: render(strong("test", shortcut="reversed"), self.silhouettes),
         }
         return {name: images.numpy() for name, images in shown.items()}
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 import render_report
@@ -89,7 +90,11 @@ def content(page: Path) -> dict[str, list[str]]:
             " ".join(cell.get_text(strip=True) for cell in table.find_all(["th", "td"]))
             for table in main.find_all("table")
         ],
-        "links": [link["href"] for link in main.select("a[href]") if "#cb" not in link["href"]],
+        "links": [  # where they lead: how they are written differs
+            urljoin(page.as_uri(), link["href"])
+            for link in main.select("a[href]")
+            if "#cb" not in link["href"]
+        ],
     }
 
 

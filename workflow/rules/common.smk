@@ -104,4 +104,6 @@ def title(run):
     """What the heading of a page adds: one notebook makes the pages of many runs."""
     said = [run.get("dataset", "animal-world")]
     said += [f"encoder {run['encoder']}"] if "encoder" in run else []
+    shortcuts = [shortcut for shortcut, strength in run.get("worlds", [])]
+    said += ["strengths of a shortcut"] if len(set(shortcuts)) < len(shortcuts) else []
     return ", ".join([*said, *filter(None, [run.get("protocol")])])

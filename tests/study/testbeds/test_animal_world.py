@@ -19,6 +19,7 @@ from icm_study.embedding.tables import Embedder
 from icm_study.encoders.loading import load_encoder
 from icm_study.testbeds import animal_world
 from icm_study.testbeds.animal_world import TEMPLATES, AnimalWorld, pixel_fingerprint
+from icm_study.testbeds.base import PROTOCOLS
 
 N, SEED = 24, 3
 STRENGTHS = (0.9, 0.9)
@@ -298,6 +299,18 @@ def test_examples_are_images_by_what_they_show(bed):
     assert {images.shape for images in shown.values()} == {(5, 3, 64, 64)}
     assert {images.dtype for images in shown.values()} == {np.dtype(np.uint8)}
     assert not (shown["source"] == shown["image intervention"]).all()
+
+
+def test_a_page_shows_the_tests_of_its_protocol_alone(bed, tmp_path):
+    store = EmbeddingStore(tmp_path)
+    every = bed.examples(n=2)
+    for protocol, tests in zip(
+        PROTOCOLS, (["test, no shortcut", "test, reversed"], [], ["test, no shortcut"]), strict=True
+    ):
+        shown = replace(bed, protocol=protocol).stored_examples(store, n=2)
+        assert list(shown) == ["source", "image intervention", "oracle", *tests]
+        for name, images in shown.items():
+            np.testing.assert_array_equal(images, every[name])
 
 
 def test_spurious_prompts_name_a_value_and_no_class(bed):
