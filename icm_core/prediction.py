@@ -34,9 +34,8 @@ from icm_core.moments import (
     column_names,
 )
 
-_GAP = 1e-5  # of the loss: a Newton step that gains less is the last, and leaves far less
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
-_BLOCK = 2**22  # numbers of rows times classes that are looked at together, which bounds memory
+_BLOCK = 2**19  # numbers of rows times classes that are looked at together, within a cache
 
 
 class _Classifier(ClassifierMixin, BaseEstimator):
@@ -155,6 +154,9 @@ class LinearProbe(_Classifier):
         here. Choose it on the sources where much hangs on it.
     max_iter : int, default=100
         Limit on the Newton steps.
+    tol : float, default=1e-5
+        A Newton step that is to lower the loss by a smaller share of it is the last, and
+        leaves far less.
 
     Attributes
     ----------
@@ -169,9 +171,10 @@ class LinearProbe(_Classifier):
         Newton steps that were taken.
     """
 
-    def __init__(self, C: float = 0.316, max_iter: int = 100):
+    def __init__(self, C: float = 0.316, max_iter: int = 100, tol: float = 1e-5):
         self.C = C
         self.max_iter = max_iter
+        self.tol = tol
 
     def fit(self, X: ArrayLike, y: ArrayLike, axes: NDArray[np.floating] | None = None) -> Self:
         """Fit the probe.
@@ -192,8 +195,8 @@ class LinearProbe(_Classifier):
         ------
         ValueError
             If shapes differ, rows have labels in another order than y has, an embedding is
-            not finite, there is one class only, C is not positive, or the axes are not
-            orthonormal.
+            not finite, there is one class only, C is not positive, tol is not between 0 and 1,
+            or the axes are not orthonormal.
 
         Warns
         -----
@@ -202,6 +205,8 @@ class LinearProbe(_Classifier):
         """
         if not (isinstance(self.C, Real) and 0 < self.C < np.inf):
             raise ValueError(f"C is {self.C!r}; expected a positive number.")
+        if not (isinstance(self.tol, Real) and 0 < self.tol < 1):
+            raise ValueError(f"tol is {self.tol!r}; expected a number between 0 and 1.")
         self._columns: list[Any] = column_names(X)
         check_same_rows(X, y, "y")
         embeddings, y = check_labelled(self, X, y)
@@ -220,7 +225,7 @@ class LinearProbe(_Classifier):
         C = self.C / 2 if n_classes == 2 else self.C
         axes = principal_axes(embeddings) if axes is None else _orthonormal(axes, embeddings)
         weights, intercepts, self.n_iter_ = _logistic_regression(
-            embeddings * self.scale_, label, axes, C, self.max_iter
+            embeddings * self.scale_, label, axes, C, self.max_iter, self.tol
         )
         if n_classes == 2:
             weights, intercepts = np.diff(weights, axis=0), np.diff(intercepts)
@@ -277,6 +282,7 @@ def _logistic_regression(
     axes: NDArray[np.floating],
     C: float,
     max_iter: int,
+    tol: float,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
     """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe.
 
@@ -313,7 +319,7 @@ def _logistic_regression(
             change_in_logits /= 2
             W -= change
             logits -= change_in_logits
-        if gain / 2 <= _GAP * loss:
+        if gain / 2 <= tol * loss:
             break
     else:
         warnings.warn(

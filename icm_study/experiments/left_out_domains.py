@@ -26,6 +26,7 @@ from icm_study.experiments.redrawing import (
     Labelled,
     discriminant_directions,
 )
+from icm_study.methods.ridge import IndicatorRidge
 
 #: Strength (λ, or the shrinkage of another form), K, and C of the probe.
 Setting = tuple[float, int, float]
@@ -89,7 +90,9 @@ def across_domains(data: Labelled, methods: Mapping[str, tuple[str, str]]) -> pd
             best = _best([_scores(form, kind, sources, tested)])
             for choice, (strength, k, C) in ((HONEST, chosen), (PEEKING, best)):
                 components = _components(form, sources, kind, strength)[:k]
-                (predicted,) = _Probe(sources).predict(components, [C], tested.X)
+                (predicted,) = IndicatorRidge(sources.X, sources.label).predict(
+                    components, [C], tested.X
+                )
                 correct = predicted == tested.label
                 rows.append(
                     {"target": int(target), "seed": 0, "method": name, "choice": choice}
@@ -105,30 +108,6 @@ def principal_axes(X: NDArray[np.floating]) -> NDArray[np.floating]:
     return eigh(X.T @ X, subset_by_index=[max(0, d - N_AXES), d - 1])[1][:, ::-1]
 
 
-class _Probe:
-    """Ridge regressions of class indicators behind any map, from one pair of moments."""
-
-    def __init__(self, data: Labelled) -> None:
-        Y = np.eye(data.label.max() + 1)[data.label]
-        self.mean, self.prior = data.X.mean(axis=0), Y.mean(axis=0)
-        centred = data.X - self.mean
-        self.gram, self.cross = centred.T @ centred, centred.T @ (Y - self.prior)
-        self.second = data.X.T @ data.X / len(data.X)
-
-    def predict(
-        self, components: NDArray[np.floating], penalties: Sequence[float], X: NDArray[np.floating]
-    ) -> list[NDArray[np.integer]]:
-        """Label rows, once for each penalty."""
-        sizes, axes = np.linalg.eigh(components @ self.gram @ components.T)
-        rotated = axes.T @ components
-        square = np.trace(components @ self.second @ components.T) / len(components)
-        cross, mapped = rotated @ self.cross, (X - self.mean) @ rotated.T
-        return [
-            (mapped @ (cross / (sizes + square / C)[:, None]) + self.prior).argmax(axis=1)
-            for C in penalties
-        ]
-
-
 def _best(scores: Sequence[dict[Setting, float]]) -> Setting:
     """Give the setting with the largest sum of scores; of equals the first."""
     return max(scores[0], key=lambda setting: sum(one[setting] for one in scores))
@@ -136,7 +115,7 @@ def _best(scores: Sequence[dict[Setting, float]]) -> Setting:
 
 def _scores(form: str, kind: str, fitted: Labelled, judged: Labelled) -> dict[Setting, float]:
     """Accuracy on a domain for each strength, K and penalty, the smallest change first."""
-    probe, scores = _Probe(fitted), dict[Setting, float]()
+    probe, scores = IndicatorRidge(fitted.X, fitted.label), dict[Setting, float]()
     for strength, k, components in _settings(form, kind, fitted):
         for C, labels in zip(
             PENALTIES, probe.predict(components, PENALTIES, judged.X), strict=True

@@ -93,21 +93,22 @@ class Trial:
         choices = judge.choices if len(settings) > 1 else []
         stand_in = self._stand_in(settings, judge.task.sources) if choices else ""
         fitted = self._each(settings, lambda setting: self._fit(setting, judge, choices, stand_in))
-        measured: dict[int, tuple[Fitted, dict[str, Hits]]] = {}  # by the place of the setting
+        # by the place of the setting, and what is fitted anew there
+        measured: dict[tuple[int, str], tuple[Fitted, dict[str, Hits]]] = {}
         for predictor in fitted[0].method.n_parameters_:
             for choice in [one.name for one in choices] or [NOT_CHOSEN]:
                 place = 0
                 if choice != NOT_CHOSEN:
                     place = int(np.argmax([one.accuracy[choice][predictor] for one in fitted]))
-                if place not in measured:
+                by = stand_in if predictor == "linear probe" else ""
+                if (place, by) not in measured:
                     best = fitted[place]
-                    if stand_in:
-                        best = self._fit(best.setting, judge)
-                    measured[place] = best, judge.measure(best.method)
-                best, tests = measured[place]
+                    if by:  # a probe in the place of what stood in for it
+                        best = self._fit(best.setting, judge, only=(predictor,))
+                    measured[place, by] = best, judge.measure(best.method)
+                best, tests = measured[place, by]
                 judge.best[self._tried(settings), choice, predictor] = best.setting
                 hits = {name: of[predictor] for name, of in tests.items()}
-                by = stand_in if predictor == "linear probe" else ""
                 yield self._row(best, predictor, choice, by or "itself"), hits
 
     def _chosen_in_turn(self, judge: Judge) -> Iterator[tuple[dict[str, Any], Hits]]:
@@ -180,8 +181,10 @@ class Trial:
         judge: Judge,
         choices: Sequence[Choice] = (),
         stand_in: str = "",
+        only: Sequence[str] | None = None,
     ) -> Fitted:
         sources = self._asked(judge.task.sources, stand_in=stand_in)
+        sources = sources if only is None else replace(sources, predictors=tuple(only))
         sources.shared.borrowed_seconds()
         start = time.perf_counter()
         method = self._make(setting).fit(sources)

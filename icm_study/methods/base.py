@@ -21,6 +21,9 @@ from icm_study.encoders.encoder import Encoder
 from icm_study.fingerprint import fingerprint
 from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 
+#: Of a probe on sources that are large: it lies within as much of the smallest loss.
+LARGE_TOL = 1e-3
+
 
 class Method(BaseEstimator, ABC):
     """A way to adapt an encoder: its parameters are its hyperparameters, as in scikit-learn.
@@ -85,10 +88,13 @@ class EmbeddingMap(Method):
             self.heads_["zero-shot"] = self._zero_shot(sources)
             self.n_parameters_["zero-shot"] = learnt
         if "linear probe" in sources.predictors:
-            probe = fit_probe(*self._labelled(sources), self.C, sources)
+            probe = self._probe(sources)
             self.heads_["linear probe"] = probe
             self.n_parameters_["linear probe"] = learnt + n_weights(probe)
         return self
+
+    def _probe(self, sources: Sources) -> Any:
+        return fit_probe(*self._labelled(sources), self.C, sources)
 
     def _zero_shot(self, sources: Sources) -> ZeroShotClassifier:
         return ZeroShotClassifier().fit(self.map_text(sources.prompts), sources.prompt_label)
@@ -135,9 +141,11 @@ def fit_probe(
     X = X.astype(np.float32, copy=False)
     of, shared = fingerprint(X), sources.shared
 
+    tol = LARGE_TOL if sources.is_large else LinearProbe().tol
+
     def fit() -> LinearProbe:  # penalties are tried one after the other
         axes = shared.once(("axes", of), lambda: principal_axes(X), latest="axes")
-        return LinearProbe(C=C).fit(X, y, axes)
+        return LinearProbe(C=C, tol=tol).fit(X, y, axes)
 
     return shared.once(("probe", of, fingerprint(y), C), fit)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -18,7 +19,8 @@ from icm_core.prediction import ZeroShotClassifier
 from icm_core.projection import InvariantProjection
 from icm_core.spectrum import generalized_spectrum, trace_spectrum
 from icm_study.methods.base import EmbeddingMap, spurious_prompts
-from icm_study.methods.sources import Sources
+from icm_study.methods.ridge import IndicatorRidge
+from icm_study.methods.sources import LEAST_SQUARES, Sources
 
 
 class _LinearMap(EmbeddingMap):
@@ -30,12 +32,27 @@ class _LinearMap(EmbeddingMap):
 
     def fit_map(self, sources: Sources) -> int:
         """Estimate the map."""
-        self.components_ = self._matrix(sources)
+        A = self._matrix(sources)
+        identity = np.eye(*A.shape)
+        # all directions, turned: that changes neither predictor, and the probe is the plain one
+        is_rotation = A.shape[0] == A.shape[1] and np.allclose(A @ A.T, identity, atol=1e-6)
+        self.components_ = identity if is_rotation else A
         return self.components_.size
 
     def map_text(self, embedded: np.ndarray) -> np.ndarray:
         """Apply the map, (n, D) to (n, K)."""
         return embedded @ self.components_.T
+
+    def _probe(self, sources: Sources) -> Any:
+        if sources.stand_in != LEAST_SQUARES:
+            return super()._probe(sources)
+        images = sources.images  # summed once for all maps
+
+        def add_up() -> IndicatorRidge:
+            return IndicatorRidge(images.embedded, images.label)
+
+        sums = sources.shared.once("indicator ridge", add_up, of_pairs=False)
+        return sums.behind(self.components_, self.C)
 
 
 def checked_directions(name: str, value: int, n_features: int, least: int = 1) -> int:

@@ -106,6 +106,26 @@ def test_the_loss_is_that_of_scikit_learn_on_embeddings_of_uneven_scale(C, dtype
     assert probe.coef_.dtype == dtype
 
 
+def test_a_loose_tolerance_takes_fewer_steps_and_leaves_no_more_than_it_says():
+    X, y, _ = labelled(3)
+    X = X * np.logspace(0, -3, X.shape[1])
+    exact, loose = (LinearProbe(C=100, tol=tol).fit(X, y) for tol in (1e-8, 1e-2))
+
+    def loss(probe):
+        own = probe.predict_proba(X)[np.arange(len(y)), y]
+        return -100 * np.log(own).sum() + np.square(probe.coef_).sum() / 2
+
+    assert loose.n_iter_ < exact.n_iter_
+    assert 1 < loss(loose) / loss(exact) <= 1.01
+
+
+@pytest.mark.parametrize("tol", [0.0, -1e-3, 1.0, np.nan, "1e-3"])
+def test_a_tolerance_that_is_none_is_refused(tol):
+    X, y, _ = labelled(0)
+    with pytest.raises(ValueError, match=r"tol is .*expected a number between 0 and 1"):
+        LinearProbe(tol=tol).fit(X, y)
+
+
 def test_a_probe_that_is_stopped_early_says_so():
     X, y, _ = labelled(0)
     with pytest.warns(ConvergenceWarning, match="after 1 Newton steps; give more as max_iter"):

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from linear_world import LinearWorld, numbers_only
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from stand_ins import change
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier
@@ -528,6 +530,32 @@ def test_settings_of_large_sources_are_judged_by_least_squares(task, monkeypatch
         fixed = run_task(task, alone)
         fixed = fixed[fixed["predictor"] == "linear probe"].set_index("condition")
         pd.testing.assert_series_equal(rows["correct"], fixed["correct"])
+
+
+def test_on_large_sources_a_probe_is_fitted_where_it_was_chosen_alone(task, monkeypatch):
+    """Not where zero-shot chose, nor at any setting that was tried; near scikit-learn's optimum."""
+    monkeypatch.setattr("icm_study.methods.sources.LARGE", 1)
+    fitted = []
+
+    def fit(probe, X, y, *given):
+        fitted.append((probe, X, y))
+        return original(probe, X, y, *given)
+
+    original = LinearProbe.fit
+    monkeypatch.setattr(LinearProbe, "fit", fit)
+    anew = replace(task, sources=replace(task.sources, shared=Shared()))
+    table = run_task(anew, Plan(["ICM image"], ("held-out", "intervened"), CHOSEN))
+    of_probe = table[table["predictor"] == "linear probe"]
+    assert len(fitted) == of_probe["setting"].nunique()
+    for probe, X, y in fitted:
+        scaled = X.astype(float) * probe.scale_
+        best = LogisticRegression(C=probe.C, tol=1e-8, max_iter=10_000).fit(scaled, y)
+        own, least = (
+            log_loss(y, model.predict_proba(rows), normalize=False) * probe.C
+            + np.square(model.coef_, dtype=float).sum() / 2
+            for model, rows in ((probe, X), (best, scaled))
+        )
+        assert own <= least * 1.001
 
 
 @pytest.mark.parametrize("name", ["tuned penalty", "augmentation", "tuned penalty, ICM image"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.linalg import eigh, subspace_angles
 from scipy.optimize import minimize as scipy_minimize
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from toy_sources import CLASSES, DOMAINS, D, images_of, new_images, toy_sources
 
 from icm_core.moments import PairMoments
@@ -30,6 +30,7 @@ from icm_study.methods.maps import (
     RandomProjection,
 )
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
+from icm_study.methods.ridge import IndicatorRidge
 from icm_study.methods.shared import Shared
 from icm_study.methods.sources import Images
 
@@ -122,6 +123,36 @@ def test_icm_takes_the_leading_eigenvectors_of_every_kind_of_pairs(intervention)
     assert len(auto.components_) == max(1, (values > 1e-12).sum())
     for one, k in ((fitted, 2), (auto, len(auto.components_))):
         assert (one.n_components_, one.consistency_weight_) == (k, 2.0)  # what tables report
+
+
+@pytest.mark.parametrize("whole", [PCA(D), RandomProjection(D), ICM("image", D)])
+def test_a_map_that_keeps_all_directions_is_none(whole, monkeypatch):
+    """A rotation changes no predictor: the scores are the plain ones, and so is the probe."""
+    sources, images = toy_sources(), new_images()
+    plain = Plain().fit(sources).scores(images)
+    monkeypatch.setattr(LinearProbe, "fit", None)  # it has been fitted
+    scores = whole.fit(sources).scores(images)
+    for name, expected in plain.items():
+        np.testing.assert_allclose(scores[name], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("C", [1e-3, 0.316, 100.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_ridge_that_stands_in_is_that_of_scikit_learn_behind_any_map(C, dtype, monkeypatch):
+    monkeypatch.setattr("icm_study.methods.ridge._ROWS", 13)  # in many blocks
+    rng = np.random.default_rng(0)
+    label = rng.choice([0, 2, 5], size=100)
+    X = (0.4 + rng.normal(size=(100, D)) + 2 * np.eye(6, D)[label]).astype(dtype)
+    sums = IndicatorRidge(X, label)
+    for components in (np.eye(D), rng.normal(size=(3, D)), np.eye(2, D)):
+        mapped = X.astype(float) @ components.T
+        ridge = RidgeClassifier(alpha=np.mean(mapped**2) / C).fit(mapped, label)
+        found = sums.behind(components, C)
+        np.testing.assert_array_equal(found.classes_, ridge.classes_)
+        expected = (ridge.decision_function(mapped) + 1) / 2  # of indicators of 0 and 1
+        np.testing.assert_allclose(found.decision_function(mapped), expected, atol=1e-5)
+        (labels,) = sums.predict(components, [C], X)
+        np.testing.assert_array_equal(labels, ridge.predict(mapped))
 
 
 def test_methods_share_the_probe_of_the_same_rows_labels_and_penalty(monkeypatch):
