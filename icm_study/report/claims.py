@@ -16,7 +16,7 @@ from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
 from icm_study.report.gains import gain_claim
-from icm_study.report.penalties import Side, alike
+from icm_study.report.penalties import FIXED, Side, alike
 from icm_study.report.verdicts import COLUMNS, located
 
 #: What the verdicts call the conditions other than in distribution.
@@ -268,6 +268,7 @@ def ablation_claims(
         topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
         name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
         said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
+        said += f", {FIXED}" * (column != "side")  # of both sides, whose grid has no other
         section = {"choice": CHOOSING, "objective": ORDER, "side": PENALTY}[column]
         rows.append(_gain(name, said, gain, section))
     return pd.DataFrame(rows)
