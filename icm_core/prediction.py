@@ -299,13 +299,15 @@ def _logistic_regression(
     # a row for each class: sums over the few classes are then sums of long rows, which are quick
     W = np.zeros((label.max() + 1, rows.shape[1]), dtype)
     logits = np.zeros((len(W), len(rows)), dtype)
-    probability = np.empty_like(logits)
+    probability, change_in_logits, room = (np.empty_like(logits) for _ in range(3))
     loss = _penalised_loss(logits, label, W, penalty, probability)
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
         gradient, curvature = _derivatives(rows, label, probability, W, penalty)
-        change, change_in_logits = _newton_step(rows, probability, penalty, gradient, curvature)
+        change = _newton_step(
+            rows, probability, penalty, gradient, curvature, change_in_logits, room
+        )
         gain = -float(np.vdot(gradient, change))
         size, before = 1.0, loss
         W += change
@@ -364,10 +366,15 @@ def _newton_step(
     penalty: NDArray[np.floating],
     gradient: NDArray[np.floating],
     curvature: NDArray[np.floating],
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Solve for the change of the weights by conjugate gradients; also that of the logits."""
-    change, change_in_logits = np.zeros_like(gradient), np.zeros_like(probability)
-    moved = np.empty_like(probability)
+    change_in_logits: NDArray[np.floating],
+    moved: NDArray[np.floating],
+) -> NDArray[np.floating]:
+    """Solve for the change of the weights by conjugate gradients; write that of the logits.
+
+    `change_in_logits` and `moved`, room to work in, are shaped as `probability`.
+    """
+    change = np.zeros_like(gradient)
+    change_in_logits.fill(0)
     residual = -gradient
     direction = residual / curvature
     size = first = float(np.vdot(residual, direction))
@@ -391,7 +398,7 @@ def _newton_step(
         preconditioned = residual / curvature
         last, size = size, float(np.vdot(residual, preconditioned))
         direction = preconditioned + (size / last) * direction
-    return change, change_in_logits
+    return change
 
 
 def _penalised_loss(

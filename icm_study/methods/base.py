@@ -152,10 +152,12 @@ def fit_probe(
 
 def spread(fitted: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
     """Scores by a fitted classifier, (n, n_classes); none for the classes that it never saw."""
-    scores = np.full((len(X), n_classes), -np.inf)
     decision = fitted.decision_function(X)
     if decision.ndim == 1:  # of two classes, scikit-learn gives one number
         decision = np.stack([-decision, decision], axis=1)
+    if decision.shape[1] == n_classes:
+        return decision.astype(float, copy=False)
+    scores = np.full((len(X), n_classes), -np.inf)
     scores[:, fitted.classes_] = decision
     return scores
 
