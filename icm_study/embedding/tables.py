@@ -322,11 +322,18 @@ def moments_of(
     ValueError
         As `pairs_of` and :meth:`~icm_core.moments.PairMoments.update`.
     """
-    each = []
-    for kind in intervention.split("+"):
-        before, after, groups = pairs_of(kind)
-        if kind == "text":
-            changed = (before != after).any(axis=1)
-            before, after, groups = before[changed], after[changed], None
-        each.append(PairMoments(before.shape[1]).update(before, after, groups))
+    return mixed([added_up(kind, pairs_of) for kind in intervention.split("+")])
+
+
+def added_up(kind: str, pairs_of: Callable[[str], Pairs]) -> PairMoments:
+    """Add up the pairs of one kind, as :func:`moments_of` does before it mixes kinds."""
+    before, after, groups = pairs_of(kind)
+    if kind == "text":
+        changed = (before != after).any(axis=1)
+        before, after, groups = before[changed], after[changed], None
+    return PairMoments(before.shape[1]).update(before, after, groups)
+
+
+def mixed(each: Sequence[PairMoments]) -> PairMoments:
+    """Mix kinds of pairs in equal parts."""
     return combine(each, [1.0] * len(each))

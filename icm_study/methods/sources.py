@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icm_core.moments import PairMoments
-from icm_study.embedding.tables import Pairs, moments_of
+from icm_study.embedding.tables import Pairs, added_up, mixed
 from icm_study.methods.shared import Shared
 from icm_study.testbeds.base import Loader
 
@@ -223,6 +223,11 @@ class Sources:
 
     def moments(self, intervention: str) -> PairMoments:
         """Moments of the pairs of a kind, or of several joined by ``+`` in equal parts."""
-        return self.shared.once(
-            ("moments", intervention), lambda: moments_of(intervention, self.pairs)
-        )
+
+        def of_kind(kind: str) -> PairMoments:  # which joint ones have part in too
+            return self.shared.once(("pairs", kind), lambda: added_up(kind, self.pairs))
+
+        def mix() -> PairMoments:
+            return mixed([of_kind(kind) for kind in intervention.split("+")])
+
+        return self.shared.once(("moments", intervention), mix)
