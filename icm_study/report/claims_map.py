@@ -140,7 +140,7 @@ def claims_map(rows: pd.DataFrame) -> Figure:
     """
     groups = list(rows.groupby(["page", "topic"], sort=False))
     height = 0.125 * (len(rows) + 1.6 * len(groups)) + 1
-    figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.8, height), layout="constrained")
     y = 0.0
     for (page, topic), part in groups:
         axes.text(
@@ -168,7 +168,7 @@ def claims_map(rows: pd.DataFrame) -> Figure:
     ]
     counts = ", ".join(f"{(rows['verdict'] == verdict).sum()} {verdict}" for verdict in LOOKS)
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, alignment="left", title_fontsize=12,
+        handles=handles, loc="outside upper left", ncols=3, alignment="left", title_fontsize=11,
         title=f"Of {len(rows)} claims: {counts}",
     )  # fmt: skip
     return figure

@@ -51,6 +51,15 @@ def test_values_of_any_size_reach_a_notebook_as_they_are(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_page_keeps_no_state_of_controls(tmp_path: Path) -> None:
+    code = "from ipywidgets import IntSlider\nIntSlider(7)"
+    execute(write_notebook(tmp_path / "a.ipynb", code), tmp_path / "page.ipynb", {})
+    page = nbformat.read(tmp_path / "page.ipynb", as_version=4)
+    assert "IntSlider" in page.cells[-1].outputs[0]["data"]["text/plain"]  # it was shown
+    assert "widgets" not in page.metadata
+
+
+@pytest.mark.slow
 def test_a_failing_cell_is_told_and_leaves_no_page(tmp_path: Path) -> None:
     code = "print('so far')\nraise RuntimeError('the theory is broken')"
     notebook = write_notebook(tmp_path / "a.ipynb", code)

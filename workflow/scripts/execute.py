@@ -78,6 +78,7 @@ def execute(
         source, None, dict(parameters),
         cwd=str(notebook.parent), kernel_name="python3", progress_bar=False, log_output=log_output,
     )  # fmt: skip
+    executed.metadata.pop("widgets", None)  # controls are nothing without a kernel
     aside = page.with_name(f".{page.name}")
     nbformat.write(executed, aside)
     os.replace(aside, page)
