@@ -80,7 +80,9 @@ try:
     plan = Plan()
     if as_before:
         plan = Plan(["plain", "augmentation", *ways], settings={"augmentation": {"C": [0.316]}})
-    found = run_task(make_task(bed, embedder, data, None, 0), plan)
+    task = make_task(bed, embedder, data, None, 0)
+    del data, given, source, prompts  # as where the last target is run
+    found = run_task(task, plan)
 except ImportError:
     from icm_core.environments import Environments
     from icm_core.evaluation import evaluate

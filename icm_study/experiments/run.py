@@ -130,13 +130,17 @@ def run(
     data: EmbeddedData | None = None
     embedded: tuple[Any, ...] = ()
     needs_draws = any(CHOICES[name].needs_draws for name in plan.choices)
-    for bed, seed, target in tqdm(runs, desc="runs", unit="run"):
+    for left, (bed, seed, target) in zip(
+        reversed(range(len(runs))), tqdm(runs, desc="runs", unit="run"), strict=True
+    ):
         wanted = (bed.name, bed.world, seed if bed.over == "seeds" else None)
         if data is None or embedded != wanted:
             data, embedded = bed.embed(embedder, seed), wanted
         task = make_task(bed, embedder, data, target, seed, with_draws=needs_draws)
+        data = data if left else None  # a task has rows of its own, and memory is short
         where = bed.columns | {"encoder": embedder.encoder.name, "target": target or "none"}
         tables.append(run_task(task, plan, seed).assign(**where, seed=seed))
+        del task  # before the next one is made
     return pd.concat(tables, ignore_index=True)
 
 

@@ -93,13 +93,16 @@ def make_task(
     def load(rows: NDArray[np.intp]) -> torch.Tensor:
         return loaders()[0](rows)
 
+    # what loads pixels later keeps no tables
+    has_test, names, drawn_by = data.test is not None, _drawn_from(data), data.provenance
+
     def load_test(rows: NDArray[np.intp]) -> torch.Tensor:
-        return loaders()[0 if data.test is None else 1](rows)
+        return loaders()[int(has_test)](rows)
 
     def intervene(rows: NDArray[np.intp]) -> torch.Tensor:
         from icm_core.interventions import intervene_images
 
-        return intervene_images(load(rows), _drawn_from(data), data.provenance["seed"])
+        return intervene_images(load(rows), names, drawn_by["seed"])
 
     def load_oracle(rows: NDArray[np.intp]) -> torch.Tensor:
         raise ValueError("The oracle's copies of images are known as embeddings only.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -490,6 +492,29 @@ def test_targets_that_are_refused(embedder, targets, error, message):
 def test_open_classes_leave_no_domain_out(embedder):
     with pytest.raises(ValueError, match="'open class' leaves no domain out; pass None"):
         run([Never(protocol="open class")], embedder, [0], ["b"])
+
+
+def test_the_last_task_holds_no_table_that_it_does_not_need(embedder, monkeypatch):
+    """Of a large data set two copies do not fit into memory."""
+    tables, tasks, alive = [], [], []
+
+    class Watched(LinearWorld):
+        def embed(self, embedder, seed):
+            data = super().embed(embedder, seed)
+            tables.append(weakref.ref(data.source["original"].to_numpy()))
+            return data
+
+    def run_one(task, plan, seed):
+        gc.collect()
+        alive.append([sum(one() is not None for one in those) for those in (tables, tasks)])
+        tasks.append(weakref.ref(task.sources.images.embedded))
+        return original(task, plan, seed)
+
+    original = run_task
+    monkeypatch.setattr("icm_study.experiments.run.run_task", run_one)
+    targets = ["b", TARGET]
+    run([Watched(n=300, n_test=450)], embedder, [0], targets, Plan(["plain"]))
+    assert alive == [[1, 0], [0, 0]]
 
 
 # Large sources
