@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import pyarrow  # noqa: F401  before scripts are imported that leave it out where it is not there yet
+import pyarrow  # noqa: F401  before scripts that leave it out where it is not there yet
 import pytest
 import warm
 import yaml

@@ -22,6 +22,7 @@ from icm_study.experiments.redrawing import (
     with_statistics_of_another,
 )
 from icm_study.experiments.redrawn_domains import redrawn_shares
+from icm_study.methods.ridge import IndicatorRidge
 
 N_CLASSES, N_DOMAINS, D = 3, 4, 12
 
@@ -83,7 +84,7 @@ def test_the_probe_is_ridge_regression_on_indicators(world):
     A = np.linalg.qr(rng.normal(size=(D, 5)))[0].T
     Z, new = world.X @ A.T, rng.normal(size=(50, D))
     for C, labels in zip(
-        (10.0, 0.1), left_out._Probe(world).predict(A, (10.0, 0.1), new), strict=True
+        (10.0, 0.1), IndicatorRidge(world.X, world.label).predict(A, (10.0, 0.1), new), strict=True
     ):
         ridge = Ridge(alpha=np.square(Z).mean() / C).fit(Z, np.eye(3)[world.label])
         assert labels.tolist() == ridge.predict(new @ A.T).argmax(axis=1).tolist()
