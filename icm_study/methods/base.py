@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.linear_model import RidgeClassifier
 
 from icm_core.prediction import LinearProbe, ZeroShotClassifier, principal_axes
 from icm_study.encoders.encoder import Encoder
 from icm_study.fingerprint import fingerprint
+from icm_study.methods.ridge import IndicatorRidge, LinearScores
 from icm_study.methods.sources import LEAST_SQUARES, PART, Images, Sources
 
 #: Of a probe on sources that are large: it lies within as much of the smallest loss.
@@ -110,7 +110,7 @@ class EmbeddingMap(Method):
 
 def fit_probe(
     X: np.ndarray, y: np.ndarray, C: float, sources: Sources
-) -> LinearProbe | RidgeClassifier:
+) -> LinearProbe | LinearScores:
     """Fit the probe, or what stands in for it while settings are chosen on large sources.
 
     It has single precision, as embeddings have that come from an encoder.
@@ -126,14 +126,13 @@ def fit_probe(
 
     Returns
     -------
-    LinearProbe or RidgeClassifier
+    LinearProbe or LinearScores
         The same one for the same rows, labels and penalty, of whichever method. That of least
         squares has a penalty in the same units. That of a part has every s-th image of each
         class, and the same penalty for each image.
     """
     if sources.stand_in == LEAST_SQUARES:
-        penalty = float(np.square(X, dtype=np.float64).mean()) / C
-        return RidgeClassifier(alpha=penalty, solver="cholesky").fit(X, y)
+        return IndicatorRidge(X, y).behind(np.eye(X.shape[1]), C)
     if sources.stand_in == PART:
         part = sources.part(y, X.shape[1])
         C *= len(y) / len(part)

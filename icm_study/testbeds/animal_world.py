@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from icm_study.testbeds.animal_variants import AnimalVariants
 
 NAME = "animal-world"
-NO_SHORTCUT, REVERSED = "test, no shortcut", "test, reversed"  # rows of examples
+NO_SHORTCUT, REVERSED = "test, no shortcut", "test, reversed"
+#: The rows of examples that show what each protocol tests.
+TESTED = dict(zip(PROTOCOLS, ((NO_SHORTCUT, REVERSED), (), (NO_SHORTCUT,)), strict=True))
 TEMPLATES = ("an image of a {}", *(f"a {style} of a {{}}" for style in STYLES))
 #: Prompts that name a value of a variant factor and no class, for each factor.
 SPURIOUS = {
@@ -289,8 +291,7 @@ class AnimalWorld(TestBed):
     def stored_examples(self, store: EmbeddingStore, n: int = 12) -> dict[str, NDArray[np.uint8]]:
         """Show the examples, or open those that are stored; of tests, those of the protocol."""
         shown = stored_examples(self, store, n)
-        tested = (NO_SHORTCUT, REVERSED), (), (NO_SHORTCUT,)
-        left_out = {NO_SHORTCUT, REVERSED} - set(tested[PROTOCOLS.index(self.protocol)])
+        left_out = {NO_SHORTCUT, REVERSED} - set(TESTED[self.protocol])
         return {name: images for name, images in shown.items() if name not in left_out}
 
     def examples(self, n: int = 12) -> dict[str, NDArray[np.uint8]]:

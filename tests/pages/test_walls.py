@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -99,6 +100,19 @@ def test_theory_stands_on_the_core_alone(path):
 @each([p for p in FILES if room(NAMES[p]) not in ("report", "command")])
 def test_nothing_but_pages_imports_the_report(path):
     assert "report" not in {room(name) for name in imports(path)}
+
+
+def test_the_map_of_the_rooms_has_every_module():
+    said = re.findall(
+        r"^\| `(icm_[\w/]+)/` \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
+    rooms = [f"icm_study/{name}" for name in ROOMS if (ROOT / "icm_study" / name).is_dir()]
+    assert [folder for folder, _ in said] == ["icm_core", *rooms]
+    for folder, names in said:
+        known = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+        listed = names.split(", ")
+        assert set(listed) - {"…"} <= known, folder
+        assert "…" in listed or set(listed) == known, folder
 
 
 def test_files_import_each_other_in_no_circle():

@@ -12,6 +12,7 @@ from icm_study.experiments.reading import KINDS, Results
 from icm_study.experiments.record import write_table
 from icm_study.experiments.run import Plan, run
 from icm_study.methods.registry import METHODS
+from icm_study.report import words
 from icm_study.report.claims import (
     comparison_claims,
     differences,
@@ -234,6 +235,9 @@ def test_a_verdict_is_on_chosen_penalties_or_on_fixed_ones_on_both_sides_and_say
         part = results.of(condition="reversed").table
         gain = value(part, PROBE, ours, choice) - value(part, PROBE, plain, choice)
         assert found.loc[told, "measured"].startswith(f"{gain:+.1f} (")
+        done = words.penalties(found.reset_index()).data
+        assert "each side has the penalty that does best" in done
+        assert ("penalty fixed" in done) == bool(kept)
 
 
 @pytest.mark.parametrize("judged", [comparison_claims, gains_over_plain])
@@ -295,6 +299,10 @@ def test_verdicts_under_open_classes_are_of_zero_shot(table):
     found = domain_generalization_claims(as_results(opened))
     assert found["statement"].str.contains("not seen").all()
     assert len(found) == 2 * 2
+    assert words.penalties(found).data == ""  # and nothing is said of probes
+    for rows, has_probes in ((opened, False), (table, True)):
+        said = words.chosen(as_results(rows)).data
+        assert ("<th>C</th>" in said) == ("penalty" in said) == has_probes
 
 
 def test_gains_over_plain_are_paired_under_the_last_shift(results):

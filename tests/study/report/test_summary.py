@@ -1,5 +1,6 @@
 """What pages pick from a table of results, and how they name it, on the recorded comparison."""
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -7,7 +8,7 @@ from conftest import ROOT
 from icm_study.experiments.reading import Results
 from icm_study.experiments.record import read_table
 from icm_study.report.claims import domain_generalization_claims
-from icm_study.report.summary import best_methods, of_real_clip
+from icm_study.report.summary import best_methods, headline_figure, of_real_clip
 from icm_study.report.tables import readable
 
 
@@ -67,3 +68,25 @@ def test_a_run_with_a_real_clip_is_not_denied(verdicts, compared):
 
 def test_without_the_page_no_result_is_claimed(verdicts):
     assert "No result here" in of_real_clip(verdicts[:1], []).data
+
+
+def test_no_number_of_the_headline_stands_on_the_zero_line():
+    ends = [(-1.2, -1.5, -0.9), (-18.0, -20.0, -16.0), (0.4, -4.0, 4.8), (9.6, 7.9, 11.2)]
+    rows = [
+        {"run": f"run {i}", "predictor": predictor, "way": way, "value": value, "low": low}
+        | {"high": high, "condition": "unseen", "limits": "none", "redrawn": "", "penalty": ""}
+        for i, (value, low, high) in enumerate(ends)
+        for predictor in ("linear probe", "zero-shot")
+        for way in ("chosen", "fixed")
+    ]
+    figure = headline_figure(pd.DataFrame(rows))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        zero = axes.transData.transform((0, 0))[0]
+        numbers = [text for text in axes.texts if text.get_text()[0] in "+-−"]
+        assert len(numbers) == 2 * len(ends)
+        for text in numbers:
+            box, inside = text.get_window_extent(), axes.get_window_extent()
+            assert box.x1 < zero or box.x0 > zero, text.get_text()
+            assert inside.x0 < box.x0 < box.x1 < inside.x1, text.get_text()
+    plt.close(figure)
