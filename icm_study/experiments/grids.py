@@ -230,6 +230,53 @@ def probes_by_penalty(
     return to_conditions(pd.concat(rows, ignore_index=True))
 
 
+def choose_penalty(
+    splits: Splits,
+    chosen: pd.DataFrame,
+    penalties: Sequence[float],
+    objectives: Mapping[str, InvariantProjection],
+) -> pd.DataFrame:
+    """Choose the penalty of the logistic probe too, after K and λ, by what chose these.
+
+    Parameters
+    ----------
+    splits : dict
+        What :func:`splits_of` gave.
+    chosen : DataFrame
+        Rows of :func:`choose`. Where K and λ were chosen by no accuracy, the penalty is by that
+        on intervened source images. Without a column objective it is ``"trace"``.
+    penalties : sequence of float
+        Values of C; of equals the strongest wins.
+    objectives : mapping of str to InvariantProjection
+        Unfitted, by the names in the column objective.
+
+    Returns
+    -------
+    DataFrame
+        The rows of the linear probe, measured anew, with a column C.
+    """
+    rows = []
+    for row in chosen[chosen["predictor"] == "linear probe"].to_dict("records"):
+        weight = row["consistency_weight"]
+        options = GridOptions(
+            [row["K"]],
+            [1.0 if np.isnan(weight) else weight],  # an objective may have none
+            objectives[row.get("objective", "trace")],
+        )
+        kept = {name: row[name] for name in ("choice", "objective") if name in row}
+        one = row["target"], splits[row["seed"]][row["target"]], row["intervention"]
+        tried = pd.concat(
+            [
+                _grid_on(*one, replace(options, probe_C=C), row["seed"]).assign(C=C, **kept)
+                for C in sorted(penalties)
+            ],
+            ignore_index=True,
+        )
+        by = row["choice"] if row["choice"] in JUDGED_ON else "intervened"
+        rows.append(tried.loc[[tried[by].where(tried["predictor"] == "linear probe").idxmax()]])
+    return pd.concat(rows, ignore_index=True)
+
+
 def paths(split: Split, probe: str = "logistic", probe_C: float = 0.316) -> dict[str, Path]:
     """Give the predictors of a grid on a split, by the names that its rows have.
 

@@ -16,7 +16,7 @@ from icm_study.experiments.choosing import CHOICES, NOT_CHOSEN
 from icm_study.experiments.intervals import contrast
 from icm_study.experiments.reading import KINDS, SHIFTS, Results
 from icm_study.report.gains import gain_claim
-from icm_study.report.penalties import FIXED, Side, alike
+from icm_study.report.penalties import CHOSEN, Side, alike
 from icm_study.report.verdicts import COLUMNS, located
 
 #: What the verdicts call the conditions other than in distribution.
@@ -230,10 +230,10 @@ def ablation_claims(
     Parameters
     ----------
     choices : DataFrame
-        Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column choice
-        ("intervened", "held-out", "auto").
+        Rows of :func:`~icm_study.experiments.grids.choose_penalty`, by condition, with a column
+        choice ("intervened", "held-out", "auto").
     objectives : DataFrame
-        Rows of :func:`~icm_study.experiments.grids.to_conditions` with a column objective.
+        The same with a column objective.
     penalties : DataFrame
         Rows of :func:`~icm_study.experiments.grids.probes_by_penalty`.
     where : str
@@ -257,8 +257,7 @@ def ablation_claims(
         (objectives, "objective", "trace", "generalized",
          "the trace objective beats the generalised one, which has no λ"),
         (penalties[penalties["penalty"] == "chosen"], "side", "ICM", "plain",
-         f"the projection ({AUTO}) beats the plain probe, the penalty of both chosen on "
-         "intervened source images"),
+         f"the projection ({AUTO}) beats the plain probe"),
     ]  # fmt: skip
     rows = []
     for table, column, first, second, statement in questions:
@@ -267,8 +266,7 @@ def ablation_claims(
         gain = contrast(part, {column: first}, {column: second}, ["condition"])
         topics = {"choice": "Choosing", "objective": "Objective", "side": "Penalty"}
         name = f"{topics[column]} ({where}, {table['seed'].nunique()} seeds)"
-        said = f"ICM probe, {_kinds(kind)}, {SAID['reversed']}: {statement}"
-        said += f", {FIXED}" * (column != "side")  # of both sides, whose grid has no other
+        said = f"ICM probe, {_kinds(kind)}, {CHOSEN}, {SAID['reversed']}: {statement}"
         section = {"choice": CHOOSING, "objective": ORDER, "side": PENALTY}[column]
         rows.append(_gain(name, said, gain, section))
     return pd.DataFrame(rows)

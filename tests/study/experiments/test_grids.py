@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from linear_world import table
+from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifier
 from stand_ins import TableBed, change, linear_data
 
@@ -16,6 +17,7 @@ from icm_study.embedding.tables import EmbeddedData, pair_moments
 from icm_study.experiments.grids import (
     GridOptions,
     choose,
+    choose_penalty,
     grid_on_targets,
     grids_by_pairs,
     grids_over,
@@ -28,6 +30,7 @@ from icm_study.experiments.grids import (
 )
 from icm_study.testbeds.base import CONDITIONS, PROTOCOLS
 from icm_study.testbeds.splits import split
+from icm_study.theory.objectives import objectives
 
 SMALL = GridOptions(n_components=(2, 6), consistency_weights=(0.3, 30.0))
 SETS = ["intervened", "held-out", "re-rendered", *CONDITIONS[:3]]
@@ -117,6 +120,38 @@ def test_the_probe_of_least_squares(data):
         for name, (rows, labels) in sets.items():
             expected = 100 * ridge.score(projection.transform(rows), labels)
             assert row[name] == pytest.approx(expected, abs=0.1)
+
+
+def test_the_penalty_is_chosen_after_k_and_lambda_by_what_chose_these(data):
+    bed, penalties = TableBed(data), [100.0, 1e-4, 1e-2]
+    splits = splits_of(bed, {0: data})
+    known = objectives()
+    chosen = []
+    for name in ("trace", "generalized"):
+        grid = grids_over(splits, ["image"], replace(SMALL, projection=known[name]))
+        for choice in ("intervened", "held-out"):
+            chosen.append(choose(grid, choice).assign(objective=name))
+    chosen = pd.concat(chosen, ignore_index=True)
+    found = choose_penalty(splits, chosen, penalties, known)
+    probes = chosen[chosen["predictor"] == "linear probe"]
+    assert len(found) == len(probes)
+    assert found["C"].nunique() > 1
+    for row, start in zip(found.to_dict("records"), probes.to_dict("records"), strict=True):
+        assert all(row[k] == start[k] for k in ("target", "K", "choice", "objective", "seed"))
+        one = splits[0][row["target"]]
+        projection = clone(known[row["objective"]]).set_params(n_components=row["K"])
+        if row["objective"] == "trace":
+            projection.set_params(consistency_weight=row["consistency_weight"])
+        A = projection.fit_moments(pair_moments(one.train, "image")).components_
+        X, y = one.train["original"].to_numpy() @ A.T, one.train["label"].to_numpy()
+        judged = one.held_out["image" if row["choice"] == "intervened" else "original"].to_numpy()
+        fitted = {C: LinearProbe(C=C).fit(X, y) for C in sorted(penalties)}
+        label = one.held_out["label"].to_numpy()
+        accuracy = {C: probe.score(judged @ A.T, label) for C, probe in fitted.items()}
+        assert row["C"] == max(accuracy, key=accuracy.__getitem__)
+        test = one.tests["unseen"]
+        unseen = fitted[row["C"]].score(test["original"].to_numpy() @ A.T, test["label"].to_numpy())
+        assert row["unseen"] == pytest.approx(100 * unseen)
 
 
 def test_the_penalty_reaches_both_probes(data):
