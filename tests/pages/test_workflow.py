@@ -447,15 +447,23 @@ def test_the_graph_of_the_real_study_names_every_step() -> None:
 
 
 @pytest.mark.slow
-def test_every_notebook_knows_the_names_that_it_is_given() -> None:
+def test_every_notebook_knows_its_names_and_each_of_its_pages_has_a_title() -> None:
     asked = ("all", "methods", "questions", "--dry-run", "--forceall")
     planned = drive(*asked, "--printshellcmds")
     lines = (planned.stdout + planned.stderr).splitlines()
     given: dict[str, set[str]] = {}
+    titles: dict[str, dict[str, str]] = {}  # of the pages of each notebook
     for words in (shlex.split(line) for line in lines if "/execute.py " in line):
         notebook = words[words.index("workflow/scripts/execute.py") + 1]
         texts = [text for option, text in pairwise(words) if option == "-y"]
         given.setdefault(notebook, set()).update(*map(yaml.safe_load, texts))
+        page = words[words.index(notebook) + 1]
+        if page.startswith("results/") and page.count("/") == 1:  # no part of a run
+            title = words[words.index("--title") + 1] if "--title" in words else ""
+            titles.setdefault(notebook, {})[page] = title
     assert set(given) == {f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
     for notebook, names in given.items():
         check_names(names, papermill.inspect_notebook(str(ROOT / notebook)), notebook)
+    assert max(map(len, titles.values())) > 4
+    for notebook, of_pages in titles.items():
+        assert len(set(of_pages.values())) == len(of_pages), notebook
