@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import hypothesis
 import pyarrow  # noqa: F401  before scripts that leave it out where it is not there yet
 import pytest
-import warm
 import yaml
 
 # as in workflow/scripts/execute.py: checks of formats that nobody asks for take two seconds
@@ -24,7 +24,7 @@ REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
 sys.path.insert(0, str(ROOT / "workflow/scripts"))  # the workflow's scripts, tested as modules
-
+import warm  # noqa: E402
 
 #: Files of which the tests take longest, or wait: they start first, so that at the end all
 #: processors work.
@@ -37,17 +37,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
+#: What the driver of the study imports, beside what processes of the study do.
+DRIVER = ("snakemake.cli", "snakemake.executors.local", "pydantic", "pyarrow.parquet")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _kernels_find_the_library() -> Any:
     """Let notebook kernels and scripts import this checkout, wherever they run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
-        patch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
-        patch.setenv("TQDM_DISABLE", "1")
-        yield
-    warm.stop()
+        for name, value in (warm.ENVIRONMENT | {"PYTHONPATH": str(ROOT)}).items():
+            patch.setenv(name, value)
+        with warm.serving(*DRIVER):
+            yield
 
 
 #: The options of pandas that the report's style sets.
@@ -267,11 +268,8 @@ def parameters_of(name: str) -> set[str]:
 def execute(name: str, page: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook in its own folder, as the workflow does."""
     import execute as workflow_execute
-    from jupyter_client.provisioning import local_provisioner
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_provisioner, "launch_kernel", warm.launch_kernel)
-        workflow_execute.execute(ROOT / "notebooks" / f"{name}.ipynb", page, parameters)
+    workflow_execute.execute(ROOT / "notebooks" / f"{name}.ipynb", page, parameters)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -284,4 +282,19 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 def drive(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the driver of the study in a folder and keep what it says."""
     script = cwd / "workflow" / "scripts" / "study.py"
-    return warm.run("driver", str(script), *map(str, arguments), cwd=cwd)
+    return run_warm(script, *arguments, cwd=cwd)
+
+
+def run_warm(*command: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedProcess[str]:
+    """Run a command of this Python in a forked process and keep what it says."""
+    asked = [str(part) for part in command]
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        process = warm.start(asked, cwd, output=[output.fileno(), errors.fileno()])
+        assert process is not None, "no server answers"
+        try:
+            status = process.wait(600)
+        finally:
+            process.kill()
+        for file in (output, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(asked, status, output.read(), errors.read())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, run_warm
 from execute import add_to_heading, execute
 from test_config import EXTREME
 
@@ -42,7 +42,7 @@ def test_values_of_any_size_reach_a_notebook_as_they_are(tmp_path: Path) -> None
         "Ä, encoder b",
     ]
     page = tmp_path / "new" / "page.ipynb"
-    done = run(SCRIPT, notebook, page, *given)
+    done = run_warm(SCRIPT, notebook, page, *given, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert (notebook.parent / "values.txt").read_text() == repr(EXTREME)
     cells = nbformat.read(page, as_version=4).cells
@@ -63,7 +63,7 @@ def test_a_page_keeps_no_state_of_controls(tmp_path: Path) -> None:
 def test_a_failing_cell_is_told_and_leaves_no_page(tmp_path: Path) -> None:
     code = "print('so far')\nraise RuntimeError('the theory is broken')"
     notebook = write_notebook(tmp_path / "a.ipynb", code)
-    failed = run(SCRIPT, notebook, tmp_path / "page.ipynb", "--log-output")
+    failed = run_warm(SCRIPT, notebook, tmp_path / "page.ipynb", "--log-output", cwd=ROOT)
     assert failed.returncode == 1
     assert "RuntimeError: the theory is broken" in failed.stderr
     assert "so far" in failed.stderr + failed.stdout
@@ -81,7 +81,7 @@ def test_a_failing_cell_is_told_and_leaves_no_page(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_given_is_refused(tmp_path: Path, given: list[str], said: str) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "raise AssertionError('was executed')")
-    refused = run(SCRIPT, notebook, tmp_path / "page.ipynb", *given)
+    refused = run_warm(SCRIPT, notebook, tmp_path / "page.ipynb", *given, cwd=ROOT)
     assert refused.returncode == 1
     assert said in refused.stderr
     assert "was executed" not in refused.stderr

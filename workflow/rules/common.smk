@@ -16,20 +16,14 @@ from config import read_config
 from pages import OVERVIEWS, pages_of, recorded_runs, shown_runs
 from icm_study.plain_yaml import write_yaml
 from provenance import digest
+from warm import ENVIRONMENT
 
 try:
     STUDY = read_config(given=config)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs run side by side, so each keeps to one thread; kernels and scripts use this Python and
-# this checkout.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # no widgets on a page, and no bars
-os.environ["TQDM_DISABLE"] = "1"
-os.environ["PYTHONPATH"] = str(ROOT)
+os.environ.update(ENVIRONMENT | {"PYTHONPATH": str(ROOT)})  # kernels use this checkout
 
 SCRIPTS = "workflow/scripts"
 PYTHON = shlex.quote(sys.executable)

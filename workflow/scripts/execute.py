@@ -27,6 +27,10 @@ sys.modules.setdefault("rfc3987_syntax", None)
 sys.modules.setdefault("pyarrow", None)
 import nbformat  # noqa: E402
 import papermill  # noqa: E402
+import warm  # noqa: E402
+from jupyter_client.provisioning import local_provisioner  # noqa: E402
+
+local_provisioner.launch_kernel = warm.launch_kernel
 
 
 def add_to_heading(page: nbformat.NotebookNode, addition: str) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import warm
 from cluster import is_stray
 
 POLL_SECONDS = 0.2
@@ -35,7 +36,7 @@ def watch_parent(when_gone: Callable[[], None]) -> None:
 
 def run(command: list[str]) -> int:
     """Run `command` and return its exit code; kill it when this process is told to end."""
-    child = subprocess.Popen(command)
+    child = warm.start(command[1:]) or subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     watch_parent(child.kill)
     try:

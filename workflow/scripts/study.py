@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+import warm
 from cluster import LOST_SECONDS, SlurmJobs
 from damage import damaged_files
 from job import POLL_SECONDS, watch_parent
@@ -187,7 +188,8 @@ def main(arguments: list[str]) -> None:
     if on_slurm:
         jobs.watch(end_as_lost)
     try:
-        snakemake([*settings, *arguments])
+        with warm.serving():
+            snakemake([*settings, *arguments])
     finally:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # it ends already

@@ -17,9 +17,8 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-import warm
 from click.testing import CliRunner, Result
-from conftest import ROOT
+from conftest import ROOT, run_warm
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -206,8 +205,8 @@ def test_the_probe_is_served_without_this_project(here: Path) -> None:
     script, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 20
     alone = "import sys; sys.modules.update(icm_core=None, icm_study=None); exec(sys.argv.pop(1))"
-    serve = ("kernel", "-c", alone, script, "photos/day/cow/3.png")
-    served = warm.run(*serve).stdout.split()
+    serve = ("-c", alone, script, "photos/day/cow/3.png")
+    served = run_warm(*serve).stdout.split()
     encoder = load_encoder(ENCODER, "cpu", "float32")
     table = Embedder(encoder, EmbeddingStore("cache/embeddings")).pairs(load_folder("photos"))
     projection = InvariantProjection.load("projection.safetensors")
@@ -220,7 +219,7 @@ def test_the_probe_is_served_without_this_project(here: Path) -> None:
     (here / "ViT-B-16").unlink()  # another encoder in place of the one it was fitted on
     (here / "ViT-B-16").mkdir()
     (here / "other").rename(here / ENCODER)
-    wrong = warm.run(*serve)
+    wrong = run_warm(*serve)
     assert wrong.returncode == 1
     assert "not the encoder that the probe was fitted on" in wrong.stderr
 

@@ -472,11 +472,12 @@ def start(tmp_path, folder, store):
     started = []
 
     def start(method="fork", pause=0.0):
-        folders = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+        scripts = ROOT / "workflow" / "scripts"
+        folders = [str(ROOT), str(ROOT / "tests"), str(scripts), str(Path(__file__).parent)]
         path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
         command = [str(script), str(folder), str(store.root), method, str(pause)]
         env = os.environ | {"PYTHONPATH": path}
-        started.append(warm.start("kernel", command, tmp_path, env))
+        started.append(warm.start(command, tmp_path, env))
         return started[-1]
 
     yield start
