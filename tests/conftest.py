@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 #: What the driver of the study imports, beside what processes of the study do.
-DRIVER = ("snakemake.cli", "snakemake.executors.local", "pydantic", "pyarrow.parquet")
+DRIVER = ("snakemake.cli", "snakemake.executors.local", "pyarrow.parquet")
 
 
 @pytest.fixture(scope="session", autouse=True)

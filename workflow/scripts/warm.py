@@ -31,8 +31,8 @@ from typing import Any
 
 #: The environment variable that names the socket of the server.
 SERVER = "STUDY_WARM"
-IMPORTED = ("papermill", "ipykernel.kernelapp", "seaborn", "sklearn.pipeline", "h5netcdf")
-IMPORTED += ("xarray.backends", "open_clip", "torchvision.transforms.v2")
+IMPORTED = ("papermill", "ipykernel.kernelapp", "seaborn", "sklearn.linear_model", "h5netcdf")
+IMPORTED += ("xarray.backends", "open_clip", "torchvision.transforms.v2", "pydantic")
 #: What all processes of the study share. Jobs run side by side, so each keeps to one thread.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
