@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -31,14 +32,21 @@ import warm  # noqa: E402
 LONG = ("test_report", "test_slurm", "test_notebooks", "test_workflow", "test_steps", "test_files")
 
 
+#: What the driver of the study imports, beside what processes of the study do.
+DRIVER = ("snakemake.cli", "snakemake.executors.local", "pyarrow.parquet")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one server of forked processes, which all workers share."""
+    running = ExitStack()
+    running.enter_context(warm.serving(*DRIVER))
+    config.add_cleanup(running.close)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     place = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
-
-
-#: What the driver of the study imports, beside what processes of the study do.
-DRIVER = ("snakemake.cli", "snakemake.executors.local", "pyarrow.parquet")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,8 +55,7 @@ def _kernels_find_the_library() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (warm.ENVIRONMENT | {"PYTHONPATH": str(ROOT)}).items():
             patch.setenv(name, value)
-        with warm.serving(*DRIVER):
-            yield
+        yield
 
 
 #: The options of pandas that the report's style sets.
@@ -286,11 +293,12 @@ def drive(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProce
 
 
 def run_warm(*command: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedProcess[str]:
-    """Run a command of this Python in a forked process and keep what it says."""
+    """Run a command of this Python, in a forked process where one can be had; keep what it says."""
     asked = [str(part) for part in command]
     with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
-        process = warm.start(asked, cwd, output=[output.fileno(), errors.fileno()])
-        assert process is not None, "no server answers"
+        process = warm.start(asked, cwd, output=[output.fileno(), errors.fileno()]) or (
+            subprocess.Popen([sys.executable, *asked], cwd=cwd, stdout=output, stderr=errors)
+        )
         try:
             status = process.wait(600)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -477,7 +478,10 @@ def start(tmp_path, folder, store):
         path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
         command = [str(script), str(folder), str(store.root), method, str(pause)]
         env = os.environ | {"PYTHONPATH": path}
-        started.append(warm.start(command, tmp_path, env))
+        started.append(
+            warm.start(command, tmp_path, env)
+            or subprocess.Popen([sys.executable, *command], cwd=tmp_path, env=env)
+        )
         return started[-1]
 
     yield start
