@@ -298,29 +298,24 @@ def _logistic_regression(
     penalty[-1] = 0
     # a row for each class: sums over the few classes are then sums of long rows, which are quick
     W = np.zeros((label.max() + 1, rows.shape[1]), dtype)
-    logits = np.zeros((len(W), len(rows)), dtype)
-    probability, change_in_logits, room = (np.empty_like(logits) for _ in range(3))
-    loss = _penalised_loss(logits, label, W, penalty, probability)
+    probability = np.zeros((len(W), len(rows)), dtype)
+    loss = _penalised_loss(probability, label, W, penalty)
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
         gradient, curvature = _derivatives(rows, label, probability, W, penalty)
-        change = _newton_step(
-            rows, probability, penalty, gradient, curvature, change_in_logits, room
-        )
+        change = _newton_step(rows, probability, penalty, gradient, curvature)
         gain = -float(np.vdot(gradient, change))
         size, before = 1.0, loss
         W += change
-        logits += change_in_logits
         while True:
-            loss = _penalised_loss(logits, label, W, penalty, probability)
+            np.matmul(W, rows.T, out=probability)
+            loss = _penalised_loss(probability, label, W, penalty)
             if loss <= before - 1e-4 * size * gain or size < 1e-6:
                 break
             size /= 2  # half of the step is taken back
             change /= 2
-            change_in_logits /= 2
             W -= change
-            logits -= change_in_logits
         if gain / 2 <= tol * loss:
             break
     else:
@@ -366,15 +361,9 @@ def _newton_step(
     penalty: NDArray[np.floating],
     gradient: NDArray[np.floating],
     curvature: NDArray[np.floating],
-    change_in_logits: NDArray[np.floating],
-    moved: NDArray[np.floating],
 ) -> NDArray[np.floating]:
-    """Solve for the change of the weights by conjugate gradients; write that of the logits.
-
-    `change_in_logits` and `moved`, room to work in, are shaped as `probability`.
-    """
+    """Solve for the change of the weights by conjugate gradients."""
     change = np.zeros_like(gradient)
-    change_in_logits.fill(0)
     residual = -gradient
     direction = residual / curvature
     size = first = float(np.vdot(residual, direction))
@@ -383,8 +372,7 @@ def _newton_step(
             break
         curved = penalty * direction
         for block in _blocks(probability):
-            moved[:, block] = direction @ rows[block].T
-            weighted = probability[:, block] * moved[:, block]
+            weighted = probability[:, block] * (direction @ rows[block].T)
             weighted -= probability[:, block] * weighted.sum(axis=0)
             curved += weighted @ rows[block]
         along = float(np.vdot(direction, curved))
@@ -392,8 +380,6 @@ def _newton_step(
             break
         length = size / along
         change += length * direction
-        moved *= length
-        change_in_logits += moved
         residual -= length * curved
         preconditioned = residual / curvature
         last, size = size, float(np.vdot(residual, preconditioned))
@@ -406,12 +392,11 @@ def _penalised_loss(
     label: NDArray[np.intp],
     W: NDArray[np.floating],
     penalty: NDArray[np.floating],
-    probability: NDArray[np.floating],
 ) -> float:
-    """Log-loss of all rows with the penalty; writes the probabilities (n_classes, n_samples)."""
-    np.subtract(logits, logits.max(axis=0), out=probability)
-    own = probability[label, np.arange(len(label))].sum(dtype=float)
-    np.exp(probability, out=probability)
+    """Log-loss of all rows with the penalty; makes the logits (n_classes, n) probabilities."""
+    logits -= logits.max(axis=0)
+    own = logits[label, np.arange(len(label))].sum(dtype=float)
+    probability = np.exp(logits, out=logits)
     total = probability.sum(axis=0)
     probability /= total
     return float(np.log(total).sum(dtype=float) - own + (penalty * W**2).sum(dtype=float) / 2)
