@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def test_it_can_be_signalled_and_waited_for() -> None:
     process.kill()  # nothing is left to be ended
 
 
+def test_it_is_not_left_behind_by_who_keeps_it() -> None:
+    process = forever()
+    started = psutil.Process(process.pid)
+    started.parent().kill()
+    assert psutil.wait_procs([started], timeout=30)[1] == []
+    assert process.wait() == -signal.SIGKILL
+
+
 def test_it_ends_with_who_asked() -> None:
     code = f"print(warm.start(['-c', {FOREVER!r}]).pid, flush=True); time.sleep(600)"
     scripts = str(ROOT / "workflow" / "scripts")
@@ -153,6 +162,19 @@ def test_without_a_server_nothing_is_forked(
     )
     monkeypatch.delenv(warm.SERVER)
     assert warm.start(["-c", "pass"]) is None
+
+
+def test_where_no_socket_can_be_made_processes_start_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.delenv(warm.SERVER)
+    with warm.serving():
+        assert warm.SERVER not in os.environ
+        assert warm.start(["-c", "pass"]) is None
+    assert list(long.iterdir()) == []
 
 
 def test_a_job_of_slurm_is_not_forked_beside_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ than Linux, processes start as ever.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -45,6 +46,7 @@ ENVIRONMENT = {
 #: What a kernel tells matplotlib, which is asked when it is imported.
 INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 LONGEST = 2**20  # bytes of a question
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, from Linux's prctl.h
 
 
 class Process:
@@ -128,7 +130,11 @@ def serving(*imported: str) -> Iterator[None]:
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening,
     ):
         path = str(Path(folder, "socket"))
-        listening.bind(path)
+        try:
+            listening.bind(path)
+        except OSError:  # the name is too long, or the file system has no sockets
+            yield
+            return
         listening.listen(64)
         server = subprocess.Popen(
             [sys.executable, __file__, str(listening.fileno()), *IMPORTED, *imported],
@@ -197,6 +203,7 @@ def _keep(channel: socket.socket) -> None:
         os.close(file)
     child = os.fork()
     if not child:
+        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
         channel.close()
         os.close(driver)
         _leave(_run(json.loads(asked)))
