@@ -407,6 +407,38 @@ def test_a_killed_study_goes_on_and_computes_nothing_twice(study: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_study_that_is_told_to_end_does_not_wait_for_its_jobs(
+    study: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, warm: bool
+) -> None:
+    if not warm:
+        monkeypatch.setenv("STUDY_WARM", str(study / "nowhere"))
+    tell = "open('../begun', 'w').write(str(os.getpid()))"
+    (study / "icm_core" / "theory.py").write_text(f"import os, time\n{tell}\ntime.sleep(600)\n")
+    command = [
+        sys.executable,
+        "workflow/scripts/study.py",
+        "--cores",
+        "1",
+        "results/01_theory.ipynb",
+    ]
+    with (study / "first.log").open("w") as log:
+        first = subprocess.Popen(command, cwd=study, stdout=log, stderr=log)
+    begun = study / "begun"
+    wait_for(
+        lambda: first.poll() is not None or (begun.exists() and begun.read_text()), seconds=120
+    )
+    assert first.poll() is None, (study / "first.log").read_text()
+    works = [psutil.Process(first.pid), psutil.Process(int(begun.read_text()))]
+    works += works[0].children(recursive=True)
+    first.send_signal(how)
+    assert first.wait(120) != 0
+    assert psutil.wait_procs(works, timeout=60)[1] == []
+    assert not (study / "results" / "01_theory.ipynb").exists()
+
+
+@pytest.mark.slow
 def test_a_failing_notebook_is_reported_and_leaves_no_page(study: Path) -> None:
     (study / "icm_core" / "theory.py").write_text("raise RuntimeError('the theory is broken')\n")
     failed = drive("--cores", "2", "results/01_theory.ipynb", cwd=study)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -105,12 +106,13 @@ def keep_recorded() -> bool:
 
 
 def end_on_signals() -> None:
-    """Let SIGTERM and Ctrl-C end the run at once: at SIGTERM Snakemake would wait for all jobs.
+    """Let SIGTERM and Ctrl-C end the run at once: Snakemake would wait for all jobs that run.
 
     Python answers a signal in the main thread. That may be asleep until a job ends: a signal
     that comes while it falls asleep, or that another thread receives, does not wake it. So it
     is signalled until it has answered.
     """
+    import psutil  # comes with Snakemake
     from snakemake.workflow import JobScheduler
 
     main, answered = threading.main_thread().ident, threading.Event()
@@ -122,6 +124,9 @@ def end_on_signals() -> None:
         for number in ENDING:
             signal.signal(number, lambda *_: None)  # it ends already
         answered.set()
+        for job in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                job.terminate()
         raise KeyboardInterrupt
 
     def watch() -> None:
