@@ -177,6 +177,19 @@ def test_where_no_socket_can_be_made_processes_start_as_ever(
     assert list(long.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "2"), ("TQDM_DISABLE", None)])
+def test_what_libraries_settle_when_they_are_imported_is_not_inherited(
+    name: str, value: str | None
+) -> None:
+    env = {key: one for key, one in os.environ.items() if key != name}
+    env |= {name: value} if value else {}
+    assert warm.start(["-c", "pass"], env=env) is None
+
+
+def test_a_job_that_is_no_python_is_started_as_it_is() -> None:
+    assert run("workflow/scripts/job.py", "sh", "-c", "exit 5").returncode == 5
+
+
 def test_a_job_of_slurm_is_not_forked_beside_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert warm.start(["-c", "pass"]) is None

@@ -129,7 +129,7 @@ rule embedding_plan:
         notebook=lambda wildcards: embedded_by(wildcards.images)[0][0],
         settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
     shell:
-        "unset TQDM_DISABLE STUDY_WARM; "
+        "unset TQDM_DISABLE; "
         "{JOB} {SCRIPTS}/embedding_plan.py {params.notebook} -y {params.settings:q} {output}"
         " > {log} 2>&1"
 
@@ -147,7 +147,7 @@ rule embed_images:
         settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
     wildcard_constraints: part="[0-9]+", parts="[0-9]+"
     shell:
-        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE STUDY_WARM; "
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
         "{JOB} {SCRIPTS}/embed_images.py -y {params.settings:q}"
         " --part {wildcards.part} --parts {wildcards.parts} {input} {output} > {log} 2>&1"
 
@@ -169,7 +169,7 @@ rule embed_texts:
         runs=lambda wildcards: write_yaml(embedded_by(wildcards.images, *TEXTS)),
     wildcard_constraints: images=one_of({embeddings_of(run) for run in PHOTOGRAPHS})
     shell:
-        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE STUDY_WARM; "
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
         "{JOB} {SCRIPTS}/embed_texts.py --runs {params.runs:q} {output} > {log} 2>&1"
 
 
@@ -210,7 +210,7 @@ rule recorded_on_target:
         files=files,
     wildcard_constraints: run=one_of(PHOTOGRAPHS)
     shell:
-        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE STUDY_WARM; "
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
         + RUN_STUDY.replace("NOTEBOOK", "{params.notebook}")
 
 
@@ -251,7 +251,7 @@ rule recorded_embeddings:
         files=files,
     wildcard_constraints: run=one_of(PUBLISHED)
     shell:
-        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE STUDY_WARM; "
+        "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
         + EXECUTE.replace(" > ", " --log-output > ")
 
 
@@ -326,7 +326,7 @@ rule questions_run:
         files=files,
     wildcard_constraints: run=one_of(QUESTIONS)
     shell:
-        "unset TQDM_DISABLE STUDY_WARM; " + EXECUTE.replace(" > ", " --log-output > ")
+        "unset TQDM_DISABLE; " + EXECUTE.replace(" > ", " --log-output > ")
 
 
 localrules: recorded_run, gather_methods, recorded_page  # pages of tables, of seconds

@@ -30,7 +30,7 @@ import papermill  # noqa: E402
 import warm  # noqa: E402
 from jupyter_client.provisioning import local_provisioner  # noqa: E402
 
-local_provisioner.launch_kernel = warm.launch_kernel
+local_provisioner.launch_kernel = warm.launch_kernel  # kernels are forked, where that can be
 
 
 def add_to_heading(page: nbformat.NotebookNode, addition: str) -> None:

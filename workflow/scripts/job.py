@@ -36,7 +36,8 @@ def watch_parent(when_gone: Callable[[], None]) -> None:
 
 def run(command: list[str]) -> int:
     """Run `command` and return its exit code; kill it when this process is told to end."""
-    child = warm.start(command[1:]) or subprocess.Popen(command)
+    forked = warm.start(command[1:]) if command[0] == sys.executable else None
+    child = forked or subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     watch_parent(child.kill)
     try:

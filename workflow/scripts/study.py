@@ -112,7 +112,7 @@ def end_on_signals() -> None:
     that comes while it falls asleep, or that another thread receives, does not wake it. So it
     is signalled until it has answered.
     """
-    import psutil  # comes with Snakemake
+    import psutil
     from snakemake.workflow import JobScheduler
 
     main, answered = threading.main_thread().ident, threading.Event()
