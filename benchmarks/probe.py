@@ -41,9 +41,9 @@ def embeddings(n: int, n_classes: int, n_features: int) -> tuple[NDArray, NDArra
     return X / np.sqrt(np.mean(X**2)), label
 
 
-def ours(X: NDArray, label: NDArray) -> Fitted:
-    """Fit this project's probe."""
-    fitted = LinearProbe(C=C).fit(X, label)
+def ours(X: NDArray, label: NDArray, device: str | None = None) -> Fitted:
+    """Fit this project's probe, by numpy or by torch on a device."""
+    fitted = LinearProbe(C=C, device=device).fit(X, label)
     return fitted.coef_ * fitted.scale_, fitted.intercept_
 
 

@@ -13,12 +13,15 @@ paper.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from array_api_compat import array_namespace
+from array_api_compat import device as device_of
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -26,6 +29,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from icm_core.moments import (
+    as_array,
     check_labelled,
     check_labels,
     check_new,
@@ -33,6 +37,9 @@ from icm_core.moments import (
     check_same_rows,
     column_names,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
 _BLOCK = 2**19  # numbers of rows times classes that are looked at together, within a cache
@@ -157,6 +164,9 @@ class LinearProbe(_Classifier):
     tol : float, default=1e-5
         A Newton step that is to lower the loss by a smaller share of it is the last, and
         leaves far less.
+    device : str or torch.device, optional
+        Where torch fits the probe, such as ``"cuda"``. By default numpy fits it, on the
+        processor. The steps are the same, and results agree to rounding.
 
     Attributes
     ----------
@@ -171,10 +181,17 @@ class LinearProbe(_Classifier):
         Newton steps that were taken.
     """
 
-    def __init__(self, C: float = 0.316, max_iter: int = 100, tol: float = 1e-5):
+    def __init__(
+        self,
+        C: float = 0.316,
+        max_iter: int = 100,
+        tol: float = 1e-5,
+        device: str | torch.device | None = None,
+    ):
         self.C = C
         self.max_iter = max_iter
         self.tol = tol
+        self.device = device
 
     def fit(self, X: ArrayLike, y: ArrayLike, axes: NDArray[np.floating] | None = None) -> Self:
         """Fit the probe.
@@ -196,7 +213,7 @@ class LinearProbe(_Classifier):
         ValueError
             If shapes differ, rows have labels in another order than y has, an embedding is
             not finite, there is one class only, C is not positive, tol is not between 0 and 1,
-            or the axes are not orthonormal.
+            the axes are not orthonormal, or torch has no such device with double precision.
 
         Warns
         -----
@@ -224,9 +241,11 @@ class LinearProbe(_Classifier):
         # two classes share one penalised weight vector, which is the difference of theirs
         C = self.C / 2 if n_classes == 2 else self.C
         axes = principal_axes(embeddings) if axes is None else _orthonormal(axes, embeddings)
-        weights, intercepts, self.n_iter_ = _logistic_regression(
-            embeddings * self.scale_, label, axes, C, self.max_iter, self.tol
-        )
+        given = (embeddings * self.scale_, label, axes)
+        if self.device is not None:
+            given = _on_device(given, self.device)
+        found = _logistic_regression(*given, C, self.max_iter, self.tol)
+        weights, intercepts, self.n_iter_ = *map(as_array, found[:2]), found[2]
         if n_classes == 2:
             weights, intercepts = np.diff(weights, axis=0), np.diff(intercepts)
         self.coef_: NDArray[np.floating] = weights
@@ -265,6 +284,21 @@ def principal_axes(X: NDArray[np.floating]) -> NDArray[np.floating]:
     return axes
 
 
+def _on_device(arrays: tuple[NDArray, ...], device: str | torch.device) -> tuple[Any, ...]:
+    """Make them tensors on a device."""
+    import torch
+
+    try:
+        return tuple(torch.asarray(array, device=device) for array in arrays)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"device is {str(device)!r}, and torch cannot fit the probe there: {reason}. Expected "
+            "a device of this machine with double precision, such as 'cuda', or None for the "
+            "processor."
+        ) from error
+
+
 def _orthonormal(axes: NDArray[np.floating], X: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return axes of the features of `X`; raise a ValueError if they are not orthonormal."""
     d = X.shape[1]
@@ -277,40 +311,36 @@ def _orthonormal(axes: NDArray[np.floating], X: NDArray[np.floating]) -> NDArray
 
 
 def _logistic_regression(
-    X: NDArray[np.floating],
-    label: NDArray[np.intp],
-    axes: NDArray[np.floating],
-    C: float,
-    max_iter: int,
-    tol: float,
-) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
+    X: Any, label: Any, axes: Any, C: float, max_iter: int, tol: float
+) -> tuple[Any, Any, int]:
     """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe.
 
-    `X` is centred in place. Arrays of all rows are few, and changed in place.
+    Arrays are of one library, on one device. Those of all rows are few, and changed in place.
     """
-    dtype, mean = X.dtype, X.mean(axis=0, dtype=float)
-    X -= mean.astype(dtype)
+    xp, on = array_namespace(X), device_of(X)
+    mean = X.sum(axis=0, dtype=float) / len(X)
+    n_classes, n_features = int(label.max()) + 1, X.shape[1]
     # rows in principal axes, and a one for the intercept, which has no penalty
-    rows = np.ones((len(X), X.shape[1] + 1), dtype)
-    np.matmul(X, axes.astype(dtype), out=rows[:, :-1])
-    del X
-    penalty = np.full(rows.shape[1], 1 / C, dtype)
+    rows = xp.ones((len(X), n_features + 1), dtype=X.dtype, device=on)
+    centre, into = xp.astype(mean, X.dtype), xp.astype(axes, X.dtype)
+    for block in _blocks(len(X), n_features):
+        rows[block, :-1] = (X[block] - centre) @ into
+    penalty = xp.full((n_features + 1,), 1 / C, dtype=X.dtype, device=on)
     penalty[-1] = 0
     # a row for each class: sums over the few classes are then sums of long rows, which are quick
-    W = np.zeros((label.max() + 1, rows.shape[1]), dtype)
-    probability = np.zeros((len(W), len(rows)), dtype)
-    loss = _penalised_loss(probability, label, W, penalty)
+    W = xp.zeros((n_classes, n_features + 1), dtype=X.dtype, device=on)
+    probability = xp.zeros((n_classes, len(X)), dtype=X.dtype, device=on)
+    loss = _penalised_loss(rows, label, W, penalty, probability)
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
         gradient, curvature = _derivatives(rows, label, probability, W, penalty)
         change = _newton_step(rows, probability, penalty, gradient, curvature)
-        gain = -float(np.vdot(gradient, change))
+        gain = -_dot(gradient, change)
         size, before = 1.0, loss
         W += change
         while True:
-            np.matmul(W, rows.T, out=probability)
-            loss = _penalised_loss(probability, label, W, penalty)
+            loss = _penalised_loss(rows, label, W, penalty, probability)
             if loss <= before - 1e-4 * size * gain or size < 1e-6:
                 break
             size /= 2  # half of the step is taken back
@@ -326,80 +356,78 @@ def _logistic_regression(
             stacklevel=3,
         )
     W -= W.mean(axis=0)  # what all classes share says nothing
-    weights = W[:, :-1] @ axes.T
-    return weights.astype(dtype), (W[:, -1] - weights @ mean).astype(dtype), n_iter
+    weights = xp.astype(W[:, :-1], xp.float64) @ axes.T
+    intercepts = xp.astype(W[:, -1], xp.float64) - weights @ mean
+    return xp.astype(weights, X.dtype), xp.astype(intercepts, X.dtype), n_iter
 
 
-def _blocks(probability: NDArray[np.floating]) -> list[slice]:
-    """Cut the rows of embeddings, which are columns here, into blocks."""
-    n_classes, n_rows = probability.shape
-    size = max(1, _BLOCK // n_classes)
-    return [slice(start, start + size) for start in range(0, n_rows, size)]
+def _blocks(n_rows: int, width: int) -> list[slice]:
+    """Cut the rows of embeddings, of each of which there are `width` numbers, into blocks."""
+    size = max(1, _BLOCK // width)
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
-def _derivatives(
-    rows: NDArray[np.floating],
-    label: NDArray[np.intp],
-    probability: NDArray[np.floating],
-    W: NDArray[np.floating],
-    penalty: NDArray[np.floating],
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _dot(a: Any, b: Any) -> float:
+    return float(a.reshape(-1) @ b.reshape(-1))
+
+
+def _derivatives(rows: Any, label: Any, probability: Any, W: Any, penalty: Any) -> tuple[Any, Any]:
     """Gradient of the penalised loss, and the diagonal of its Hessian, each shaped as `W`."""
-    gradient, curvature = penalty * W, np.broadcast_to(penalty, W.shape).copy()
-    for block in _blocks(probability):
+    xp = array_namespace(rows)
+    gradient, curvature = penalty * W, penalty + xp.zeros_like(W)
+    for block in _blocks(len(rows), len(W)):
         own = probability[:, block]
-        residual = own.copy()
-        residual[label[block], np.arange(own.shape[1])] -= 1
+        residual = xp.asarray(own, copy=True)
+        residual[label[block], _places(label[block])] -= 1
         gradient += residual @ rows[block]
         curvature += (own * (1 - own)) @ rows[block] ** 2
-    return gradient, np.maximum(curvature, np.finfo(rows.dtype).tiny ** 0.5)
+    return gradient, curvature.clip(min=xp.finfo(rows.dtype).smallest_normal ** 0.5)
 
 
-def _newton_step(
-    rows: NDArray[np.floating],
-    probability: NDArray[np.floating],
-    penalty: NDArray[np.floating],
-    gradient: NDArray[np.floating],
-    curvature: NDArray[np.floating],
-) -> NDArray[np.floating]:
+def _places(label: Any) -> Any:
+    return array_namespace(label).arange(len(label), device=device_of(label))
+
+
+def _newton_step(rows: Any, probability: Any, penalty: Any, gradient: Any, curvature: Any) -> Any:
     """Solve for the change of the weights by conjugate gradients."""
-    change = np.zeros_like(gradient)
+    xp = array_namespace(rows)
+    change = xp.zeros_like(gradient)
     residual = -gradient
     direction = residual / curvature
-    size = first = float(np.vdot(residual, direction))
-    for _ in range(gradient.size):
+    size = first = _dot(residual, direction)
+    for _ in range(math.prod(gradient.shape)):
         if size <= _CG_DECREASE * first or not size > 0:
             break
         curved = penalty * direction
-        for block in _blocks(probability):
+        for block in _blocks(len(rows), len(gradient)):
             weighted = probability[:, block] * (direction @ rows[block].T)
             weighted -= probability[:, block] * weighted.sum(axis=0)
             curved += weighted @ rows[block]
-        along = float(np.vdot(direction, curved))
+        along = _dot(direction, curved)
         if not along > 0:  # so little is left that it is rounded to nothing
             break
         length = size / along
         change += length * direction
         residual -= length * curved
         preconditioned = residual / curvature
-        last, size = size, float(np.vdot(residual, preconditioned))
+        last, size = size, _dot(residual, preconditioned)
         direction = preconditioned + (size / last) * direction
     return change
 
 
-def _penalised_loss(
-    logits: NDArray[np.floating],
-    label: NDArray[np.intp],
-    W: NDArray[np.floating],
-    penalty: NDArray[np.floating],
-) -> float:
-    """Log-loss of all rows with the penalty; makes the logits (n_classes, n) probabilities."""
-    logits -= logits.max(axis=0)
-    own = logits[label, np.arange(len(label))].sum(dtype=float)
-    probability = np.exp(logits, out=logits)
-    total = probability.sum(axis=0)
-    probability /= total
-    return float(np.log(total).sum(dtype=float) - own + (penalty * W**2).sum(dtype=float) / 2)
+def _penalised_loss(rows: Any, label: Any, W: Any, penalty: Any, probability: Any) -> float:
+    """Log-loss of all rows with the penalty; sets the probabilities (n_classes, n)."""
+    xp = array_namespace(rows)
+    loss = 0.0
+    for block in _blocks(len(rows), len(W)):
+        logits = W @ rows[block].T
+        logits -= xp.max(logits, axis=0)
+        own = logits[label[block], _places(label[block])].sum(dtype=float)
+        logits = xp.exp(logits)
+        total = logits.sum(axis=0)
+        probability[:, block] = logits / total
+        loss += float(xp.log(total).sum(dtype=float) - own)
+    return loss + float((penalty * W**2).sum(dtype=float)) / 2
 
 
 def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -101,5 +101,11 @@ def table(coordinates: dict[str, Any], **variables: np.ndarray) -> xr.Dataset:
 
 def numbers_only(store: EmbeddingStore) -> Embedder:
     """Give an embedder for :class:`LinearWorld`, whose encoder embeds nothing."""
-    encoder = SimpleNamespace(name="no encoder", embedding_dim=D, fingerprint="f00", model=None)
+    encoder = SimpleNamespace(
+        name="no encoder",
+        embedding_dim=D,
+        fingerprint="f00",
+        model=None,
+        device=torch.device("cpu"),
+    )
     return Embedder(encoder, store)  # type: ignore[arg-type]

@@ -72,17 +72,23 @@ class CLIPAdapter(Method):
                 nn.ReLU(),
             )
         self.prototypes_ = class_prototypes(sources)
-        X, y = (
-            torch.from_numpy(sources.images.embedded),
-            torch.from_numpy(sources.images.label.astype(np.int64)),
+        X, y, prototypes = (
+            torch.as_tensor(part, device=sources.device)
+            for part in (
+                sources.images.embedded,
+                sources.images.label.astype(np.int64),
+                self.prototypes_,
+            )
         )
-        prototypes, scale = torch.from_numpy(self.prototypes_), logit_scale(sources.encoder)
+        scale = logit_scale(sources.encoder)
+        self.network_.to(sources.device)
         optimizer = torch.optim.Adam(self.network_.parameters(), lr=self.learning_rate)
         for _ in range(self.steps):
             loss = cross_entropy(scale * self._adapt(X) @ prototypes.T, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        self.network_.cpu()
         self.n_parameters_ = {"zero-shot": sum(p.numel() for p in self.network_.parameters())}
         return self
 

@@ -144,7 +144,7 @@ def fit_probe(
 
     def fit() -> LinearProbe:  # penalties are tried one after the other
         axes = shared.once(("axes", of), lambda: principal_axes(X), latest="axes")
-        return LinearProbe(C=C, tol=tol).fit(X, y, axes)
+        return LinearProbe(C=C, tol=tol, device=sources.device).fit(X, y, axes)
 
     return shared.once(("probe", of, fingerprint(y), C), fit)
 

@@ -113,7 +113,7 @@ class CORAL(_Probe):
         images = sources.images
         aligned = self.align(images.embedded.astype(np.float64), images.domain)
         self.n_classes_ = len(sources.words)
-        self.probe_ = LinearProbe(C=self.C).fit(aligned, images.label)
+        self.probe_ = LinearProbe(C=self.C, device=sources.device).fit(aligned, images.label)
         self.n_parameters_ = {"linear probe": n_weights(self.probe_)}
         return self
 
@@ -143,7 +143,7 @@ class _TorchProbe(Method):
     @abstractmethod
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
-    ) -> np.ndarray:
+    ) -> torch.Tensor:
         """Learn weights (n_classes, D + 1) from each domain's embeddings, with a column of ones."""
 
     def fit(self, sources: Sources) -> _TorchProbe:
@@ -153,13 +153,12 @@ class _TorchProbe(Method):
         images = sources.images
         self.scale_ = 1 / np.sqrt(np.mean(np.square(images.embedded, dtype=np.float64)))
         X, y = (
-            torch.from_numpy(self._features(images)),
-            torch.from_numpy(images.label.astype(np.int64)),
+            torch.as_tensor(self._features(images), device=sources.device),
+            torch.as_tensor(images.label.astype(np.int64), device=sources.device),
         )
         masks = [torch.from_numpy(images.domain == d) for d in np.unique(images.domain)]
-        self.weights_ = self._minimize(
-            [X[m] for m in masks], [y[m] for m in masks], len(sources.words)
-        )
+        weights = self._minimize([X[m] for m in masks], [y[m] for m in masks], len(sources.words))
+        self.weights_ = weights.cpu().numpy()
         self.n_parameters_ = {"linear probe": self.weights_.size}
         return self
 
@@ -197,7 +196,7 @@ class IRM(_TorchProbe):
 
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
-    ) -> np.ndarray:
+    ) -> torch.Tensor:
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -213,8 +212,8 @@ class IRM(_TorchProbe):
 
             return of
 
-        start = torch.zeros(n_classes, domains[0].shape[1], dtype=torch.float64)
-        return minimize(loss(self.penalty_weight), minimize(loss(0.0), start)).numpy()
+        start = domains[0].new_zeros(n_classes, domains[0].shape[1])
+        return minimize(loss(self.penalty_weight), minimize(loss(0.0), start))
 
 
 class GroupDRO(_TorchProbe):
@@ -242,7 +241,7 @@ class GroupDRO(_TorchProbe):
 
     def _minimize(
         self, domains: list[torch.Tensor], labels: list[torch.Tensor], n_classes: int
-    ) -> np.ndarray:
+    ) -> torch.Tensor:
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -254,9 +253,7 @@ class GroupDRO(_TorchProbe):
             )
             return torch.logsumexp(self.sharpness * risks, 0) / self.sharpness + self._penalty(w, n)
 
-        return minimize(
-            loss, torch.zeros(n_classes, domains[0].shape[1], dtype=torch.float64)
-        ).numpy()
+        return minimize(loss, domains[0].new_zeros(n_classes, domains[0].shape[1]))
 
 
 def risk_slope(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -125,6 +125,12 @@ class Sources:
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     @property
+    def device(self) -> torch.device | None:
+        """Give the encoder's CUDA device, where probes are fitted too; None where it has none."""
+        device = self.encoder.device
+        return device if device.type == "cuda" else None
+
+    @property
     def is_large(self) -> bool:
         """Say whether a logistic probe at each of many settings would take days."""
         return self.images.embedded.size * len(self.words) > LARGE

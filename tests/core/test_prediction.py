@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from icm_core import prediction
 from icm_core.prediction import LinearProbe, ZeroShotClassifier, class_prompts, principal_axes
 from icm_core.projection import InvariantProjection
 
@@ -21,7 +22,7 @@ seeds = st.integers(0, 2**32 - 1)
 some = settings(max_examples=25, deadline=None)
 
 
-@parametrize_with_checks([ZeroShotClassifier(), LinearProbe()])
+@parametrize_with_checks([ZeroShotClassifier(), LinearProbe(), LinearProbe(device="cpu")])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -104,6 +105,45 @@ def test_the_loss_is_that_of_scikit_learn_on_embeddings_of_uneven_scale(C, dtype
 
     assert loss(probe) == pytest.approx(loss(best), rel=1e-4)
     assert probe.coef_.dtype == dtype
+
+
+#: Where torch fits a probe here; the processor too, with the same code.
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_torch_takes_the_same_steps_on_a_device(device, dtype, classes):
+    X, y, images = labelled(5, classes=classes)
+    X, images = X.astype(dtype), images.astype(dtype)
+    by_numpy, by_torch = LinearProbe().fit(X, y), LinearProbe(device=device).fit(X, y)
+    assert by_torch.n_iter_ == by_numpy.n_iter_
+    assert isinstance(by_torch.coef_, np.ndarray)
+    assert by_torch.coef_.dtype == dtype
+    near = {"rtol": 0, "atol": 1e-12 if dtype == np.float64 else 1e-4}
+    np.testing.assert_allclose(by_torch.coef_, by_numpy.coef_, **near)
+    np.testing.assert_allclose(by_torch.intercept_, by_numpy.intercept_, **near)
+    np.testing.assert_array_equal(by_torch.predict(images), by_numpy.predict(images))
+
+
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_a_probe_in_many_blocks_is_the_same(device, monkeypatch):
+    X, y, _ = labelled(6)
+    whole = LinearProbe(device=device).fit(X, y)
+    monkeypatch.setattr(prediction, "_BLOCK", 50)  # 16 rows of 3 classes, the last fewer
+    parts = LinearProbe(device=device).fit(X, y)
+    np.testing.assert_allclose(parts.coef_, whole.coef_, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["nowhere", pytest.param("cuda", marks=pytest.mark.skipif(len(DEVICES) > 1, reason="it is"))],
+)
+def test_a_device_that_is_not_there_is_named(device):
+    X, y, _ = labelled(0)
+    with pytest.raises(ValueError, match=rf"device is '{device}'.*double precision, such as"):
+        LinearProbe(device=device).fit(X, y)
 
 
 def test_a_loose_tolerance_takes_fewer_steps_and_leaves_no_more_than_it_says():

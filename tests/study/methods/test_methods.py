@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.linalg import eigh, subspace_angles
 from scipy.optimize import minimize as scipy_minimize
 from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from toy_sources import CLASSES, DOMAINS, D, images_of, new_images, toy_sources
 
@@ -32,7 +33,7 @@ from icm_study.methods.maps import (
 from icm_study.methods.probes import CORAL, IRM, LDA, Augmentation, GroupDRO, risk_slope
 from icm_study.methods.ridge import IndicatorRidge
 from icm_study.methods.shared import Shared
-from icm_study.methods.sources import Images
+from icm_study.methods.sources import Images, Sources
 
 seeds = st.integers(0, 2**16)
 some = settings(max_examples=15)
@@ -59,6 +60,35 @@ def test_the_plain_predictors_are_the_library_s_own():
         np.testing.assert_array_equal(scores[name].argmax(axis=1), of.predict(images.embedded))
     single = Plain(prompts="single").fit(sources).heads_["zero-shot"]
     np.testing.assert_allclose(single.prototypes_, sources.prompts[[0, 2, 4]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("computes", "expected"), [("cpu", None), ("mps", None), ("cuda:1", torch.device("cuda", 1))]
+)
+def test_probes_are_fitted_on_the_encoder_s_gpu(computes, expected):
+    """Another device lacks double precision, or has no gain."""
+    encoder = SimpleNamespace(device=torch.device(computes))
+    assert replace(toy_sources(), encoder=encoder).device == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+@pytest.mark.parametrize(
+    "method",
+    [Plain(), ICM("image", 3), Augmentation(), CORAL(), IRM(), GroupDRO(), CLIPAdapter()],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_method_on_a_device_scores_as_it_does_without(method, device, monkeypatch):
+    images = new_images()
+    expected = clone(method).fit(toy_sources()).scores(images)
+    monkeypatch.setattr(Sources, "device", torch.device(device))
+    on_device = clone(method).fit(toy_sources())
+    for name, scores in on_device.scores(images).items():
+        np.testing.assert_allclose(scores, expected[name], rtol=0, atol=1e-3)
+    probe = getattr(on_device, "probe_", None) or getattr(on_device, "heads_", {}).get(
+        "linear probe"
+    )
+    if isinstance(probe, LinearProbe):
+        assert probe.device == torch.device(device)
 
 
 def test_a_class_that_the_sources_lack_is_never_the_probe_s_answer():
