@@ -45,10 +45,9 @@ class Encoder:
         ``mean`` and ``std``, as in open_clip's model configs.
     device : str or torch.device
         Where the model computes.
-    precision : {"float32", "bfloat16", "float16"}, optional
-        Floating-point type in which the model computes. By default half precision on a
-        GPU (bfloat16 where it has it), and float32 elsewhere, so that results on a CPU
-        are the same bit for bit.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Floating-point type in which the model computes, whatever the device: embeddings that
+        one machine has stored are found by another. Half precision is quicker on a GPU.
 
     Attributes
     ----------
@@ -73,19 +72,18 @@ class Encoder:
         tokenizer: Callable[[Sequence[str]], torch.Tensor],
         preprocess: dict[str, Any],
         device: str | torch.device = "cpu",
-        precision: str | None = None,
+        precision: str = "float32",
     ):
         import torch
 
-        if precision not in (None, *PRECISIONS):
-            raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}, or None.")
+        check_precision(precision)
         self.name = name
         self.device = torch.device(device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # faster convolutions
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
         self.resize = _resizer(preprocess)
-        self._dtype = getattr(torch, precision) if precision else _compute_dtype(self.device)
+        self._dtype = getattr(torch, precision)
         self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
 
@@ -269,9 +267,17 @@ class Encoder:
     def _autocast(self) -> AbstractContextManager:
         import torch
 
-        if self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self._dtype)
+        if self._dtype != torch.float32:
+            return torch.autocast(self.device.type, self._dtype)
+        if self.device.type == "cuda":  # where convolutions would round to ten bits
+            return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        return nullcontext()
+
+
+def check_precision(precision: str) -> None:
+    """Raise a ValueError if it is none that a model can compute in."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}.")
 
 
 def warn_of_cuts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
@@ -340,15 +346,6 @@ def _unit_rows(embedded: torch.Tensor) -> np.ndarray:
     from torch.nn.functional import normalize
 
     return normalize(embedded.float(), dim=-1).cpu().numpy()
-
-
-def _compute_dtype(device: torch.device) -> torch.dtype:
-    """Half precision where a GPU has it; float32 elsewhere."""
-    import torch
-
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def _resizer(preprocess: dict[str, Any]) -> v2.Transform:

@@ -61,8 +61,8 @@ def load_encoder(
         Where the model computes. By default ``"cuda"`` if there is such a device, else
         ``"cpu"``.
     precision : {"float32", "bfloat16", "float16"}, optional
-        Floating-point type in which the model computes; by default half precision on a
-        GPU, float32 elsewhere. It is a part of the key of stored embeddings.
+        Floating-point type in which the model computes; by default float32, on every
+        device. It is a part of the key of stored embeddings.
     facts : Facts, optional
         Where the keys of a shipped encoder are kept. With them, and where it computes on a
         CPU, its model is loaded when something is embedded, not before.
@@ -94,6 +94,7 @@ def load_encoder(
         raise ValueError(
             "the encoder's name is empty; give one, such as 'animal-world' or 'ViT-B-16/openai'."
         )
+    precision = precision or "float32"
     if facts and name in SHIPPED and (str(device) == "cpu" or (device is None and has_no_gpu())):
         return ShippedEncoder(name, precision, facts)
     import torch

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from icm_study.encoders.animal_clip import load_shipped, shipped_files
-from icm_study.encoders.encoder import PRECISIONS, Encoder
+from icm_study.encoders.encoder import Encoder, check_precision
 from icm_study.encoders.identity import encoder_fingerprint
 from icm_study.facts import Facts, made_by
 from icm_study.fingerprint import fingerprint
@@ -34,8 +34,7 @@ class ShippedEncoder(Encoder):
     Parameters
     ----------
     name : str
-    precision : {"float32", "bfloat16", "float16"}, optional
-        By default float32.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
     facts : Facts, optional
         Where its fingerprint, and the tokens of texts, are kept.
 
@@ -47,11 +46,10 @@ class ShippedEncoder(Encoder):
         If its files are missing.
     """
 
-    def __init__(self, name: str, precision: str | None = None, facts: Facts | None = None):
-        if precision not in (None, *PRECISIONS):
-            raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}, or None.")
+    def __init__(self, name: str, precision: str = "float32", facts: Facts | None = None):
+        check_precision(precision)
         self.name = name
-        self._precision = precision or "float32"
+        self._precision = precision
         self._facts = facts
         self._files = shipped_files(name)
 

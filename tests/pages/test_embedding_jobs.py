@@ -69,14 +69,16 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_store_of_many_jobs_is_that_of_one(
     call: Callable[..., int], data: Path, tmp_path: Path, embedded: list[int]
 ) -> None:
-    given, plan = settings(data, tmp_path), tmp_path / "plan.parquet"
-    assert call(embedding_plan, "02_domain_generalization", "-y", given, plan) == 0
+    given = yaml.safe_load(settings(data, tmp_path)) | {"precision": "bfloat16"}
+    given = yaml.safe_dump(given, default_flow_style=True)
+    notebook, plan = "02_domain_generalization", tmp_path / "plan.parquet"
+    assert call(embedding_plan, notebook, "-y", given, plan) == 0
     images = index_folder(data)
     assert pd.read_parquet(plan)["path"].tolist() == images["path"].tolist()
     for part in (2, 1, 3):
         record = tmp_path / "store" / "parts" / f"{part}.json"
         record.parent.mkdir(parents=True, exist_ok=True)
-        command = ("-y", given, "--part", part, "--parts", 3, plan, record)
+        command = (notebook, "-y", given, "--part", part, "--parts", 3, plan, record)
         assert call(embed_images, *command) == 0
         assert 40 < json.loads(record.read_text())["images"] < 90
         before = sum(embedded)
@@ -84,7 +86,7 @@ def test_the_store_of_many_jobs_is_that_of_one(
         assert sum(embedded) == before
     assert sum(embedded) == 2 * len(images)
 
-    encoder = load_encoder("animal-world")
+    encoder = load_encoder("animal-world", precision="bfloat16")
     again = embed_files(encoder, images, EmbeddingStore(tmp_path / "store"))
     assert sum(embedded) == 2 * len(images)  # it only reads
     alone = embed_files(encoder, images, EmbeddingStore(tmp_path / "alone"))

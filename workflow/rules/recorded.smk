@@ -144,11 +144,12 @@ rule embed_images:
     resources: mem_mb=growing(6000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_images.py", data=WEIGHTS),
+        notebook=lambda wildcards: embedded_by(wildcards.images)[0][0],
         settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
     wildcard_constraints: part="[0-9]+", parts="[0-9]+"
     shell:
         "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
-        "{JOB} {SCRIPTS}/embed_images.py -y {params.settings:q}"
+        "{JOB} {SCRIPTS}/embed_images.py {params.notebook} -y {params.settings:q}"
         " --part {wildcards.part} --parts {wildcards.parts} {input} {output} > {log} 2>&1"
 
 

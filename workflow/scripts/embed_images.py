@@ -1,6 +1,6 @@
 """Embed the shards of one part of a plan: jobs that share a plan share its images out.
 
-    python workflow/scripts/embed_images.py -y "{SETTINGS}" --part 1 --parts 8 PLAN RECORD
+    python workflow/scripts/embed_images.py NOTEBOOK -y "{SETTINGS}" --part 1 --parts 8 PLAN RECORD
 
 A part is a run of whole shards with about as many images as any other part, so no two
 jobs embed the same image. What is stored already is left alone: a job that was killed
@@ -22,6 +22,7 @@ import pandas as pd
 from icm_study.embedding.files import Embedding, Shard
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.loading import load_encoder
+from icm_study.experiments.record import default_parameters
 from icm_study.parquet import read_parquet
 from icm_study.plain_yaml import read_parameters
 
@@ -40,6 +41,7 @@ def read_part(plan: Path, part: int, parts: int) -> pd.DataFrame:
 def main() -> int:
     """Embed what the command line names; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebook", help="its name, without its ending")
     parser.add_argument("-y", "--yaml", required=True, help="settings: encoder and precision")
     parser.add_argument("--part", type=int, required=True)
     parser.add_argument("--parts", type=int, required=True)
@@ -51,8 +53,9 @@ def main() -> int:
         read_part(arguments.plan, arguments.part, arguments.parts),
     )
     os.chdir("notebooks")
-    given = read_parameters([arguments.yaml], [])
-    encoder = load_encoder(given["encoder"], precision=given.get("precision"))
+    given = default_parameters(Path(f"{arguments.notebook}.ipynb"))
+    given |= read_parameters([arguments.yaml], [])
+    encoder = load_encoder(given["encoder"], precision=given["precision"])
     store = EmbeddingStore(record.parent.parent)
     try:
         for interventions, images in groupby(

@@ -26,7 +26,6 @@ from icm_study.animals.rendering import render
 from icm_study.animals.silhouettes import CLASSES, load_silhouettes
 from icm_study.encoders import animal_clip
 from icm_study.encoders import animal_pretraining as pretraining
-from icm_study.encoders import encoder as encoder_module
 from icm_study.encoders import loading as encoders
 from icm_study.encoders.animal_clip import AnimalTokenizer, build_clip
 from icm_study.encoders.encoder import Encoder, check_prompts
@@ -52,12 +51,12 @@ PREPROCESS = {
 }
 
 
-def small_encoder(seed=0, **preprocess):
+def small_encoder(seed=0, precision="float32", **preprocess):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizer = AnimalTokenizer.from_lexicon(SMALL["text_cfg"]["context_length"])
         model = build_clip(SMALL, tokenizer.vocab_size).eval()
-    return Encoder("small", model, tokenizer, PREPROCESS | preprocess)
+    return Encoder("small", model, tokenizer, PREPROCESS | preprocess, precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -538,15 +537,12 @@ def test_images_that_are_no_tensor(encoder, bad):
 # Devices
 
 
-@pytest.mark.parametrize(
-    ("capability", "precision"),
-    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
-)
-def test_half_precision_on_a_gpu_only(monkeypatch, capability, precision):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert encoder_module._compute_dtype(torch.device("cuda", 0)) == precision
-    for device in ("cpu", "mps"):
-        assert encoder_module._compute_dtype(torch.device(device)) == torch.float32
+@pytest.mark.parametrize("device", ["cpu", "meta", *["cuda"] * torch.cuda.is_available()])
+def test_the_precision_depends_on_no_device(device):
+    """What a node with a GPU has stored is found by one without."""
+    plain = small_encoder()
+    elsewhere = Encoder(plain.name, plain.model, plain.tokenizer, plain.preprocess, device)
+    assert elsewhere.precision == plain.precision == "float32"
 
 
 def test_default_device(monkeypatch):
@@ -559,12 +555,8 @@ def test_default_device(monkeypatch):
         assert made[-2:] == [torch.device(device), torch.device("cpu")]
 
 
-def test_precision_changes_embeddings_a_little_and_the_fingerprint_not(images, monkeypatch):
-    exact = small_encoder()
-    monkeypatch.setattr(
-        encoder_module, "_compute_dtype", lambda device: torch.bfloat16
-    )  # the CPU has it too
-    half = small_encoder()
+def test_precision_changes_embeddings_a_little_and_the_fingerprint_not(images):
+    exact, half = small_encoder(), small_encoder(precision="bfloat16")  # the CPU has it too
     assert (exact.precision, half.precision) == ("float32", "bfloat16")
     assert exact.fingerprint == half.fingerprint
     for ours, theirs in (
