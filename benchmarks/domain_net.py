@@ -75,8 +75,8 @@ try:
         sources.LARGE = np.inf
     data = EmbeddedData(**given, classes=words)
     bed = SimpleNamespace(words=words, spurious=(), split=lambda data, target, seed: split(data, 0))
-    cpu = SimpleNamespace(type="cpu")
-    embedder = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=d, name="made up", device=cpu))
+    encoder = SimpleNamespace(embedding_dim=d, name="made up", device="cpu")
+    embedder = SimpleNamespace(encoder=encoder)
     ways = [f"ICM {way}{kind}" for way in ("", "auto ") for kind in ("image", "text", "image+text")]
     plan = Plan()
     if as_before:

@@ -106,6 +106,6 @@ def numbers_only(store: EmbeddingStore) -> Embedder:
         embedding_dim=D,
         fingerprint="f00",
         model=None,
-        device=torch.device("cpu"),
+        device="cpu",
     )
     return Embedder(encoder, store)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ class StandInEncoder:
     """
 
     precision = "float32"
-    device = torch.device("cpu")
+    device = "cpu"
     embedding_dim = D
 
     def __init__(self, seed: int = 0) -> None:

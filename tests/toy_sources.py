@@ -39,7 +39,7 @@ def toy_sources(seed=0, n=90, spurious=("one", "two", "three")):
             np.array([[len(t), *map(ord, t[:3]), 5, 7] for t in texts], float)
         ),
         model=SimpleNamespace(logit_scale=torch.tensor(3.0)),
-        device=torch.device("cpu"),
+        device="cpu",
     )
     return Sources(
         images=images,

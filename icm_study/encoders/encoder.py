@@ -58,6 +58,8 @@ class Encoder:
         makes of fixed inputs; two encoders that share it and the `precision` give the
         same embeddings of images, and of texts that their tokenizers read alike.
     precision : str
+    device : str
+        As torch names it, such as ``"cuda:0"``.
 
     Raises
     ------
@@ -78,7 +80,7 @@ class Encoder:
 
         check_precision(precision)
         self.name = name
-        self.device = torch.device(device)
+        self.device = str(torch.device(device))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # faster convolutions
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
@@ -268,8 +270,8 @@ class Encoder:
         import torch
 
         if self._dtype != torch.float32:
-            return torch.autocast(self.device.type, self._dtype)
-        if self.device.type == "cuda":  # where convolutions would round to ten bits
+            return torch.autocast(self.device.partition(":")[0], self._dtype)
+        if self.device.startswith("cuda"):  # where convolutions would round to ten bits
             return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         return nullcontext()
 

@@ -60,7 +60,7 @@ def _answers(encoder: Encoder) -> Iterator[np.ndarray]:
     images = torch.from_numpy(rng.integers(256, size=(2, 3, 8, 12), dtype=np.uint8))
     images = torch.nn.functional.interpolate(images, (96, 144))  # coarse: a change of shapes
     model = encoder.model
-    if encoder.device.type != "cpu":
+    if encoder.device != "cpu":
         model = copy.deepcopy(model).cpu()
     with torch.inference_mode():
         pixels = encoder.normalize(encoder.resize(images).to(encoder.device)).cpu()

@@ -48,13 +48,13 @@ class ShippedEncoder(Encoder):
 
     def __init__(self, name: str, precision: str = "float32", facts: Facts | None = None):
         check_precision(precision)
-        self.name = name
+        self.name, self.device = name, "cpu"
         self._precision = precision
         self._facts = facts
         self._files = shipped_files(name)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in (*LOADED, "device"):
+        if name not in LOADED:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         import torch
 

@@ -125,10 +125,10 @@ class Sources:
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     @property
-    def device(self) -> torch.device | None:
+    def device(self) -> str | None:
         """Give the encoder's CUDA device, where probes are fitted too; None where it has none."""
         device = self.encoder.device
-        return device if device.type == "cuda" else None
+        return device if device.startswith("cuda") else None
 
     @property
     def is_large(self) -> bool:

@@ -63,11 +63,11 @@ def test_the_plain_predictors_are_the_library_s_own():
 
 
 @pytest.mark.parametrize(
-    ("computes", "expected"), [("cpu", None), ("mps", None), ("cuda:1", torch.device("cuda", 1))]
+    ("computes", "expected"), [("cpu", None), ("mps", None), ("cuda:1", "cuda:1")]
 )
 def test_probes_are_fitted_on_the_encoder_s_gpu(computes, expected):
     """Another device lacks double precision, or has no gain."""
-    encoder = SimpleNamespace(device=torch.device(computes))
+    encoder = SimpleNamespace(device=computes)
     assert replace(toy_sources(), encoder=encoder).device == expected
 
 
@@ -80,7 +80,7 @@ def test_probes_are_fitted_on_the_encoder_s_gpu(computes, expected):
 def test_a_method_on_a_device_scores_as_it_does_without(method, device, monkeypatch):
     images = new_images()
     expected = clone(method).fit(toy_sources()).scores(images)
-    monkeypatch.setattr(Sources, "device", torch.device(device))
+    monkeypatch.setattr(Sources, "device", device)
     on_device = clone(method).fit(toy_sources())
     for name, scores in on_device.scores(images).items():
         np.testing.assert_allclose(scores, expected[name], rtol=0, atol=1e-3)
@@ -88,7 +88,7 @@ def test_a_method_on_a_device_scores_as_it_does_without(method, device, monkeypa
         "linear probe"
     )
     if isinstance(probe, LinearProbe):
-        assert probe.device == torch.device(device)
+        assert probe.device == device
 
 
 def test_a_class_that_the_sources_lack_is_never_the_probe_s_answer():
