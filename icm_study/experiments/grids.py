@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,8 +112,14 @@ def splits_of(bed: TestBed, data: Mapping[int, EmbeddedData]) -> Splits:
     limits=1, user_api="blas"
 )  # the matrices are too small to gain from threads
 def _grid_on(
-    target: str, split: Split, intervention: str, options: GridOptions, seed: int
+    target: str,
+    split: Split,
+    intervention: str,
+    options: GridOptions,
+    seed: int,
+    predictors: Mapping[Any, Path] | None = None,
 ) -> pd.DataFrame:
+    """Run one grid; by default with the predictors of :func:`paths`."""
     held_out, label = split.held_out, split.held_out["label"].to_numpy()
     kinds = {
         name: "oracle" if (name, intervention) == ("intervened", "oracle") else variable
@@ -129,7 +136,7 @@ def _grid_on(
     }
     grid = grid_accuracy(
         pair_moments(_some(split, options.n_pairs, seed), intervention),
-        paths(split, options.probe, options.probe_C),
+        paths(split, options.probe, options.probe_C) if predictors is None else predictors,
         sets,
         n_components=options.n_components,
         consistency_weights=options.consistency_weights,
@@ -137,6 +144,21 @@ def _grid_on(
     )
     grid[list(sets)] *= 100
     return grid.assign(target=target, intervention=intervention, seed=seed)
+
+
+def _probe_on(
+    target: str,
+    split: Split,
+    intervention: str,
+    options: GridOptions,
+    seed: int,
+    penalties: Sequence[float],
+) -> pd.DataFrame:
+    """Run one grid with the linear probe at several penalties, behind the same projections."""
+    train = split.train["original"].to_numpy(), split.train["label"].to_numpy()
+    probes = {C: logistic_path(*train, C) for C in sorted(penalties)}
+    grid = _grid_on(target, split, intervention, options, seed, probes)
+    return grid.assign(predictor="linear probe", C=grid["predictor"])
 
 
 def grids_over(splits: Splits, kinds: Sequence[str], options: GridOptions) -> pd.DataFrame:
@@ -217,11 +239,12 @@ def probes_by_penalty(
     options = GridOptions(["auto", whole], [1.0])
     every = pd.concat(
         [
-            grids_over(splits, kinds, replace(options, probe_C=C)).assign(C=C)
-            for C in sorted(penalties)
+            _probe_on(*one, kind, options, seed, penalties)
+            for kind in kinds
+            for seed, of_targets in splits.items()
+            for one in of_targets.items()
         ]
-    )
-    every = every[every["predictor"] == "linear probe"]
+    ).sort_values("C", kind="stable")
     rows = []
     for side, mask in {"ICM": every["auto"], "plain": every["K"] == whole}.items():
         part = every[mask].assign(side=side)
@@ -265,15 +288,9 @@ def choose_penalty(
         )
         kept = {name: row[name] for name in ("choice", "objective") if name in row}
         one = row["target"], splits[row["seed"]][row["target"]], row["intervention"]
-        tried = pd.concat(
-            [
-                _grid_on(*one, replace(options, probe_C=C), row["seed"]).assign(C=C, **kept)
-                for C in sorted(penalties)
-            ],
-            ignore_index=True,
-        )
+        tried = _probe_on(*one, options, row["seed"], penalties).assign(**kept)
         by = row["choice"] if row["choice"] in JUDGED_ON else "intervened"
-        rows.append(tried.loc[[tried[by].where(tried["predictor"] == "linear probe").idxmax()]])
+        rows.append(tried.loc[[tried[by].idxmax()]])
     return pd.concat(rows, ignore_index=True)
 
 
