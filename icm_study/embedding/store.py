@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 from xarray.backends import H5NetCDFStore
@@ -312,9 +313,24 @@ def _read_back(content: bytes, key: str, dataset: xr.Dataset) -> xr.Dataset:
         ) from error
 
 
+class _Members(h5py.File):
+    """An HDF5 file that looks for each member once: h5netcdf asks for it some thirty times."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._found: dict[Any, Any] = {}
+
+    def __getitem__(self, name: Any) -> Any:
+        if name not in self._found:
+            self._found[name] = super().__getitem__(name)
+        return self._found[name]
+
+
 def _read(content: bytes, key: str) -> xr.Dataset:
     """Read a file's content; raise if it is not whole or does not belong to the key."""
-    dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    with _Members(io.BytesIO(content), "r") as file:
+        arrays = h5netcdf.File(file, "r", decode_vlen_strings=True)
+        dataset = xr.load_dataset(H5NetCDFStore(arrays))
     if dataset.attrs.get(KEY_ATTRIBUTE) != key:
         raise ValueError("it was stored under another key")
     if dataset.attrs.get(CHECKSUM_ATTRIBUTE) != _checksum(dataset):

@@ -376,12 +376,14 @@ def test_a_home_folder_is_found_once(tmp_path, monkeypatch, root):
 def test_hdf5_opens_no_file_by_its_name_and_so_locks_none(tmp_path, monkeypatch):
     opened = []
 
-    class Spy(h5py.File):
-        def __init__(self, name, *arguments, **options):
-            opened.append(name)
-            super().__init__(name, *arguments, **options)
+    open_file = h5py.File.__init__
 
-    monkeypatch.setattr(h5py, "File", Spy)
+    def spy(self, name, *arguments, **options):
+        if not isinstance(name, h5py.h5f.FileID):  # one that is open
+            opened.append(name)
+        open_file(self, name, *arguments, **options)
+
+    monkeypatch.setattr(h5py.File, "__init__", spy)
     store = EmbeddingStore(tmp_path)
     whole = store.get(KEY, example)
     xr.testing.assert_identical(store.get(KEY, Counted()), whole)
