@@ -241,10 +241,10 @@ class LinearProbe(_Classifier):
         # two classes share one penalised weight vector, which is the difference of theirs
         C = self.C / 2 if n_classes == 2 else self.C
         axes = principal_axes(embeddings) if axes is None else _orthonormal(axes, embeddings)
-        given = (embeddings * self.scale_, label, axes)
+        given = embeddings, label, axes
         if self.device is not None:
             given = _on_device(given, self.device)
-        found = _logistic_regression(*given, C, self.max_iter, self.tol)
+        found = _logistic_regression(*given, self.scale_, C, self.max_iter, self.tol)
         weights, intercepts, self.n_iter_ = *map(as_array, found[:2]), found[2]
         if n_classes == 2:
             weights, intercepts = np.diff(weights, axis=0), np.diff(intercepts)
@@ -311,20 +311,21 @@ def _orthonormal(axes: NDArray[np.floating], X: NDArray[np.floating]) -> NDArray
 
 
 def _logistic_regression(
-    X: Any, label: Any, axes: Any, C: float, max_iter: int, tol: float
+    X: Any, label: Any, axes: Any, scale: float, C: float, max_iter: int, tol: float
 ) -> tuple[Any, Any, int]:
     """Weights (n_classes, n_features), intercepts (n_classes,) and steps; see LinearProbe.
 
     Arrays are of one library, on one device. Those of all rows are few, and changed in place.
     """
     xp, on = array_namespace(X), device_of(X)
-    mean = X.sum(axis=0, dtype=float) / len(X)
+    blocks = _blocks(*X.shape)
+    mean = sum((X[block] * scale).sum(axis=0, dtype=float) for block in blocks) / len(X)
     n_classes, n_features = int(label.max()) + 1, X.shape[1]
     # rows in principal axes, and a one for the intercept, which has no penalty
     rows = xp.ones((len(X), n_features + 1), dtype=X.dtype, device=on)
     centre, into = xp.astype(mean, X.dtype), xp.astype(axes, X.dtype)
-    for block in _blocks(len(X), n_features):
-        rows[block, :-1] = (X[block] - centre) @ into
+    for block in blocks:
+        rows[block, :-1] = (X[block] * scale - centre) @ into
     penalty = xp.full((n_features + 1,), 1 / C, dtype=X.dtype, device=on)
     penalty[-1] = 0
     # a row for each class: sums over the few classes are then sums of long rows, which are quick
