@@ -11,7 +11,8 @@
 #   a quick test sees nothing. A cache that names what it holds by a hash, or that is compared
 #   between two machines, sees two contents.
 # Source: seen in the bytes: they follow the first object header, "OHDR", whose flags have
-#   the bit 20 (hexadecimal), which says that times are stored; HDF5 file format specification, IV.A.1.b.
+#   the bit 20 (hexadecimal), which says that times are stored; HDF5 file format specification,
+#   IV.A.1.b.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
