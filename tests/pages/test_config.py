@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from icm_study.encoders.loading import PHOTO, SHIPPED
 from icm_study.experiments import settings
 from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.names import check_names, unknown_name
+from icm_study.experiments.record import default_parameters
 from icm_study.experiments.settings import NOTEBOOKS, Ablations, Methods, Theory, check_settings
 from icm_study.methods.registry import METHODS
 from icm_study.plain_yaml import read_yaml, write_yaml
@@ -94,6 +96,22 @@ class TestSettings:
         files = {"results", "claims", "tables", "projection"}
         known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
         assert set(get_type_hints(NOTEBOOKS[notebook])) == set(known) - files
+
+    def test_images_and_texts_are_those_of_one_notebook_where_another_has_no_variants(self) -> None:
+        """The workflow embeds once for both."""
+        rules = (ROOT / "workflow" / "rules" / "recorded.smk").read_text()
+        names = {
+            name
+            for tuple_of in re.findall(r"^(?:IMAGES|TEXTS) = (\(.*?\))", rules, re.M | re.S)
+            for name in ast.literal_eval(tuple_of)
+        }
+        assert {"precision", "captioner"} <= names
+        folders, methods = (
+            default_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+            for name in ("02_domain_generalization", "06_methods")
+        )
+        of_both = names & set(folders) & set(methods)
+        assert [folders[name] for name in of_both] == [methods[name] for name in of_both]
 
     @pytest.mark.parametrize("notebook", NOTEBOOKS)
     def test_the_defaults_of_the_notebook_pass(self, notebook: str) -> None:
@@ -338,6 +356,8 @@ class TestConfig:
                 "questions.x: 'sedes' is unknown; did you mean 'seeds'?",
             ),
             (("recorded", "methods_animal-world"), None, "recorded.methods_animal-world"),
+            ((*PACS, "cache"), "/scratch", "PACS_lite0-minilm: cache is '/scratch', but"),
+            (("notebooks", "03_ablations"), {"cache": "/scratch"}, "03_ablations: cache is '/scr"),
         ],
     )
     def test_what_is_wrong_is_told(

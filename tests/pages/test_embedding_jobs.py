@@ -23,6 +23,7 @@ from icm_study.animals.rendering import write_folder
 from icm_study.animals.silhouettes import load_silhouettes
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
+from icm_study.encoders import animal_clip
 from icm_study.encoders.encoder import Encoder
 from icm_study.encoders.loading import load_encoder
 from icm_study.photographs.folders import index_folder
@@ -110,8 +111,8 @@ def test_texts_are_embedded_by_a_job_and_then_only_read(
     given = yaml.safe_load(settings(data, tmp_path))
     record = tmp_path / "store" / "texts.json"
     record.parent.mkdir()
-    runs = yaml.safe_dump([["02_domain_generalization", given]], default_flow_style=True)
-    assert call(embed_texts, "--runs", runs, record) == 0
+    own = yaml.safe_dump(given, default_flow_style=True)
+    assert call(embed_texts, "02_domain_generalization", "-y", own, record) == 0
     assert json.loads(record.read_text())["encoder"] == "animal-world"
 
     again: list[str] = []
@@ -141,6 +142,28 @@ def test_parts_have_each_shard_once_and_are_about_equal(
     owners = Counter(shard for part in found for shard in set(part["shard"]))
     assert set(owners.values()) == {1}
     assert max(map(len, found)) <= sizes.sum() / parts + 100
+
+
+@pytest.mark.parametrize("script", [embed_images, embed_texts])
+def test_weights_that_cannot_be_had_are_told_in_a_sentence(
+    call: Callable[..., int],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Any,
+) -> None:
+    monkeypatch.setattr(animal_clip, "WEIGHTS_FOLDER", tmp_path)
+    pd.DataFrame({"path": [], "hash": [], "shard": [0][:0], "interventions": []}).to_parquet(
+        tmp_path / "plan.parquet"
+    )
+    own = ("--part", 1, "--parts", 1, tmp_path / "plan.parquet") if script is embed_images else ()
+    given = settings(data, tmp_path)
+    command = ("02_domain_generalization", "-y", given, *own, tmp_path / "store" / "record.json")
+    assert call(script, *command) == 1
+    said = capsys.readouterr().err
+    assert f"{script.__name__}: The weights of 'animal-world' should be in" in said
+    assert "Traceback" not in said
 
 
 def test_a_folder_with_problems_is_told_before_anything_is_embedded(

@@ -192,8 +192,23 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
         {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED, **JUDGED},
     ),
     "the targets of a recorded run": (
-        ("recorded", "photos", "targets"), ["photo"], {**EVALUATED, **JUDGED},
+        ("recorded", "photos", "targets"), ["photo"],
+        {**EVALUATED, **JUDGED, "recorded_on_target": 0},  # there is no other
     ),
+    "a seed more of a recorded run": (
+        ("recorded", "photos", "seeds"), [0, 1], {**EVALUATED, **JUDGED},
+    ),
+    "a run more on the same images": (
+        ("recorded",),
+        {"first": CONFIG["recorded"]["photos"] | {"protocol": "open class"}, **CONFIG["recorded"]},
+        {"embed_texts": 1, **EVALUATED, "recorded_page": 0},
+    ),
+    "a run of another notebook on the same images": (
+        ("recorded",),
+        {"first": CONFIG["recorded"]["photos"] | {"notebook": "06_methods"}, **CONFIG["recorded"]},
+        {**EVALUATED, "recorded_page": 0},
+    ),
+    "the number of jobs that embed": (("embedding_jobs",), 3, {}),
     "the texts of a recorded run": (
         ("recorded", "photos", "editor"), "llm", {"embed_texts": 1, **EVALUATED, **JUDGED},
     ),
@@ -219,7 +234,30 @@ def test_a_changed_setting_runs_again_what_depends_on_it(study: Path, change: st
         inner = inner[name]
     inner[path[-1]] = value
     write_config(study, config)
-    assert plan(study, *EVERYTHING) == expected
+    assert plan(study, *EVERYTHING) == {rule: n for rule, n in expected.items() if n}
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_made_again_repeats_its_runs_as_the_page_says(study: Path) -> None:
+    page = (ROOT / "reports" / "reproduce.qmd").read_text(encoding="utf-8")
+    option, of = re.search(r'ARGS="(--forcerun) (\S+?)PACS_lite0-minilm\.parquet"', page).groups()
+    again = {"embedding_plan": 1, "embed_images": 2, "embed_texts": 1, **EVALUATED}
+    again = again | {"recorded_page": 0}
+    found = plan(study, "photographs", option, f"{of}PACS_animal-world.parquet")
+    assert found == {rule: n for rule, n in again.items() if n}
+
+
+@pytest.mark.slow
+def test_data_sets_whose_names_are_written_alike_are_two(study: Path) -> None:
+    for name in ("TI NY", "TI-NY"):
+        (study / "data" / name / "photo").mkdir(parents=True, exist_ok=True)
+    runs = {
+        f"run{i}": CONFIG["recorded"]["photos"] | {"dataset": name}
+        for i, name in enumerate(("TI NY", "TI-NY"))
+    }
+    write_config(study, CONFIG | {"recorded": runs})
+    found = plan(study, "photographs")
+    assert (found["embedding_plan"], found["embed_images"], found["embed_texts"]) == (2, 4, 2)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 # Runs whose tables are kept in reports/recorded/, from which their pages are made: they need data
 # or weights from outside, or take long.
 
+import math
 import unicodedata
 from hashlib import sha256
 
@@ -68,25 +69,48 @@ TEXTS = ("captioner", "editor", "domain_words", "protocol")
 def embeddings_of(run):
     """Name what a run embeds: runs of one name share it."""
     settings = RECORDED[run]
-    own = {name: settings[name] for name in IMAGES if name in settings}
-    name = re.sub(r"[^\w.+-]+", "-", f"{settings['dataset']}_{settings['encoder']}")
-    return f"{name}-{sha256(write_yaml(own).encode()).hexdigest()[:8]}" if own else name
+    said = f"{settings['dataset']}_{settings['encoder']}"
+    name = re.sub(r"[^\w.+-]+", "-", said)
+    own = {one: settings[one] for one in IMAGES if one in settings}
+    own |= {"of": said} if name != said else {}  # another may have a name that is written alike
+    return name + short_hash(own)
 
 
-def embedded_by(images, *others):
-    """Notebooks, and settings of the runs that embed the same: those that count for it, each once.
+def texts_of(run):
+    """Name the texts that a run embeds beside its images: runs of one name share them."""
+    own = {name: RECORDED[run][name] for name in TEXTS if name in RECORDED[run]}
+    return f"{embeddings_of(run)}_texts{short_hash(own)}"
 
-    Images depend on no other setting, texts on a few more; what else a run is set to may change.
+
+def short_hash(settings):
+    return f"-{sha256(write_yaml(settings).encode()).hexdigest()[:8]}" if settings else ""
+
+
+def embedded_by(name, of=embeddings_of, counting=()):
+    """The notebook and the settings by which images, or texts, of a name are embedded.
+
+    Images depend on no other setting, texts on a few more; what else the runs are set to may
+    change, and which of them comes first. For images and texts 06 is as 02.
     """
-    counting = {"dataset", "encoder", *IMAGES, *others}
-    listed = []
-    for run in PHOTOGRAPHS:
-        if embeddings_of(run) == images:
-            settings = recorded_settings(run, STUDY["data"])
-            own = {name: value for name, value in settings.items() if name in counting}
-            one = [RECORDED[run]["notebook"], own]
-            listed += [one] if own not in [other for _, other in listed] else []
-    return listed
+    run = next(run for run in PHOTOGRAPHS if of(run) == name)
+    counting = {"dataset", "encoder", *IMAGES, *counting}
+    settings = recorded_settings(run, STUDY["data"])
+    own = {name: value for name, value in sorted(settings.items()) if name in counting}
+    return "04_imagenet_variants" if "variants" in own else "02_domain_generalization", own
+
+
+def parts_of(images):
+    """The records of jobs that share the images out: in any number, where that is done."""
+    plan, folder = Path(f"cache/plans/{images}.parquet"), Path("cache/embeddings/parts")
+    numbers = {int(path.stem.rpartition("of")[2]) for path in folder.glob(f"{images}_*of*.json")}
+    for number in (STUDY["embedding_jobs"], *sorted(numbers - {STUDY["embedding_jobs"]})):
+        records = [folder / f"{images}_{part}of{number}.json" for part in range(1, number + 1)]
+        since = plan.stat().st_mtime if plan.exists() else math.inf
+        if all(record.exists() and record.stat().st_mtime >= since for record in records):
+            break
+    else:
+        number = STUDY["embedding_jobs"]
+    return [str(folder / f"{images}_{part}of{number}.json") for part in range(1, number + 1)]
 
 
 def targets_of(run):
@@ -103,11 +127,9 @@ def targets_of(run):
 def settings_on_target(wildcards):
     """Settings of a recorded run with one seed and one target."""
     target = targets_of(wildcards.run)[wildcards.target]
-    return write_yaml(
-        recorded_settings(wildcards.run, STUDY["data"])
-        | {"seeds": [int(wildcards.seed)]}
-        | ({"targets": [target]} if target else {})
-    )
+    settings = recorded_settings(wildcards.run, STUDY["data"])
+    settings |= {"seeds": [int(wildcards.seed)], **({"targets": [target]} if target else {})}
+    return write_yaml(dict(sorted(settings.items())))
 
 
 # Photographs: `make photographs` runs what is at hand, and keeps the tables.
@@ -126,8 +148,8 @@ rule embedding_plan:
     resources: mem_mb=growing(2000), runtime=growing(120)
     params:
         code=digest(f"{SCRIPTS}/embedding_plan.py"),
-        notebook=lambda wildcards: embedded_by(wildcards.images)[0][0],
-        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
+        notebook=lambda wildcards: embedded_by(wildcards.images)[0],
+        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[1]),
     shell:
         "unset TQDM_DISABLE; "
         "{JOB} {SCRIPTS}/embedding_plan.py {params.notebook} -y {params.settings:q} {output}"
@@ -144,8 +166,8 @@ rule embed_images:
     resources: mem_mb=growing(6000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_images.py", data=WEIGHTS),
-        notebook=lambda wildcards: embedded_by(wildcards.images)[0][0],
-        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[0][1]),
+        notebook=lambda wildcards: embedded_by(wildcards.images)[0],
+        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[1]),
     wildcard_constraints: part="[0-9]+", parts="[0-9]+"
     shell:
         "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
@@ -154,26 +176,29 @@ rule embed_images:
 
 
 rule embed_texts:
-    message: "Embeddings: {wildcards.images}, texts"
+    message: "Embeddings: {wildcards.texts}"
     priority: 3
     input:
-        expand(
-            "cache/embeddings/parts/{{images}}_{part}of{parts}.json",
-            part=range(1, STUDY["embedding_jobs"] + 1), parts=STUDY["embedding_jobs"],
+        lambda wildcards: parts_of(
+            next(embeddings_of(run) for run in PHOTOGRAPHS if texts_of(run) == wildcards.texts)
         ),
-    output: "cache/embeddings/{images}.json"
-    log: "results/logs/embed_{images}_texts.log"
+    output: "cache/embeddings/{texts}.json"
+    log: "results/logs/embed_{texts}.log"
     threads: all_cores()
     resources: mem_mb=growing(4000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_texts.py", data=WEIGHTS),
-        runs=lambda wildcards: write_yaml(embedded_by(wildcards.images, *TEXTS)),
-    wildcard_constraints: images=one_of({embeddings_of(run) for run in PHOTOGRAPHS})
+        notebook=lambda wildcards: embedded_by(wildcards.texts, texts_of)[0],
+        settings=lambda wildcards: write_yaml(embedded_by(wildcards.texts, texts_of, TEXTS)[1]),
+    wildcard_constraints: texts=one_of({texts_of(run) for run in PHOTOGRAPHS})
     shell:
         "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
-        "{JOB} {SCRIPTS}/embed_texts.py --runs {params.runs:q} {output} > {log} 2>&1"
+        "{JOB} {SCRIPTS}/embed_texts.py {params.notebook} -y {params.settings:q} {output}"
+        " > {log} 2>&1"
 
 
+# Without more than the plan, so before all is embedded. A target does not wait for it: a seed more
+# would evaluate the others again.
 rule recorded_check:
     message: "Photographs: {wildcards.run}, check of the settings"
     priority: 4
@@ -196,10 +221,7 @@ rule recorded_on_target:
     priority: 1
     input:
         notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
-        embeddings=lambda wildcards: [
-            f"cache/embeddings/{embeddings_of(wildcards.run)}.json",
-            f"results/photographs/{wildcards.run}.checked",
-        ],
+        embeddings=lambda wildcards: f"cache/embeddings/{texts_of(wildcards.run)}.json",
     output:
         results="results/photographs/{run}_seed{seed}_{target}.parquet",
     log: "results/logs/{run}_seed{seed}_{target}.log"
@@ -219,6 +241,7 @@ rule recorded_run:
     message: "Photographs: {wildcards.run}, all seeds and targets"
     input:
         notebook=lambda wildcards: ancient(recorded_notebook(wildcards)),
+        embeddings="results/photographs/{run}.checked",
         tables=lambda wildcards: expand(
             "results/photographs/{run}_seed{seed}_{target}.parquet",
             run=wildcards.run, seed=RECORDED[wildcards.run]["seeds"],

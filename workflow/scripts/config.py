@@ -149,7 +149,7 @@ def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) 
     ------
     ValueError
         If the file is no YAML, gives a key twice, or has an unknown name, a wrong type
-        or a wrong range somewhere; or if two runs have one name.
+        or a wrong range somewhere; if two runs have one name, or one has its own cache.
     """
     values = read_yaml((Path(root) / CONFIG).read_text(encoding="utf-8"), CONFIG)
     study = check_settings(Study, _overlaid(values, _read_texts(given or {})), CONFIG)
@@ -169,7 +169,19 @@ def read_config(root: str | Path = ".", given: Mapping[str, Any] | None = None) 
             for name, run in study[section].items()
         }
     _check_files(study)
+    _check_caches(study)
     return study
+
+
+def _check_caches(study: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a run has a cache of its own: steps before it fill the study's."""
+    for section in ("domain_generalization", "notebooks", "methods", "recorded", "questions"):
+        for name, run in study[section].items():
+            if "cache" in run:
+                raise ValueError(
+                    f"{CONFIG}: {section}.{name}: cache is {run['cache']!r}, but the steps of the "
+                    "study share cache/embeddings; make that folder a link to have it elsewhere."
+                )
 
 
 def _check_files(study: Mapping[str, Any]) -> None:

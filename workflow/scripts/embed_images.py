@@ -55,16 +55,16 @@ def main() -> int:
     os.chdir("notebooks")
     given = default_parameters(Path(f"{arguments.notebook}.ipynb"))
     given |= read_parameters([arguments.yaml], [])
-    encoder = load_encoder(given["encoder"], precision=given["precision"])
     store = EmbeddingStore(record.parent.parent)
     try:
+        encoder = load_encoder(given["encoder"], precision=given["precision"])
         for interventions, images in groupby(
             table.groupby("shard"), key=lambda shard: shard[1]["interventions"].iloc[0]
         ):
             shards = [Shard(rows["path"].tolist(), rows["hash"].tolist()) for _, rows in images]
             for _ in Embedding(encoder, tuple(interventions.split())).run(shards, store):
                 pass
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"embed_images: {error}", file=sys.stderr)
         return 1
     done = {"encoder": encoder.name, "weights": encoder.fingerprint, "images": len(table)}

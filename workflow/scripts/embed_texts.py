@@ -1,6 +1,6 @@
-"""Embed the captions, edits and prompts of runs on one data set: the runs only read them.
+"""Embed the captions, edits and prompts of runs: the runs only read them.
 
-    python workflow/scripts/embed_texts.py --runs "[[NOTEBOOK, {SETTINGS}], ...]" RECORD
+    python workflow/scripts/embed_texts.py NOTEBOOK -y "{SETTINGS}" RECORD
 
 RECORD, a JSON file, says with which encoder.
 """
@@ -15,22 +15,23 @@ from pathlib import Path
 
 from icm_study.experiments.record import checked, default_parameters
 from icm_study.experiments.study import Study
-from icm_study.plain_yaml import read_yaml
+from icm_study.plain_yaml import read_parameters
 
 
 def main() -> int:
     """Embed what the command line names; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", required=True, help="YAML: [[notebook, {name: value}], ...]")
+    parser.add_argument("notebook", help="its name, without its ending")
+    parser.add_argument("-y", "--yaml", required=True, help="settings that say which texts")
     parser.add_argument("record", type=Path)
     arguments = parser.parse_args()
-    record = arguments.record.absolute()
+    record, name = arguments.record.absolute(), arguments.notebook
     os.chdir("notebooks")
     try:
-        for name, own in read_yaml(arguments.runs, "--runs"):
-            study = Study(name, checked(name, default_parameters(Path(f"{name}.ipynb")) | own))
-            study.beds[0].embed_texts(study.embedder)
-    except (ValueError, OSError) as error:
+        given = default_parameters(Path(f"{name}.ipynb")) | read_parameters([arguments.yaml], [])
+        study = Study(name, checked(name, given))
+        study.beds[0].embed_texts(study.embedder)
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"embed_texts: {error}", file=sys.stderr)
         return 1
     encoder = study.embedder.encoder

@@ -33,7 +33,7 @@ def main() -> int:
         check_names(given, defaults, arguments.notebook)
         study = Study(arguments.notebook, defaults | given)
         study.check() if arguments.check else study.results()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 1
     return 0
