@@ -39,9 +39,11 @@ from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.allocator import give_back_freed_memory
 from icm_study.fingerprint import fingerprint
 from icm_study.photographs.folders import read_image
-from icm_study.photographs.seen import hash_files
+from icm_study.photographs.seen import hash_files, read_unchanged
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from icm_study.encoders.encoder import Encoder
 
 COLUMNS = ("path", "label", "domain")
@@ -94,9 +96,9 @@ def embed_files(
     TypeError
         If `images` is not a DataFrame, or `interventions` is a single string.
     ValueError
-        If `images` has no rows or lacks a column, an image cannot be read, an
-        intervention is unknown or a size is not positive. Shards that were finished
-        before stay stored.
+        If `images` has no rows or lacks a column, an image cannot be read or changes
+        before it is embedded, an intervention is unknown or a size is not positive.
+        Shards that were finished before stay stored.
     FileNotFoundError
         If an image does not exist.
     OSError
@@ -160,7 +162,7 @@ def count_missing(
 
 
 class Shard(NamedTuple):
-    """Images that follow each other in a table and are stored together."""
+    """Images that follow each other in a table and are stored together; also a batch of them."""
 
     paths: Sequence[str]
     hashes: Sequence[str]
@@ -225,7 +227,8 @@ class Embedding:
         Raises
         ------
         ValueError
-            If an image cannot be read. Shards that were finished before stay stored.
+            If an image cannot be read, or its content has another hash than its shard
+            says. Shards that were finished before stay stored.
         FileNotFoundError
             If an image does not exist.
         OSError
@@ -252,9 +255,10 @@ class Embedding:
                     for _ in read:  # another process stored this shard in the meantime
                         pass
 
-    def _batches(self, shard: Shard) -> list[Sequence[str]]:
-        size = self.batch_size
-        return [shard.paths[i : i + size] for i in range(0, len(shard.paths), size)]
+    def _batches(self, shard: Shard) -> list[Shard]:
+        starts = range(0, len(shard.paths), self.batch_size)
+        batches = [slice(start, start + self.batch_size) for start in starts]
+        return [Shard(shard.paths[rows], shard.hashes[rows]) for rows in batches]
 
 
 class _Reader(Dataset):
@@ -278,10 +282,10 @@ class _Reader(Dataset):
     def variables(self) -> list[str]:
         return ["original", "image"] if self.interventions else ["original"]
 
-    def __getitem__(self, paths: Sequence[str]) -> torch.Tensor | Exception:
+    def __getitem__(self, batch: Shard) -> torch.Tensor | Exception:
         """Give a batch as (variables × images, 3, H, W)."""
         try:
-            originals = _read_resized(self.resize, paths)
+            originals = _read_resized(self.resize, read_unchanged, *batch)
         except (ValueError, FileNotFoundError) as error:
             return error
         return self.intervene(originals)
@@ -331,23 +335,25 @@ def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     FileNotFoundError
         If an image does not exist.
     """
-    return _read_resized(encoder.resize, paths)
+    return _read_resized(encoder.resize, read_image, paths)
 
 
 def _read_resized(
-    resize: Callable[[torch.Tensor], torch.Tensor], paths: Sequence[str]
+    resize: Callable[[torch.Tensor], torch.Tensor],
+    read: Callable[..., Image.Image],
+    *given: Sequence[str],
 ) -> torch.Tensor:
     """Read images one at a time, so that only one is in memory at its full size."""
     small = []
-    for path in paths:
-        pixels = torch.from_numpy(np.array(read_image(path)))
+    for one in zip(*given, strict=True):
+        pixels = torch.from_numpy(np.array(read(*one)))
         small.append(resize(pixels.permute(2, 0, 1)[None]).contiguous())
     return torch.cat(small)
 
 
 @contextmanager
 def _read_ahead(
-    reader: _Reader, batches: list[Sequence[str]], workers: int | None
+    reader: _Reader, batches: list[Shard], workers: int | None
 ) -> Iterator[Iterator[Any]]:
     """Read batches in worker processes, a few ahead of their use; end them on leaving."""
     if workers is None:
@@ -372,12 +378,12 @@ def _read_ahead(
         give_back_freed_memory()
 
 
-def _fits_shared_memory(reader: _Reader, batches: list[Sequence[str]], workers: int) -> bool:
+def _fits_shared_memory(reader: _Reader, batches: list[Shard], workers: int) -> bool:
     """Tell whether all that workers read ahead fits where they share tensors."""
     if not workers:
         return True
     image = reader.resize(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    largest = max(map(len, batches)) * len(reader.variables) * image.numel()
+    largest = max(len(batch.paths) for batch in batches) * len(reader.variables) * image.numel()
     return free_shared_memory() > (2 * workers + 2) * largest  # each reads two ahead
 
 

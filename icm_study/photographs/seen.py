@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
 from icm_study.cores import available_cores
@@ -111,6 +112,44 @@ def hash_files(paths: Sequence[str], cache: str | os.PathLike[str]) -> list[str]
     for place, digest in zip(new, found, strict=True):
         hashes[place] = digest
     return hashes
+
+
+def read_unchanged(path: str, digest: str) -> Image.Image:
+    """Open an image as `read_image` does, if its content is still that which was hashed.
+
+    The file is read once: what is compared is what is decoded.
+
+    Parameters
+    ----------
+    path : str
+        The image file.
+    digest : str
+        What :func:`hash_files` gave for it.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The image, in mode ``RGB``, loaded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If its content has another hash, or for what `read_image` refuses.
+    OSError
+        If it may not be read.
+    """
+    with open_image(path) as file:
+        content = _Content(file)
+    image = decode_image(content, path)
+    if (found := _digest(content)) != digest:
+        raise ValueError(
+            f"image {path!r} changed since it was listed: its content has the hash "
+            f"{found[:12]}…, expected {digest[:12]}…. Let the files be as they are while they "
+            "are embedded: delete the plan in cache/plans/, if there is one, and run again."
+        )
+    return image
 
 
 class Seen:
@@ -216,8 +255,23 @@ def _look(path: str, any_range: bool) -> Look:
 def _hash(path: str) -> str:
     try:
         with open_image(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return _digest(file)
     except PermissionError as error:
         raise ValueError(
             f"image {path!r} cannot be read: {error.strerror}. Index the folder again."
         ) from error
+
+
+def _digest(stream: io.BufferedIOBase) -> str:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _Content(io.BytesIO):
+    """All bytes of an opened file; Pillow's messages call them what they call the file."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__(file.read())
+        self._name = repr(file)
+
+    def __repr__(self) -> str:
+        return self._name

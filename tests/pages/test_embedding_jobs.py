@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -98,6 +99,31 @@ def test_the_store_of_many_jobs_is_that_of_one(
     )
     assert many == one
     assert len(many) > 6
+
+
+def test_an_image_that_changed_since_the_plan_is_refused_until_it_is_put_back(
+    call: Callable[..., int], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = shutil.copytree(data, tmp_path / "zoo")
+    given, store = settings(data, tmp_path), tmp_path / "store"
+    notebook, plan, record = "02_domain_generalization", tmp_path / "plan.parquet", store / "a/1"
+    record.parent.mkdir(parents=True)
+    assert call(embedding_plan, notebook, "-y", given, plan) == 0
+    table = pd.read_parquet(plan)
+    changed = Path(table["path"].iloc[-1])
+    content = changed.read_bytes()
+    shutil.copy(table["path"][0], changed)
+    command = (notebook, "-y", given, "--part", 1, "--parts", 1, plan, record)
+    assert call(embed_images, *command) == 1
+    assert f"image {str(changed)!r} changed since it was listed" in capsys.readouterr().err
+    assert not record.exists()
+    assert len(list(store.glob("*.nc"))) == table["shard"].max()  # all but the last
+
+    changed.write_bytes(content)
+    assert call(embed_images, *command) == 0
+    encoder, images = load_encoder("animal-world"), index_folder(data)
+    found = embed_files(encoder, images, EmbeddingStore(store))
+    assert found.identical(embed_files(encoder, images, EmbeddingStore(tmp_path / "alone")))
 
 
 def test_texts_are_embedded_by_a_job_and_then_only_read(

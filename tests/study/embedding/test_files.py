@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +42,7 @@ from icm_study.embedding.files import cut, embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders.encoder import Encoder
 from icm_study.photographs.folders import index_folder, read_image
+from icm_study.photographs.seen import hash_files, read_unchanged
 
 VIT = {
     "embed_dim": 16,
@@ -382,6 +385,54 @@ def test_an_unreadable_image_is_named_and_finished_shards_are_kept(
     assert good.embedded < 2 * len(table)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_changed_after_it_was_hashed_is_refused_by_name(
+    encoder, folder, store, whole, tmp_path, monkeypatch, workers
+):
+    images = index_folder(shutil.copytree(folder, tmp_path / "data"))
+    changed = Path(images["path"][40])
+    content = changed.read_bytes()
+
+    def hash_and_change(paths, cache):
+        hashes = hash_files(paths, cache)
+        changed.write_bytes(Path(paths[0]).read_bytes())
+        return hashes
+
+    shards = cut(hash_files(images["path"].tolist(), store.root), SHARD)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "hash_files", hash_and_change)
+        message = (
+            rf"^image {re.escape(repr(str(changed)))} changed since it was listed: .*run again"
+        )
+        with pytest.raises(ValueError, match=message):
+            embed_files(encoder, images, store, **SMALL | {"workers": workers})
+    assert multiprocessing.active_children() == []
+    finished = [rows for rows in shards if rows.stop <= 40]
+    assert len(list(store.root.glob("*.nc"))) == len(finished) > 0
+    changed.write_bytes(content)
+    good = make_encoder()
+    result = embed_files(good, images, store, **SMALL | {"workers": workers})
+    xr.testing.assert_identical(result.drop_vars("path"), whole.drop_vars("path"))
+    assert good.embedded == 2 * (len(images) - finished[-1].stop)
+
+
+def test_a_damaged_shard_is_not_rebuilt_from_an_image_that_changed(
+    encoder, folder, store, tmp_path, monkeypatch
+):
+    images = index_folder(shutil.copytree(folder, tmp_path / "data"))
+    hashes = hash_files(images["path"].tolist(), store.root)
+    embed_files(encoder, images, store, **SMALL)
+    for path in store.root.glob("*.nc"):
+        truncate(path)
+    shutil.copy(images["path"][1], images["path"][0])
+    monkeypatch.setattr(files, "hash_files", lambda *_: hashes)
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match="changed since it was listed"),
+    ):
+        embed_files(encoder, images, store, **SMALL)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -574,16 +625,16 @@ def test_little_shared_memory_changes_nothing(encoder, table, store, whole, monk
 
 
 @pytest.mark.parametrize("n", [2, 7])
-def test_one_photograph_at_a_time_is_in_memory_at_its_full_size(table, monkeypatch, n):
+def test_one_photograph_at_a_time_is_in_memory_at_its_full_size(table, store, n):
     photographs, most = [], []
+    paths = table["path"][:n].tolist()
 
-    def read(path):
-        image = read_image(path)
+    def read(path, digest):
+        image = read_unchanged(path, digest)
         photographs.append(weakref.ref(image))
         most.append(sum(ref() is not None for ref in photographs))
         return image
 
-    monkeypatch.setattr(files, "read_image", read)
-    files._read_resized(make_encoder().resize, list(table["path"][:n]))
+    files._read_resized(make_encoder().resize, read, paths, hash_files(paths, store.root))
     assert len(most) == n
     assert max(most) <= 2  # the next is read before the last one's name is free

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from PIL import Image
 
 from icm_study.photographs import seen
 from icm_study.photographs.check import load_folder
-from icm_study.photographs.seen import hash_files, look_at_all
+from icm_study.photographs.folders import read_image
+from icm_study.photographs.seen import hash_files, look_at_all, read_unchanged
 
 
 @pytest.fixture
@@ -71,6 +73,39 @@ def test_hashes_are_those_of_the_contents_and_known_ones_are_not_computed(paths,
     read.clear()
     assert hash_files(paths[::-1], tmp_path / "cache") == true_hashes(paths[::-1])
     assert not read
+
+
+def test_a_hashed_image_is_read_once_as_any_other_and_refused_when_it_changed(
+    paths, read, tmp_path
+):
+    hashes = hash_files(paths, tmp_path / "cache")
+    read.clear()
+    for path, digest in zip(paths, hashes, strict=True):
+        assert read_unchanged(path, digest) == read_image(path)
+    assert read == paths
+    os.replace(paths[0], paths[1])
+    assert read_unchanged(paths[1], hashes[0])
+    with pytest.raises(ValueError, match=rf"1\.png' changed .* expected {hashes[1][:12]}….*plans/"):
+        read_unchanged(paths[1], hashes[1])
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "float", "folder", "pipe", "gone"])
+def test_of_an_image_that_cannot_be_read_the_same_is_said(paths, kind):
+    path = paths[0]
+    content = {"empty": b"", "text": b"no image", "half": Path(path).read_bytes()[:-40]}
+    if kind == "float":
+        Image.fromarray(np.ones((4, 4), np.float32)).save(path, "TIFF")
+    elif kind in content:
+        Path(path).write_bytes(content[kind])
+    else:
+        os.remove(path)
+        {"folder": os.mkdir, "pipe": os.mkfifo, "gone": str}[kind](path)
+    with pytest.raises((ValueError, FileNotFoundError)) as expected:
+        read_image(path)
+    digest = true_hashes([path])[0] if os.path.isfile(path) else ""
+    with pytest.raises(expected.type) as caught:
+        read_unchanged(path, digest)
+    assert str(caught.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("value_range", ["file", "used"])
