@@ -303,18 +303,6 @@ class _Reader(Dataset):
         )
 
 
-def _common(encoder: Encoder, reader: _Reader, batch_size: int) -> dict[str, Any]:
-    """Give what the key of every shard has."""
-    return {
-        "weights": encoder.fingerprint,
-        "precision": encoder.precision,
-        "interventions": list(reader.interventions),
-        "seed": reader.seed,
-        "pixels": reader.fingerprint(),
-        "batch_size": batch_size,
-    }
-
-
 def read_images(encoder: Encoder, paths: Sequence[str]) -> torch.Tensor:
     """Read images as :func:`embed_files` sees them before an intervention.
 
