@@ -53,6 +53,8 @@ log("end")
 WORLD = "import sys, zipfile; zipfile.ZipFile(sys.argv[-1], 'w').close()"
 QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
 QUICK += ["--latency-wait", "5"]
+#: What a user may have set for another purpose: jobs of the study are hidden, and not cancelled.
+FILTERS = {"SQUEUE_STATES": "COMPLETING", "SQUEUE_FORMAT": "%j", "SCANCEL_STATE": "SUSPENDED"}
 
 needs_slurm = pytest.mark.skipif(
     bool(missing()) or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
@@ -108,7 +110,7 @@ def embeddings(*seeds: int) -> list[str]:
 
 def start(study: Path, slurm: Cluster, *arguments: str) -> subprocess.Popen:
     """Start the study as documented, but for the times between its looks at the queue."""
-    return launch(study, slurm.environment, *arguments, *documented(), *QUICK)
+    return launch(study, slurm.environment | FILTERS, *arguments, *documented(), *QUICK)
 
 
 def launch(study: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen:
@@ -271,6 +273,24 @@ def test_where_slurm_does_not_say_whether_jobs_are_left_nothing_starts(
     with pytest.raises(SystemExit, match="may have left jobs on Slurm"):
         jobs.wait_for_former()
     assert jobs.note.exists()
+
+
+@pytest.mark.slow
+def test_what_a_user_filters_hides_no_job_of_a_former_run(study: Path) -> None:
+    given = FILTERS | {"SLURM_CONF": "theirs", "SBATCH_PARTITION": "theirs"}
+    (study / "squeue").write_text(f"#!/bin/sh\nenv > {study}/environment\n")
+    (study / "squeue").chmod(0o755)
+    (study / NOTE).parent.mkdir()
+    (study / NOTE).touch()
+    path = f"{study}{os.pathsep}{os.environ['PATH']}"
+    driver = launch(study, os.environ | given | {"PATH": path}, "cache/silhouettes.npz")
+    assert driver.wait(120) == 0, said(study)
+    seen = dict(
+        line.split("=", 1)
+        for line in (study / "environment").read_text().splitlines()
+        if line.startswith(tuple(given))
+    )
+    assert seen == {"SLURM_CONF": "theirs", "SBATCH_PARTITION": "theirs"}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ NOTE = Path(".snakemake", "slurm_run")
 RUN = "STUDY_SLURM_RUN"  # the environment variable by which jobs know their run
 POLL_SECONDS = 2.0
 LOST_SECONDS = 600.0
+#: How the names begin of variables by which a user narrows what these commands of Slurm see.
+FILTERS = ("SQUEUE_", "SCANCEL_")
 #: Why Slurm holds a job that its controller, started again, found running and did not know.
 LAUNCH_FAILED = "launch failed requeued held"
 
@@ -141,6 +143,12 @@ class SlurmJobs:
             )
         else:
             self.note.unlink(missing_ok=True)
+
+
+def drop_filters() -> None:
+    """Let this process, and what it starts, see and cancel all jobs, whatever the user filters."""
+    for name in [name for name in os.environ if name.startswith(FILTERS)]:
+        del os.environ[name]
 
 
 def is_on_slurm() -> bool:

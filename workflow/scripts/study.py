@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 import warm
-from cluster import LOST_SECONDS, SlurmJobs
+from cluster import LOST_SECONDS, SlurmJobs, drop_filters
 from damage import damaged_files
 from job import POLL_SECONDS, watch_parent
 
@@ -163,6 +163,7 @@ def main(arguments: list[str]) -> None:
     from snakemake.cli import main as snakemake
     from snakemake.cli import parse_args
 
+    drop_filters()
     _, given = parse_args([*SNAKEMAKE, *arguments])
     on_slurm = given.executor == "slurm" and not given.dryrun
     lock = take_lock(ROOT / ".snakemake" / "study.lock", 0 if given.dryrun else WAIT_SECONDS)
