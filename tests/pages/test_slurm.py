@@ -320,3 +320,31 @@ def test_jobs_that_slurm_has_forgotten_or_holds_are_noticed(
     assert lost.wait(20 if is_lost else 1.5) == is_lost
     queue.write_text("")
     assert lost.wait(10)
+
+
+def test_while_a_step_runs_here_no_job_counts_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was a job; then Snakemake's shell runs a step, as the rules start it."""
+    monkeypatch.delenv(RUN, raising=False)
+    jobs, queue, lost = SlurmJobs(tmp_path), tmp_path / "queue", threading.Event()
+    queue.write_text(f"6|Priority|{jobs.name}-x\n")
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    (job,) = re.findall('^JOB = f"(.*)"$', rules, re.MULTILINE)
+    job = job.format(PYTHON=shlex.quote(sys.executable), SCRIPTS="workflow/scripts")
+    step = subprocess.Popen(
+        f"set -euo pipefail; {job} -c 'import time; time.sleep(600)'",
+        shell=True, executable="/bin/bash", cwd=ROOT,
+    )  # fmt: skip
+    try:
+        jobs.watch(lost.set, after=0.6, poll=0.02)
+        assert not lost.wait(1)
+        queue.write_text("")
+        assert not lost.wait(3)
+    finally:
+        step.terminate()
+        step.wait()
+    assert lost.wait(20)

@@ -17,12 +17,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 NOTE = Path(".snakemake", "slurm_run")
 RUN = "STUDY_SLURM_RUN"  # the environment variable by which jobs know their run
 POLL_SECONDS = 2.0
 LOST_SECONDS = 600.0
+STEP = "workflow/scripts/job.py"  # what each step is started with, on Slurm and here
 #: How the names begin of variables by which a user narrows what these commands of Slurm see.
 FILTERS = ("SQUEUE_", "SCANCEL_")
 #: Why Slurm holds a job that its controller, started again, found running and did not know.
@@ -80,7 +82,7 @@ class SlurmJobs:
         when_lost : callable
         after : float
             Seconds in which no job of the run was known that waits or runs, though there had
-            been some.
+            been some, and none of its steps ran here.
         poll : float
             Seconds between two looks.
         """
@@ -95,7 +97,8 @@ class SlurmJobs:
                     since = time.monotonic()
                     continue
                 been = been or bool(queued)
-                if not been or any(reason != LAUNCH_FAILED for _, reason in queued):
+                can_run = any(reason != LAUNCH_FAILED for _, reason in queued)
+                if not been or can_run or has_local_step():
                     since = time.monotonic()
             when_lost()
 
@@ -149,6 +152,17 @@ def drop_filters() -> None:
     """Let this process, and what it starts, see and cancel all jobs, whatever the user filters."""
     for name in [name for name in os.environ if name.startswith(FILTERS)]:
         del os.environ[name]
+
+
+def has_local_step() -> bool:
+    """Say whether a step runs that this process started here, not on Slurm."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if STEP in process.cmdline():
+                return True
+    return False
 
 
 def is_on_slurm() -> bool:
