@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import study as driver
 import yaml
 from conftest import ROOT, copy_workflow, drive
 from damage import damaged_files, is_archive, is_parquet
@@ -416,3 +418,78 @@ def test_a_damaged_table_that_git_keeps_is_told_and_not_touched(study: Path) -> 
     assert "git checkout reports/recorded/photos.parquet" in refused.stderr
     assert table.exists()
     table.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("written", "kept", "is_made", "is_new"),
+    [
+        ("by this run", "before", True, True),
+        ("by this run", "since", True, True),  # git brought another one while it ran
+        ("by this run", "never", False, True),
+        ("by a former run", "since", True, False),
+        ("by a former run", "before", True, True),  # that was killed
+        ("by a former run", "never", True, True),
+        ("by a former run", "never", False, False),  # the run has left the settings
+    ],
+)
+def test_the_tables_that_are_kept_are_new(
+    written: str, kept: str, is_made: bool, is_new: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(driver, "ROOT", tmp_path)
+    monkeypatch.setattr(driver, "is_made", lambda _: is_made)
+    assert driver.recorded() == {}
+    assert not driver.keep_recorded({})  # there is none
+    ours, theirs = (tmp_path / place / "recorded" / "x.parquet" for place in ("results", "reports"))
+    ours.parent.mkdir(parents=True)
+    theirs.parent.mkdir(parents=True)
+    ours.write_text("former")
+    os.utime(ours, ns=(1000, 1000))
+    before = driver.recorded()
+    if written == "by this run":
+        ours.write_text("ours")
+        os.utime(ours, ns=(1003, 1003))
+    if kept != "never":
+        theirs.write_text("theirs")
+        time = {"before": 999, "since": 2000}[kept]
+        os.utime(theirs, ns=(time, time))
+    assert driver.keep_recorded(before)
+    if is_new:
+        assert theirs.read_text() == ours.read_text()
+    else:
+        assert not theirs.exists() or theirs.read_text() == "theirs"
+    assert ("study: reports/recorded/x.parquet is new" in capsys.readouterr().err) == is_new
+    assert driver.keep_recorded(driver.recorded())
+    assert not capsys.readouterr().err  # once
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_it_wrote_and_no_older_table(study: Path) -> None:
+    ours, theirs = (
+        study / place / "recorded" / "asked.parquet" for place in ("results", "reports")
+    )
+    whole, time = theirs.read_bytes(), theirs.stat()
+    left = ours.with_name("of_a_run_that_was_removed.parquet")
+    left.write_bytes(whole)
+    write_table(pd.DataFrame({"method": ["brought by git"]}), theirs)
+    brought = theirs.read_bytes()
+
+    def ask() -> str:
+        done = drive("questions", "--cores", "1", cwd=study)
+        assert done.returncode == 0, done.stderr
+        assert "nothing was recorded" not in done.stderr
+        assert not theirs.with_name(left.name).exists()
+        return done.stderr
+
+    said = ask()
+    assert "Nothing to be done" in said
+    assert "is new" not in said
+    assert theirs.read_bytes() == brought
+    ours.unlink()
+    assert "reports/recorded/asked.parquet is new" in ask()  # it is made again
+    assert theirs.read_bytes() == ours.read_bytes() == whole
+    theirs.unlink()
+    assert "reports/recorded/asked.parquet is new" in ask()
+    assert theirs.read_bytes() == whole
+    os.utime(theirs, ns=(time.st_atime_ns, time.st_mtime_ns))
+    left.unlink()

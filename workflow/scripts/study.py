@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -94,12 +95,29 @@ def is_made(name: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def keep_recorded() -> bool:
-    """Copy the recorded tables that are new to where git keeps them; say whether there are any."""
+def recorded() -> dict[Path, int]:
+    """Map each recorded table to the time, in nanoseconds, at which it was written."""
     tables = sorted((ROOT / "results" / "recorded").glob("*.parquet"))
-    for table in tables:
+    return {table: table.stat().st_mtime_ns for table in tables}
+
+
+def keep_recorded(before: Mapping[Path, int]) -> bool:
+    """Copy the recorded tables that are new to where git keeps them; say whether there are any.
+
+    New is what this run wrote, which was not there `before` or has another time. So is what a
+    former run wrote that was killed before it could copy: what is kept is older than it, or
+    nothing is and a step of the study makes it. What git brought is later than the run was.
+    """
+    tables = recorded()
+    for table, written in tables.items():
         kept = ROOT / "reports" / "recorded" / table.name
-        if not kept.exists() or kept.read_bytes() != table.read_bytes():
+        is_new = before.get(table) != written
+        if kept.exists():
+            is_new = is_new or written > kept.stat().st_mtime_ns
+            is_new = is_new and kept.read_bytes() != table.read_bytes()
+        else:
+            is_new = is_new or is_made(str(table.relative_to(ROOT)))
+        if is_new:
             shutil.copyfile(table, kept)
             print(f"study: {kept.relative_to(ROOT)} is new", file=sys.stderr)
     return bool(tables)
@@ -193,6 +211,7 @@ def main(arguments: list[str]) -> None:
     end_on_signals()
     if on_slurm:
         jobs.watch(end_as_lost)
+    before = recorded()
     try:
         with warm.serving():
             snakemake([*settings, *arguments])
@@ -202,7 +221,7 @@ def main(arguments: list[str]) -> None:
         if on_slurm:
             jobs.end()
         records = not given.dryrun and {"photographs", "methods", "questions"} & set(given.targets)
-        if records and not keep_recorded():
+        if records and not keep_recorded(before):
             print("study: nothing was recorded; the log says why", file=sys.stderr)
 
 
