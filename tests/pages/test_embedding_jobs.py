@@ -20,8 +20,10 @@ import yaml
 from conftest import ROOT
 from embed_images import read_part
 
+from icm_core.interventions import IMAGE_INTERVENTIONS
 from icm_study.animals.rendering import write_folder
 from icm_study.animals.silhouettes import load_silhouettes
+from icm_study.embedding import files
 from icm_study.embedding.files import embed_files
 from icm_study.embedding.store import EmbeddingStore
 from icm_study.encoders import animal_clip
@@ -152,6 +154,23 @@ def test_texts_are_embedded_by_a_job_and_then_only_read(
     found = Study("02_domain_generalization", given | {"seeds": [0]}).embedded(0)
     assert set(again) <= {"a"}  # which tells how many features there are
     assert {"caption", "edit"} <= set(found.source)
+
+
+def test_what_each_image_got_is_found_by_a_job_and_then_only_read(
+    call: Callable[..., int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from icm_study.experiments.study import Study
+
+    given = settings(data, tmp_path)
+    record = tmp_path / "store" / "texts.json"
+    record.parent.mkdir()
+    assert call(embed_texts, "06_methods", "-y", given, record) == 0  # its choices ask for it
+    stored = sorted(record.parent.glob("*.nc"))
+    monkeypatch.setattr(files, "read_image", None)
+    study = Study("06_methods", yaml.safe_load(given) | {"seeds": [3]})
+    assert set(study.drawn) <= set(IMAGE_INTERVENTIONS)
+    assert len(study.drawn) == len(study.pooled.source.row)
+    assert sorted(record.parent.glob("*.nc")) == stored
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 40])

@@ -208,7 +208,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any, dict[str, int]]] = {
     "a run of another notebook on the same images": (
         ("recorded",),
         {"first": CONFIG["recorded"]["photos"] | {"notebook": "06_methods"}, **CONFIG["recorded"]},
-        {**EVALUATED, "recorded_page": 0},
+        {"embed_texts": 1, **EVALUATED, "recorded_page": 0},
     ),
     "the number of jobs that embed": (("embedding_jobs",), 3, {}),
     "the texts of a recorded run": (

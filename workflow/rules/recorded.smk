@@ -62,8 +62,8 @@ IMAGES = (
 )
 
 
-#: Those that say, beside these, which texts are.
-TEXTS = ("captioner", "editor", "domain_words", "protocol")
+#: Those that say, beside these, which texts are, and whether a choice asks what each image got.
+TEXTS = ("captioner", "editor", "domain_words", "protocol", "choices")
 
 
 def embeddings_of(run):
@@ -79,6 +79,8 @@ def embeddings_of(run):
 def texts_of(run):
     """Name the texts that a run embeds beside its images: runs of one name share them."""
     own = {name: RECORDED[run][name] for name in TEXTS if name in RECORDED[run]}
+    if RECORDED[run]["notebook"] != "02_domain_generalization":  # its defaults are others
+        own["notebook"] = RECORDED[run]["notebook"]
     return f"{embeddings_of(run)}_texts{short_hash(own)}"
 
 
@@ -90,12 +92,14 @@ def embedded_by(name, of=embeddings_of, counting=()):
     """The notebook and the settings by which images, or texts, of a name are embedded.
 
     Images depend on no other setting, texts on a few more; what else the runs are set to may
-    change, and which of them comes first. For images and texts 06 is as 02.
+    change, and which of them comes first. For images 06 is as 02.
     """
     run = next(run for run in PHOTOGRAPHS if of(run) == name)
-    counting = {"dataset", "encoder", *IMAGES, *counting}
     settings = recorded_settings(run, STUDY["data"])
-    own = {name: value for name, value in sorted(settings.items()) if name in counting}
+    names = {"dataset", "encoder", *IMAGES, *counting}
+    own = {name: value for name, value in sorted(settings.items()) if name in names}
+    if counting:
+        return RECORDED[run]["notebook"], own
     return "04_imagenet_variants" if "variants" in own else "02_domain_generalization", own
 
 

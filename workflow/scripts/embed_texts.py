@@ -1,5 +1,7 @@
 """Embed the captions, edits and prompts of runs: the runs only read them.
 
+Where a run chooses settings by what intervention each image got, that is found here, too.
+
     python workflow/scripts/embed_texts.py NOTEBOOK -y "{SETTINGS}" RECORD
 
 RECORD, a JSON file, says with which encoder.
@@ -13,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from icm_study.experiments.choosing import CHOICES
 from icm_study.experiments.record import checked, default_parameters
 from icm_study.experiments.study import Study
 from icm_study.plain_yaml import read_parameters
@@ -31,6 +34,8 @@ def main() -> int:
         given = default_parameters(Path(f"{name}.ipynb")) | read_parameters([arguments.yaml], [])
         study = Study(name, checked(name, given))
         study.beds[0].embed_texts(study.embedder)
+        if any(CHOICES[choice].needs_draws for choice in study.plan.choices):
+            _ = study.drawn
     except (ValueError, OSError, RuntimeError) as error:
         print(f"embed_texts: {error}", file=sys.stderr)
         return 1
