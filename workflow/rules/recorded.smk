@@ -106,15 +106,18 @@ def embedded_by(name, of=embeddings_of, counting=()):
 def parts_of(images):
     """The records of jobs that share the images out: in any number, where that is done."""
     plan, folder = Path(f"cache/plans/{images}.parquet"), Path("cache/embeddings/parts")
-    numbers = {int(path.stem.rpartition("of")[2]) for path in folder.glob(f"{images}_*of*.json")}
-    for number in (STUDY["embedding_jobs"], *sorted(numbers - {STUDY["embedding_jobs"]})):
-        records = [folder / f"{images}_{part}of{number}.json" for part in range(1, number + 1)]
-        since = plan.stat().st_mtime if plan.exists() else math.inf
-        if all(record.exists() and record.stat().st_mtime >= since for record in records):
-            break
-    else:
-        number = STUDY["embedding_jobs"]
-    return [str(folder / f"{images}_{part}of{number}.json") for part in range(1, number + 1)]
+    since = plan.stat().st_mtime if plan.exists() else math.inf
+
+    def records(number):
+        return [folder / f"{images}_{part}of{number}.json" for part in range(1, number + 1)]
+
+    def are_done(number):
+        return all(one.exists() and one.stat().st_mtime >= since for one in records(number))
+
+    named = (re.fullmatch(re.escape(images) + r"_1of(\d+)", one.stem) for one in folder.glob("*"))
+    others = sorted(int(one[1]) for one in named if one)
+    wanted = STUDY["embedding_jobs"]
+    return [str(one) for one in records(next(filter(are_done, [wanted, *others]), wanted))]
 
 
 def targets_of(run):
