@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import torch
 
 _CG_DECREASE = 0.1  # of the squared residual, at which the system of a Newton step is solved
-_BLOCK = 2**19  # numbers of rows times classes that are looked at together, within a cache
+_BLOCK = 2**19  # numbers of rows times classes, or features, that are in a cache together
 
 
 class _Classifier(ClassifierMixin, BaseEstimator):

@@ -178,12 +178,20 @@ def grids_over(splits: Splits, kinds: Sequence[str], options: GridOptions) -> pd
         The rows of :func:`grid_on_targets`.
     """
     grids = [
-        _grid_on(*one, kind, options, seed)
-        for kind in kinds
-        for seed, of_targets in splits.items()
-        for one in of_targets.items()
+        _grid_on(target, split, kind, options, seed)
+        for target, split, kind, seed in _runs(splits, kinds)
     ]
     return pd.concat(grids, ignore_index=True)
+
+
+def _runs(splits: Splits, kinds: Sequence[str]) -> list[tuple[str, Split, str, int]]:
+    """List what one grid is run on: target, split, kind of interventions, and seed."""
+    return [
+        (target, one, kind, seed)
+        for kind in kinds
+        for seed, of_targets in splits.items()
+        for target, one in of_targets.items()
+    ]
 
 
 def grids_by_pairs(
@@ -237,14 +245,11 @@ def probes_by_penalty(
     split = next(iter(next(iter(splits.values())).values()))
     whole = split.train.sizes["feature"]  # so many directions change nothing
     options = GridOptions(["auto", whole], [1.0])
-    every = pd.concat(
-        [
-            _probe_on(*one, kind, options, seed, penalties)
-            for kind in kinds
-            for seed, of_targets in splits.items()
-            for one in of_targets.items()
-        ]
-    ).sort_values("C", kind="stable")
+    grids = [
+        _probe_on(target, split, kind, options, seed, penalties)
+        for target, split, kind, seed in _runs(splits, kinds)
+    ]
+    every = pd.concat(grids).sort_values("C", kind="stable")
     rows = []
     for side, mask in {"ICM": every["auto"], "plain": every["K"] == whole}.items():
         part = every[mask].assign(side=side)

@@ -88,19 +88,30 @@ def short_hash(settings):
     return f"-{sha256(write_yaml(settings).encode()).hexdigest()[:8]}" if settings else ""
 
 
-def embedded_by(name, of=embeddings_of, counting=()):
-    """The notebook and the settings by which images, or texts, of a name are embedded.
+def run_of(name, named):
+    """One of the runs that embed what has a name: they are alike in what counts for it."""
+    return next(run for run in PHOTOGRAPHS if named(run) == name)
 
-    Images depend on no other setting, texts on a few more; what else the runs are set to may
-    change, and which of them comes first. For images 06 is as 02.
-    """
-    run = next(run for run in PHOTOGRAPHS if of(run) == name)
+
+def settings_among(run, names):
     settings = recorded_settings(run, STUDY["data"])
-    names = {"dataset", "encoder", *IMAGES, *counting}
-    own = {name: value for name, value in sorted(settings.items()) if name in names}
-    if counting:
-        return RECORDED[run]["notebook"], own
+    names = {"dataset", "encoder", *names}
+    return {name: value for name, value in sorted(settings.items()) if name in names}
+
+
+def images_by(images):
+    """The notebook and the settings by which images are embedded, whichever run comes first.
+
+    What else a run is set to may change. For images 06 is as 02.
+    """
+    own = settings_among(run_of(images, embeddings_of), IMAGES)
     return "04_imagenet_variants" if "variants" in own else "02_domain_generalization", own
+
+
+def texts_by(texts):
+    """The notebook and the settings by which texts are embedded."""
+    run = run_of(texts, texts_of)
+    return RECORDED[run]["notebook"], settings_among(run, (*IMAGES, *TEXTS))
 
 
 def parts_of(images):
@@ -155,8 +166,8 @@ rule embedding_plan:
     resources: mem_mb=growing(2000), runtime=growing(120)
     params:
         code=digest(f"{SCRIPTS}/embedding_plan.py"),
-        notebook=lambda wildcards: embedded_by(wildcards.images)[0],
-        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[1]),
+        notebook=lambda wildcards: images_by(wildcards.images)[0],
+        settings=lambda wildcards: write_yaml(images_by(wildcards.images)[1]),
     shell:
         "unset TQDM_DISABLE; "
         "{JOB} {SCRIPTS}/embedding_plan.py {params.notebook} -y {params.settings:q} {output}"
@@ -173,8 +184,8 @@ rule embed_images:
     resources: mem_mb=growing(6000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_images.py", data=WEIGHTS),
-        notebook=lambda wildcards: embedded_by(wildcards.images)[0],
-        settings=lambda wildcards: write_yaml(embedded_by(wildcards.images)[1]),
+        notebook=lambda wildcards: images_by(wildcards.images)[0],
+        settings=lambda wildcards: write_yaml(images_by(wildcards.images)[1]),
     wildcard_constraints: part="[0-9]+", parts="[0-9]+"
     shell:
         "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
@@ -186,17 +197,15 @@ rule embed_texts:
     message: "Embeddings: {wildcards.texts}"
     priority: 3
     input:
-        lambda wildcards: parts_of(
-            next(embeddings_of(run) for run in PHOTOGRAPHS if texts_of(run) == wildcards.texts)
-        ),
+        lambda wildcards: parts_of(embeddings_of(run_of(wildcards.texts, texts_of))),
     output: "cache/embeddings/{texts}.json"
     log: "results/logs/embed_{texts}.log"
     threads: all_cores()
     resources: mem_mb=growing(4000), runtime=growing(720)
     params:
         code=digest(f"{SCRIPTS}/embed_texts.py", data=WEIGHTS),
-        notebook=lambda wildcards: embedded_by(wildcards.texts, texts_of)[0],
-        settings=lambda wildcards: write_yaml(embedded_by(wildcards.texts, texts_of, TEXTS)[1]),
+        notebook=lambda wildcards: texts_by(wildcards.texts)[0],
+        settings=lambda wildcards: write_yaml(texts_by(wildcards.texts)[1]),
     wildcard_constraints: texts=one_of({texts_of(run) for run in PHOTOGRAPHS})
     shell:
         "export OMP_NUM_THREADS={threads}; unset TQDM_DISABLE; "
@@ -204,8 +213,8 @@ rule embed_texts:
         " > {log} 2>&1"
 
 
-# Without more than the plan, so before all is embedded. A target does not wait for it: a seed more
-# would evaluate the others again.
+# The plan is all that it needs, so it comes before images are embedded. Targets do not wait for it:
+# one more seed would evaluate all of them again.
 rule recorded_check:
     message: "Photographs: {wildcards.run}, check of the settings"
     priority: 4

@@ -53,10 +53,10 @@ def main() -> int:
         read_part(arguments.plan, arguments.part, arguments.parts),
     )
     os.chdir("notebooks")
-    given = default_parameters(Path(f"{arguments.notebook}.ipynb"))
-    given |= read_parameters([arguments.yaml], [])
     store = EmbeddingStore(record.parent.parent)
     try:
+        given = default_parameters(Path(f"{arguments.notebook}.ipynb"))
+        given |= read_parameters([arguments.yaml], [])
         encoder = load_encoder(given["encoder"], precision=given["precision"])
         for interventions, images in groupby(
             table.groupby("shard"), key=lambda shard: shard[1]["interventions"].iloc[0]
