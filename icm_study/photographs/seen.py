@@ -126,17 +126,10 @@ def read_unchanged(path: str, digest: str) -> Image.Image:
     digest : str
         What :func:`hash_files` gave for it.
 
-    Returns
-    -------
-    PIL.Image.Image
-        The image, in mode ``RGB``, loaded.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If its content has another hash, or for what `read_image` refuses.
+        If its content has another hash. And as `read_image`.
     OSError
         If it may not be read.
     """
