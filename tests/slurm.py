@@ -107,6 +107,12 @@ class Cluster:
         self.daemons[name].kill()
         self.daemons.pop(name).wait()
 
+    def save(self, job: str) -> None:
+        """Have the controller write down all that it knows, by a change of a job that runs."""
+        self.call("scontrol", "update", f"JobId={job}", "TimeLimit=+1")
+        state, changed = self.folder / "state" / "job_state", time.time()
+        wait_for(lambda: state.exists() and state.stat().st_mtime > changed)
+
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands; give what it prints."""
         done = subprocess.run(

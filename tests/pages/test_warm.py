@@ -16,7 +16,7 @@ import warm
 from conftest import ROOT, run, run_warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the server")
-FOREVER = "import time; print('here', flush=True); time.sleep(600)"
+FOREVER = "import time; time.sleep(600)"
 TELL = """
 import os, sys
 import icm_core
