@@ -2,9 +2,10 @@
 
 Run it as ``python benchmarks/compare.py OTHER --data PACS``, where OTHER is a checkout
 with its environment in ``.venv``. In turns, both embed the same photographs on one
-thread with each encoder. With ``--study`` and ``--tests`` both also run the whole study
-and all tests, each in a fresh clone, so from empty caches: processor time (user and
-system, of all processes) and memory of the largest process.
+thread with each encoder. With ``--study``, ``--tests`` and ``--shared-tests`` both also run
+the whole study, all tests, and the tests whose names both have, each in a fresh clone, so
+from empty caches: processor time (user and system, of all processes) and memory of the
+largest process.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -90,19 +91,32 @@ def photographs(checkout: Path, encoder: str, data: str, images: int) -> dict:
     return json.loads(out.stdout.splitlines()[-1])
 
 
-def whole(checkout: Path, what: str) -> dict:
-    """Run the study or the tests in a fresh clone of a checkout; processor time and memory."""
+def tests_of(checkout: Path) -> dict[str, set[str]]:
+    """List the tests of a checkout: the name of each -> the functions that have it."""
+    out = subprocess.run(
+        ["pytest", "--collect-only", "-q", "-o", "addopts="],
+        cwd=checkout, env=environment(checkout, checkout), check=True, text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    functions = {line.split("[")[0] for line in out.stdout.splitlines() if "::" in line}
+    named: dict[str, set[str]] = {}
+    for function in functions:
+        named.setdefault(function.split("::")[-1], set()).add(function)
+    return named
+
+
+def whole(checkout: Path, what: str, tests: Iterable[str] = ()) -> dict:
+    """Run the study or tests in a fresh clone of a checkout; processor time and memory."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "-q", checkout, folder], check=True)
         script = next(Path(folder, "workflow").rglob("study.py")).relative_to(folder)
-        command = f"python {script}" if what == "study" else "pytest -n 2 --dist loadfile"
-        process = subprocess.Popen(
-            shlex.split(command), cwd=folder, env=environment(checkout, Path(folder))
-        )
+        run = ["python", str(script)] if what == "study" else ["pytest", "-n", "2"]
+        run += [] if what == "study" else ["--dist", "loadfile", *tests]
+        process = subprocess.Popen(run, cwd=folder, env=environment(checkout, Path(folder)))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{command!r} failed in a clone of {checkout}: {process.returncode}")
+        sys.exit(f"{what} failed in a clone of {checkout}: {process.returncode}")
     return {"processor s": usage.ru_utime + usage.ru_stime, "peak MB": usage.ru_maxrss / 1024}
 
 
@@ -128,6 +142,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--study", action="store_true", help="run the study too")
     parser.add_argument("--tests", action="store_true", help="run the tests too")
+    parser.add_argument(
+        "--shared-tests", action="store_true", help="run the tests that both have, too"
+    )
     options = parser.parse_args()
     other = options.other.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -143,6 +160,14 @@ def main() -> None:
     for what in [name for name in ("study", "tests") if getattr(options, name)]:
         there, here = (whole(path, what) for path in (other, HERE))
         compare(what, here, there)
+    if options.shared_tests:
+        listed = [tests_of(path) for path in (other, HERE)]
+        shared = sorted(listed[0].keys() & listed[1].keys())
+        there, here = (
+            whole(path, "tests", sorted({one for name in shared for one in tests[name]}))
+            for path, tests in zip((other, HERE), listed, strict=True)
+        )
+        compare(f"the {len(shared)} tests that both have", here, there)
 
 
 if __name__ == "__main__":

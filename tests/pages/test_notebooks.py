@@ -177,6 +177,7 @@ def test_lines_have_at_most_100_columns(notebook: nbformat.NotebookNode) -> None
 def test_the_comparison_runs_anew_on_the_animal_world(tmp_path: Path) -> None:
     names = ["plain", "tuned penalty", "ICM text", "ICM auto text", "CoOp", "LoRA + ICM"]
     given = {"methods": names, "targets": ["photo", "sketch"], "n_images": 240, "seeds": [0, 1]}
+    given |= {"settings": {name: {"learning_rate": [2e-3]} for name in ("CoOp", "LoRA + ICM")}}
     files = {key: str(tmp_path / f"{key}.parquet") for key in ("results", "claims")}
     execute(
         "06_methods", tmp_path / "page.ipynb", given | files | {"cache": str(tmp_path / "cache")}

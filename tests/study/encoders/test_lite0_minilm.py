@@ -330,9 +330,8 @@ def pacs(encoder):
                 pil_to_tensor(Image.open(path).convert("RGB")) for path in paths[start : start + 60]
             ]
             pixels = torch.cat([encoder.resize(image[None]) for image in images])
-            with torch.inference_mode():
-                batches.append(encoder.model.encode_image(encoder.normalize(pixels)))
-        features[domain] = torch.cat(batches).numpy()
+            batches.append(encoder.encode_images(pixels, unit=False))
+        features[domain] = np.concatenate(batches)
     return features
 
 
