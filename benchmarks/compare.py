@@ -61,7 +61,6 @@ def environment(checkout: Path, code: Path) -> dict[str, str]:
         "PATH": f"{checkout / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": "1",
-        "TQDM_DISABLE": "1",
     }
 
 
