@@ -114,7 +114,6 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
             "protocol": "domain shift with open classes",
             "worlds": [["coat+scene", 0.9]],
             **SPLIT,
-            "n_images": 480,
         },
     ),
     **{
