@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import tqdm
 import xarray as xr
 from linear_world import table
 from PIL import Image
@@ -62,6 +63,17 @@ def test_rows_are_as_given_whatever_the_batches(embedder, batch_size):
     assert found.shape == (8, 1, D)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[:, 0], encoder.encode_images(pixels[order]), atol=1e-6)
+
+
+def test_the_bar_counts_images_that_are_new(embedder, monkeypatch, capsys):
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+    pixels = pictures()
+    embedder.images(list("abcab"), lambda rows: pixels[rows])
+    assert "| 0/3 [" in capsys.readouterr().err
+    embedder.images(list("abcdefab"), lambda rows: pixels[rows])
+    shown = capsys.readouterr().err
+    assert "embedding by stand-in 0:   0%|" in shown
+    assert "| 0/3 [" in shown
 
 
 def test_a_key_can_stand_for_several_images(embedder):

@@ -350,6 +350,18 @@ def test_runs_that_differ_in_seeds_and_targets_are_gathered(tmp_path):
         gather([paths[0], other], "02_study")
 
 
+@pytest.mark.parametrize("what", ["versions", "weights", "data"])
+def test_runs_of_other_versions_weights_or_data_are_not_gathered(tmp_path, what):
+    told = {"dataset": "x", "seeds": [0], "targets": None}
+    paths = [recorded(tmp_path, name, told | {"seeds": [int(name)]}) for name in "12"]
+    assert len(gather(paths, "02_study")) == 2
+    other = read_table(paths[1])
+    other.attrs[what] = {"another": "0"}
+    write_table(other, paths[1])
+    with pytest.raises(ValueError, match="differ in more than seeds and targets"):
+        gather(paths, "02_study")
+
+
 def test_a_table_of_another_notebook_is_refused(tmp_path):
     path = recorded(tmp_path, "1.parquet", {"dataset": "x", "seeds": [0], "targets": None})
     with pytest.raises(ValueError, match=r"1\.parquet is a table of 02_study; expected one of 06_"):

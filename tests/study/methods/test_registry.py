@@ -76,6 +76,9 @@ def test_settings_are_every_combination_and_sizes_suit_the_embedding():
     whole = {"a": 1, "n_components": 64}  # which changes nothing, and comes first
     assert replace(entry, or_all=True).settings(64) == [whole, *entry.settings(64)]
     assert Entry(Plain, "").settings(64) == [{}]
+    # of equals the first is taken: the smallest change
+    tried = METHODS["ICM image"].settings(64)
+    assert tried == sorted(tried, key=lambda s: (s["consistency_weight"], -s["n_components"]))
     for entry in METHODS.values():
         for setting in entry.settings(64):
             entry.make(**setting)

@@ -217,6 +217,17 @@ def test_verdicts_are_of_the_probe_against_three_rivals_and_of_zero_shot(results
     assert last["measured"].item().startswith(f"{gain:+.1f} (")
 
 
+def test_where_only_images_are_intervened_on_zero_shot_is_judged_too(table):
+    found = domain_generalization_claims(
+        as_results(table[~table["method"].str.contains("text|oracle")].copy())
+    )
+    # for each way: the probe under two shifts and against two other rivals; zero-shot twice
+    assert len(found) == 2 * (2 + 2 + 2)
+    zero = found[found["claim"].str.startswith("Zero-shot")]
+    assert zero["statement"].str.contains("image interventions").all()
+    assert len(zero) == 2 * 2
+
+
 def test_a_verdict_is_on_chosen_penalties_or_on_fixed_ones_on_both_sides_and_says_so(results):
     for kept, said, ours, plain, choice in (
         ("", "penalty chosen", "tuned penalty, ICM image+text", "tuned penalty", "intervened"),
