@@ -275,21 +275,21 @@ def test_images_are_embedded_anew_where_seeds_draw_them(embedder, over, embedded
     ]
 
 
-@pytest.mark.parametrize("over", ["seeds", "images"])
-def test_several_worlds_are_run_one_after_the_other_each_on_its_own_data(embedder, over):
+@pytest.mark.parametrize(("over", "seeds"), [("seeds", [0]), ("seeds", [1, 0]), ("images", [1, 0])])
+def test_several_worlds_are_run_one_after_the_other_each_on_its_own_data(embedder, over, seeds):
     beds = [replace(BED, world=name, n=n) for name, n in (("one", 300), ("two", 240))]
     for bed in beds:
         object.__setattr__(bed, "over", over)
 
     def rows(beds):
-        table = run(beds, embedder, [1, 0], ["b", TARGET], Plan(["plain"]))
+        table = run(beds, embedder, seeds, ["b", TARGET], Plan(["plain"]))
         return table.drop(columns="fit_seconds")
 
     table, alone = rows(beds), [rows([bed]) for bed in beds]
     pd.testing.assert_frame_equal(table, pd.concat(alone, ignore_index=True))
     assert not alone[0]["value"].equals(alone[1]["value"])
     order = table[["world", "seed", "target"]].drop_duplicates().itertuples(index=False, name=None)
-    assert list(order) == list(product(["one", "two"], [1, 0], ["b", TARGET]))
+    assert list(order) == list(product(["one", "two"], seeds, ["b", TARGET]))
     for given in ([], [BED, BED]):
         with pytest.raises(ValueError, match="expected at least one, each once"):
             run(given, embedder, [0])
