@@ -109,9 +109,11 @@ def whole(checkout: Path, what: str, tests: Iterable[str] = ()) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "-q", checkout, folder], check=True)
         script = next(Path(folder, "workflow").rglob("study.py")).relative_to(folder)
-        run = ["python", str(script)] if what == "study" else ["pytest", "-n", "2"]
-        run += [] if what == "study" else ["--dist", "loadfile", *tests]
-        process = subprocess.Popen(run, cwd=folder, env=environment(checkout, Path(folder)))
+        command = {
+            "study": ["python", str(script)],
+            "tests": ["pytest", "-n", "2", "--dist", "loadfile", *tests],
+        }[what]
+        process = subprocess.Popen(command, cwd=folder, env=environment(checkout, Path(folder)))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

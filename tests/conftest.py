@@ -20,8 +20,8 @@ import yaml
 # as in workflow/scripts/execute.py: checks of formats that nobody asks for take two seconds
 sys.modules.setdefault("rfc3987_syntax", None)
 os.environ.pop("TQDM_DISABLE", None)  # some tests look at bars, whatever the user has set
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what is to go on alone
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes are interrupted here
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # tests in the background: after nohup, or &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else none could be interrupted
 ROOT = Path(__file__).resolve().parent.parent
 PACS = Path(os.environ.get("ICM_PACS", ROOT.parent / "shared/data/PACS"))  # where it is at hand
 REAL_CLIP = Path(os.environ.get("ICM_REAL_CLIP", PACS.parent / "real_clip"))

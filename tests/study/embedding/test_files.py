@@ -494,7 +494,7 @@ def test_the_bar_counts_what_is_stored(encoder, table, store, monkeypatch, capsy
 # Processes
 
 SCRIPT = """
-    import multiprocessing, os, signal, sys, time
+    import multiprocessing, os, sys, time
     from icm_study.photographs.folders import index_folder
     from icm_study.embedding.store import EmbeddingStore
     from icm_study.embedding.files import embed_files
@@ -503,8 +503,6 @@ SCRIPT = """
     if __name__ == "__main__":
         folder, root, method, pause = sys.argv[1:]
         multiprocessing.set_start_method(method)
-        # tests in the background would have ignored an interrupt
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         encoder = make_encoder()
         encode = encoder.encode_images
         encoder.encode_images = lambda images: (time.sleep(float(pause)), encode(images))[1]
